@@ -1,0 +1,284 @@
+//! The book: the locked accounts of one batch, in memory. It decides commands one after the other, each on top of the
+//! changes of those before it, and remembers what has to be written. Pure: the same book and the same commands give
+//! the same answers, in one batch or in many.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::command::{BalanceKey, Command, Source};
+use super::id::{AccountId, Category, OperationId};
+use super::money::{Amount, Currency};
+use super::operation::{Entry, Operation, Outcome, Receipt};
+use super::refusal::{Refusal, Side};
+use super::time::Timestamp;
+
+/// One balance. Amounts in minor units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Balance {
+    /// Settled money.
+    pub posted: i64,
+    /// Money reserved by holds.
+    pub held: i64,
+    /// How far `posted - held` may go below zero.
+    pub overdraft_limit: i64,
+    /// The most that `posted` may reach; `None`: what an `i64` holds.
+    pub balance_limit: Option<i64>,
+    /// Counts the entries.
+    pub version: i64,
+    /// When the last entry was made; the epoch while there is none.
+    pub update_time: Timestamp,
+}
+
+impl Balance {
+    /// What a debit can take: `posted - held + overdraft_limit`, at most what an `i64` holds.
+    pub fn available(&self) -> i64 {
+        let available = i128::from(self.posted) - i128::from(self.held) + i128::from(self.overdraft_limit);
+        i64::try_from(available).unwrap_or(if available > 0 { i64::MAX } else { i64::MIN })
+    }
+
+    /// The most that `posted` may reach.
+    pub fn limit(&self) -> i64 {
+        self.balance_limit.unwrap_or(i64::MAX)
+    }
+}
+
+/// An account as far as decisions need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The currency of all its balances.
+    pub currency: Currency,
+    /// Every operation is refused.
+    pub closed: bool,
+    /// Debits are refused.
+    pub debits_frozen: bool,
+    /// Credits are refused.
+    pub credits_frozen: bool,
+    /// Its balances. A category that is missing has a zero balance.
+    pub balances: HashMap<Category, Balance>,
+}
+
+impl Account {
+    fn balance(&self, category: &Category) -> Balance {
+        self.balances.get(category).copied().unwrap_or_default()
+    }
+}
+
+/// The new state of one balance that a batch changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalanceChange {
+    /// The balance.
+    pub key: BalanceKey,
+    /// Its state after the batch.
+    pub balance: Balance,
+    /// The balance had no row before.
+    pub is_new: bool,
+}
+
+/// The accounts and known operations of a batch. See the module.
+#[derive(Debug)]
+pub struct Book {
+    now: Timestamp,
+    accounts: HashMap<AccountId, Account>,
+    known: HashMap<OperationId, Arc<Operation>>,
+    decided: Vec<Arc<Operation>>,
+    changed: HashMap<BalanceKey, bool>,
+}
+
+impl Book {
+    /// An empty book. `now` is a time after which all its accounts were locked.
+    pub fn new(now: Timestamp) -> Self {
+        Self {
+            now,
+            accounts: HashMap::new(),
+            known: HashMap::new(),
+            decided: Vec::new(),
+            changed: HashMap::new(),
+        }
+    }
+
+    /// Adds a locked account. An account that is not added does not exist.
+    pub fn add_account(&mut self, account_id: AccountId, account: Account) {
+        self.accounts.insert(account_id, account);
+    }
+
+    /// Adds an operation that was recorded before.
+    pub fn add_operation(&mut self, operation: Operation) {
+        self.known.insert(operation.command.operation_id.clone(), Arc::new(operation));
+    }
+
+    /// Decides one command on top of those before it.
+    pub fn apply(&mut self, command: &Arc<Command>) -> Result<Receipt, Refusal> {
+        if let Some(first) = self.known.get(&command.operation_id) {
+            return replay(first, command);
+        }
+        let posting = match self.decide(command) {
+            Err(refusal) if !refusal.is_recorded() => return Err(refusal),
+            decision => decision,
+        };
+        let outcome = match posting {
+            Ok(posting) => self.post(command, posting),
+            Err(refusal) => self.outcome(command, self.now, Outcome::Refused(refusal)),
+        };
+        answer(outcome, false)
+    }
+
+    /// What the batch has to write: the operations in the order of their decisions, and the balances in the order of
+    /// their keys.
+    pub fn into_changes(self) -> (Vec<Arc<Operation>>, Vec<BalanceChange>) {
+        let Self { accounts, decided, changed, .. } = self;
+        let mut balances: Vec<_> = changed
+            .into_iter()
+            .map(|(key, is_new)| {
+                let balance = accounts[&key.account_id].balances[&key.category];
+                BalanceChange { key, balance, is_new }
+            })
+            .collect();
+        balances.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        (decided, balances)
+    }
+
+    /// The rules, in order of precedence; for each, the source comes before the destination.
+    fn decide(&self, command: &Command) -> Result<Posting, Refusal> {
+        let Command { movement, amount, currency, .. } = command;
+        let find = |account_id: &AccountId| {
+            let account = self.accounts.get(account_id);
+            account.ok_or_else(|| Refusal::AccountNotFound { account_id: account_id.clone() })
+        };
+        let source = movement.source().map(|source| Ok((source, find(&source.account_id)?))).transpose()?;
+        let destination = movement.destination().map(|key| Ok((key, find(&key.account_id)?))).transpose()?;
+        let sides = || {
+            let source = source.iter().map(|(source, account)| (&source.account_id, *account, Side::Debits));
+            source.chain(destination.iter().map(|(key, account)| (&key.account_id, *account, Side::Credits)))
+        };
+
+        for (account_id, account, _) in sides() {
+            check_currency(account_id, account, *currency)?;
+        }
+        for (account_id, account, _) in sides() {
+            check_open(account_id, account)?;
+        }
+        for (account_id, account, side) in sides() {
+            check_not_frozen(account_id, account, side)?;
+        }
+        let source = source.map(|(source, account)| fund(source, account, *amount)).transpose()?;
+        let destination = destination
+            .map(|(key, account)| check_limit(key, account, *amount).map(|()| key.clone()))
+            .transpose()?;
+        Ok(Posting { source, destination })
+    }
+
+    fn post(&mut self, command: &Arc<Command>, posting: Posting) -> Arc<Operation> {
+        let Posting { source, destination } = posting;
+        let touched = source.iter().chain(&destination);
+        let after_last = |key: &BalanceKey| self.accounts[&key.account_id].balance(&key.category).update_time.next();
+        let time = touched.map(after_last).fold(self.now, Timestamp::max);
+        let amount = command.amount.minor_units();
+        let source = source.map(|key| self.change(key, -amount, time));
+        let destination = destination.map(|key| self.change(key, amount, time));
+        self.outcome(command, time, Outcome::Posted { source, destination })
+    }
+
+    fn change(&mut self, key: BalanceKey, amount: i64, time: Timestamp) -> Entry {
+        let account = self.accounts.get_mut(&key.account_id).expect("`decide` found the account");
+        let is_new = !account.balances.contains_key(&key.category);
+        let balance = account.balances.entry(key.category.clone()).or_default();
+        balance.posted = balance.posted.checked_add(amount).expect("`decide` checked funds and limit");
+        balance.version += 1;
+        balance.update_time = time;
+        let balance = *balance;
+        self.changed.entry(key.clone()).or_insert(is_new);
+        Entry {
+            balance: key,
+            version: balance.version,
+            amount,
+            posted_after: balance.posted,
+            held_after: balance.held,
+            available_after: balance.available(),
+        }
+    }
+
+    fn outcome(&mut self, command: &Arc<Command>, create_time: Timestamp, outcome: Outcome) -> Arc<Operation> {
+        let operation = Arc::new(Operation { command: command.clone(), outcome, create_time });
+        self.known.insert(command.operation_id.clone(), operation.clone());
+        self.decided.push(operation.clone());
+        operation
+    }
+}
+
+/// The balances that a command will change.
+struct Posting {
+    source: Option<BalanceKey>,
+    destination: Option<BalanceKey>,
+}
+
+fn replay(first: &Arc<Operation>, command: &Command) -> Result<Receipt, Refusal> {
+    let fields = first.command.differing_fields(command);
+    if fields.is_empty() {
+        return answer(first.clone(), true);
+    }
+    Err(Refusal::OperationIdReused { operation_id: command.operation_id.clone(), fields })
+}
+
+fn answer(operation: Arc<Operation>, replayed: bool) -> Result<Receipt, Refusal> {
+    match &operation.outcome {
+        Outcome::Posted { .. } => Ok(Receipt { operation, replayed }),
+        Outcome::Refused(refusal) => Err(refusal.clone()),
+    }
+}
+
+fn check_currency(account_id: &AccountId, account: &Account, amount_currency: Currency) -> Result<(), Refusal> {
+    if account.currency == amount_currency {
+        return Ok(());
+    }
+    let account_currency = account.currency;
+    Err(Refusal::CurrencyMismatch { account_id: account_id.clone(), account_currency, amount_currency })
+}
+
+fn check_open(account_id: &AccountId, account: &Account) -> Result<(), Refusal> {
+    if account.closed {
+        return Err(Refusal::AccountClosed { account_id: account_id.clone() });
+    }
+    Ok(())
+}
+
+fn check_not_frozen(account_id: &AccountId, account: &Account, side: Side) -> Result<(), Refusal> {
+    let frozen = match side {
+        Side::Debits => account.debits_frozen,
+        Side::Credits => account.credits_frozen,
+    };
+    if frozen {
+        return Err(Refusal::AccountFrozen { account_id: account_id.clone(), side });
+    }
+    Ok(())
+}
+
+/// Ordered funding: the first category that covers the whole amount pays.
+fn fund(source: &Source, account: &Account, needed: Amount) -> Result<BalanceKey, Refusal> {
+    let account_id = source.account_id.clone();
+    let covers = |category: &&Category| account.balance(category).available() >= needed.minor_units();
+    match source.categories.iter().find(covers) {
+        Some(category) => Ok(BalanceKey { account_id, category: category.clone() }),
+        None => {
+            let available = |category: &Category| (category.clone(), account.balance(category).available());
+            let available = source.categories.iter().map(available).collect();
+            Err(Refusal::InsufficientFunds { account_id, available, needed, currency: account.currency })
+        }
+    }
+}
+
+fn check_limit(key: &BalanceKey, account: &Account, amount: Amount) -> Result<(), Refusal> {
+    let balance = account.balance(&key.category);
+    match balance.posted.checked_add(amount.minor_units()) {
+        Some(posted) if posted <= balance.limit() => Ok(()),
+        _ => Err(Refusal::BalanceLimitExceeded {
+            balance: key.clone(),
+            limit: balance.limit(),
+            posted: balance.posted,
+            amount,
+            currency: account.currency,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+//! The rules of the book: one table with a row per refusal in order of precedence, then what must hold for any
+//! sequence of commands.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::{Movement, Note};
+
+fn id(text: &str) -> AccountId {
+    AccountId::parse(text).expect("a test's id is valid")
+}
+
+fn category(text: &str) -> Category {
+    Category::parse(text).expect("a test's category is valid")
+}
+
+fn key(account: &str, pocket: &str) -> BalanceKey {
+    BalanceKey { account_id: id(account), category: category(pocket) }
+}
+
+fn currency(code: &str) -> Currency {
+    Currency::new(code).expect("a test's currency is valid")
+}
+
+fn source(account: &str, categories: &[&str]) -> Source {
+    Source { account_id: id(account), categories: categories.iter().map(|c| category(c)).collect() }
+}
+
+fn command(operation: &str, movement: Movement, minor_units: i64) -> Arc<Command> {
+    Arc::new(Command {
+        operation_id: OperationId::parse(operation).expect("a test's id is valid"),
+        movement,
+        amount: Amount::new(minor_units).expect("a test's amount is valid"),
+        currency: currency("EUR"),
+        note: Note::default(),
+    })
+}
+
+fn transfer(from: &str, to: &str) -> Movement {
+    Movement::transfer(source(from, &["main"]), key(to, "main"), None).expect("two balances")
+}
+
+fn account(posted: i64) -> Account {
+    let main = Balance { posted, ..Balance::default() };
+    Account {
+        currency: currency("EUR"),
+        closed: false,
+        debits_frozen: false,
+        credits_frozen: false,
+        balances: HashMap::from([(Category::main(), main)]),
+    }
+}
+
+fn book(accounts: impl IntoIterator<Item = (AccountId, Account)>) -> Book {
+    let mut book = Book::new(Timestamp::from_micros(1_000_000));
+    for (account_id, account) in accounts {
+        book.add_account(account_id, account);
+    }
+    book
+}
+
+/// Both accounts break every rule at once. Each row mends the rule that was reported; the next one must then be.
+#[test]
+fn each_refusal_in_order_of_precedence() {
+    let broken = || Account {
+        currency: currency("USD"),
+        closed: true,
+        debits_frozen: true,
+        credits_frozen: true,
+        balances: HashMap::from([(
+            Category::main(),
+            Balance { posted: 5, balance_limit: Some(5), ..Balance::default() },
+        )]),
+    };
+    type Mend = fn(&mut HashMap<AccountId, Account>);
+    fn of<'a>(accounts: &'a mut HashMap<AccountId, Account>, name: &str) -> &'a mut Account {
+        accounts.get_mut(&id(name)).expect("the account was added by an earlier row")
+    }
+    let add_a: Mend = |accounts| drop(accounts.insert(id("a"), accounts[&id("template")].clone()));
+    let add_b: Mend = |accounts| drop(accounts.insert(id("b"), accounts[&id("template")].clone()));
+    let rows: [(&str, &str, Mend); 10] = [
+        ("ACCOUNT_NOT_FOUND", "a", add_a),
+        ("ACCOUNT_NOT_FOUND", "b", add_b),
+        ("CURRENCY_MISMATCH", "a", |all| of(all, "a").currency = currency("EUR")),
+        ("CURRENCY_MISMATCH", "b", |all| of(all, "b").currency = currency("EUR")),
+        ("ACCOUNT_CLOSED", "a", |all| of(all, "a").closed = false),
+        ("ACCOUNT_CLOSED", "b", |all| of(all, "b").closed = false),
+        ("ACCOUNT_FROZEN", "a", |all| of(all, "a").debits_frozen = false),
+        ("ACCOUNT_FROZEN", "b", |all| of(all, "b").credits_frozen = false),
+        ("INSUFFICIENT_FUNDS", "a", |all| {
+            of(all, "a").balances.insert(Category::main(), Balance { posted: 6, ..Balance::default() });
+        }),
+        ("BALANCE_LIMIT_EXCEEDED", "b", |all| {
+            of(all, "b").balances.insert(Category::main(), Balance { balance_limit: Some(6), ..Balance::default() });
+        }),
+    ];
+    let mut accounts = HashMap::from([(id("template"), broken())]);
+    for (reason, account_id, mend) in rows {
+        let mut book = book(accounts.clone());
+        let refusal = book.apply(&command("op", transfer("a", "b"), 6)).expect_err(reason);
+        assert_eq!((refusal.reason(), refusal.facts()["account_id"].as_str()), (reason, account_id));
+        let (operations, balances) = book.into_changes();
+        assert_eq!(operations.len(), usize::from(refusal.is_recorded()), "{reason}");
+        assert!(balances.is_empty(), "{reason}");
+        if refusal.is_recorded() {
+            assert_eq!(Refusal::from_facts(reason, &refusal.facts()), Some(refusal));
+        }
+        mend(&mut accounts);
+    }
+    assert!(book(accounts).apply(&command("op", transfer("a", "b"), 6)).is_ok());
+}
+
+#[test]
+fn a_replay_is_answered_before_any_rule_is_asked() {
+    let mut book = book([(id("a"), account(10)), (id("b"), account(0))]);
+    let first = command("op", transfer("a", "b"), 10);
+    let receipt = book.apply(&first).expect("ten are there");
+    let again = book.apply(&first).expect("the first answer");
+    assert_eq!((receipt.replayed, again.replayed), (false, true));
+    assert_eq!(again.operation, receipt.operation);
+
+    let other = command("op", transfer("b", "nobody"), 11);
+    let refusal = book.apply(&other).expect_err("the id is taken");
+    assert_eq!(refusal.reason(), "OPERATION_ID_REUSED");
+    assert_eq!(refusal.facts()["fields"], "source_account_id,destination_account_id,amount.minor_units");
+
+    let poor = command("poor", transfer("a", "b"), 1);
+    let refused = book.apply(&poor).expect_err("nothing left");
+    book.apply(&command("refill", transfer("b", "a"), 5)).expect("ten are there");
+    assert_eq!(book.apply(&poor).expect_err("declined once is declined for ever"), refused);
+}
+
+#[test]
+fn the_first_category_that_covers_the_whole_amount_pays() {
+    let pockets = |food: i64, cash: i64| {
+        let mut account = account(100);
+        account.balances.insert(category("FOOD"), Balance { posted: food, ..Balance::default() });
+        account.balances.insert(category("CASH"), Balance { posted: cash, ..Balance::default() });
+        account
+    };
+    let debit = |categories: &[&str]| Movement::Debit { source: source("a", categories) };
+    let rows: [(&[&str], i64, i64, Option<&str>); 6] = [
+        (&["FOOD", "CASH"], 10, 10, Some("FOOD")),
+        (&["CASH", "FOOD"], 10, 10, Some("CASH")),
+        (&["FOOD", "CASH"], 9, 10, Some("CASH")),
+        (&["FOOD", "CASH"], 9, 9, None),
+        (&["FOOD"], 9, 100, None),
+        (&["NONE", "CASH"], 0, 10, Some("CASH")),
+    ];
+    for (categories, food, cash, payer) in rows {
+        let mut book = book([(id("a"), pockets(food, cash))]);
+        let answer = book.apply(&command("op", debit(categories), 10));
+        let paid = answer.ok().map(|receipt| {
+            receipt.operation.entries().next().expect("a debit has an entry").balance.category.to_string()
+        });
+        assert_eq!(paid.as_deref(), payer, "{categories:?} {food} {cash}");
+    }
+}
+
+#[test]
+fn arithmetic_at_the_edges_of_i64_is_refused_not_wrapped() {
+    let credit = |name: &str, minor_units| {
+        command(name, Movement::Credit { destination: key("a", "main") }, minor_units)
+    };
+    let mut full = book([(id("a"), account(i64::MAX - 5))]);
+    assert!(full.apply(&credit("fits", 5)).is_ok());
+    let refusal = full.apply(&credit("over", 1)).expect_err("one too many");
+    assert_eq!(refusal.facts()["limit_minor_units"], i64::MAX.to_string());
+
+    let mut rich = account(i64::MAX);
+    rich.balances.get_mut(&Category::main()).expect("main").overdraft_limit = i64::MAX;
+    assert_eq!(rich.balance(&Category::main()).available(), i64::MAX);
+}
+
+#[test]
+fn time_never_stands_still_within_a_balance() {
+    let mut ahead = account(10);
+    ahead.balances.get_mut(&Category::main()).expect("main").update_time = Timestamp::from_micros(5_000_000);
+    let mut book = book([(id("a"), ahead), (id("b"), account(0))]);
+    let times: Vec<i64> = ["1", "2", "3"]
+        .map(|name| {
+            let receipt = book.apply(&command(name, transfer("a", "b"), 1)).expect("ten are there");
+            receipt.operation.create_time.micros()
+        })
+        .into();
+    assert_eq!(times, [5_000_001, 5_000_002, 5_000_003]);
+}
+
+const ACCOUNTS: [&str; 3] = ["a", "b", "c"];
+const CATEGORIES: [&str; 2] = ["main", "FOOD"];
+
+fn any_command() -> impl Strategy<Value = Arc<Command>> {
+    let any_key = || (0..ACCOUNTS.len() + 1, 0..CATEGORIES.len());
+    (0..40_u8, 0..3_u8, any_key(), any_key(), any::<bool>(), 1..60_i64).prop_map(
+        |(operation, kind, from, to, both, minor_units)| {
+            let name = |index: usize| ACCOUNTS.get(index).copied().unwrap_or("nobody");
+            let destination = key(name(to.0), CATEGORIES[to.1]);
+            let categories = if both { &CATEGORIES[..] } else { &CATEGORIES[from.1..=from.1] };
+            let source = source(name(from.0), categories);
+            let movement = match kind {
+                0 => Movement::Debit { source },
+                1 => Movement::Credit { destination },
+                _ => Movement::transfer(source, destination.clone(), None)
+                    .unwrap_or(Movement::Credit { destination }),
+            };
+            command(&operation.to_string(), movement, minor_units)
+        },
+    )
+}
+
+fn any_account() -> impl Strategy<Value = Account> {
+    (0..100_i64, prop_oneof![Just(0), 0..50_i64], proptest::option::of(0..150_i64)).prop_map(
+        |(posted, overdraft_limit, balance_limit)| {
+            let mut account = account(posted);
+            let main = account.balances.get_mut(&Category::main()).expect("main");
+            (main.overdraft_limit, main.balance_limit) = (overdraft_limit, balance_limit);
+            account
+        },
+    )
+}
+
+type Balances = BTreeMap<BalanceKey, Balance>;
+
+fn balances(book: &Book) -> Balances {
+    let all = book.accounts.iter().flat_map(|(account_id, account)| {
+        let key = |category: &Category| BalanceKey { account_id: account_id.clone(), category: category.clone() };
+        account.balances.iter().map(move |(category, balance)| (key(category), *balance))
+    });
+    all.collect()
+}
+
+fn sum(balances: &Balances) -> i64 {
+    balances.values().map(|balance| balance.posted).sum()
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_conserves_money_and_keeps_every_limit(
+        accounts in proptest::array::uniform3(any_account()),
+        commands in proptest::collection::vec(any_command(), 1..80),
+    ) {
+        let mut book = book(ACCOUNTS.map(id).into_iter().zip(accounts));
+        let before = balances(&book);
+        let mut outside = 0;
+        for command in &commands {
+            let answer = book.apply(command);
+            if let Ok(Receipt { operation, replayed: false }) = answer {
+                outside += operation.entries().map(|entry| entry.amount).sum::<i64>();
+            }
+        }
+        let after = balances(&book);
+        prop_assert_eq!(sum(&after), sum(&before) + outside);
+        let (operations, changes) = book.into_changes();
+
+        let mut posted: BTreeMap<BalanceKey, Vec<(Entry, Timestamp)>> = BTreeMap::new();
+        for operation in &operations {
+            for entry in operation.entries() {
+                posted.entry(entry.balance.clone()).or_default().push((entry.clone(), operation.create_time));
+            }
+        }
+        prop_assert_eq!(changes.len(), posted.len());
+        for change in changes {
+            let start = before.get(&change.key).copied().unwrap_or_default();
+            prop_assert_eq!(change.is_new, !before.contains_key(&change.key));
+            let (mut running, mut version, mut time) = (start.posted, start.version, start.update_time);
+            for (entry, create_time) in &posted[&change.key] {
+                running += entry.amount;
+                version += 1;
+                prop_assert_eq!((entry.posted_after, entry.version), (running, version));
+                prop_assert!(*create_time > time);
+                time = *create_time;
+                prop_assert!(entry.amount > 0 || entry.available_after >= 0);
+                prop_assert!(entry.amount < 0 || entry.posted_after <= start.limit());
+            }
+            prop_assert_eq!((change.balance.posted, change.balance.version), (running, version));
+        }
+        prop_assert!(after.values().all(|balance| balance.available() >= 0));
+    }
+
+    #[test]
+    fn a_batch_at_once_answers_like_one_by_one(
+        accounts in proptest::array::uniform3(any_account()),
+        commands in proptest::collection::vec(any_command(), 1..80),
+    ) {
+        let mut at_once = book(ACCOUNTS.map(id).into_iter().zip(accounts.clone()));
+        let answers_at_once: Vec<_> = commands.iter().map(|command| at_once.apply(command)).collect();
+
+        let mut state: HashMap<AccountId, Account> = ACCOUNTS.map(id).into_iter().zip(accounts).collect();
+        let mut recorded: Vec<Arc<Operation>> = Vec::new();
+        let mut answers_one_by_one = Vec::new();
+        for command in &commands {
+            let mut single = book(state.clone());
+            let known = recorded.iter().filter(|known| known.command.operation_id == command.operation_id);
+            known.for_each(|known| single.add_operation((**known).clone()));
+            answers_one_by_one.push(single.apply(command));
+            let (operations, changes) = single.into_changes();
+            recorded.extend(operations);
+            for change in changes {
+                let account = state.get_mut(&change.key.account_id).expect("a changed account exists");
+                account.balances.insert(change.key.category, change.balance);
+            }
+        }
+        prop_assert_eq!(&answers_at_once, &answers_one_by_one);
+        prop_assert_eq!(at_once.into_changes().0, recorded);
+    }
+}

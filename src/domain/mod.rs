@@ -1,0 +1,20 @@
+//! The rules of the ledger: pure, synchronous, timeless. Uses the standard library only; storage, clocks and the wire
+//! are other rooms' business.
+
+pub mod book;
+pub mod claim;
+pub mod command;
+pub mod id;
+pub mod money;
+pub mod operation;
+pub mod refusal;
+pub mod time;
+
+pub use book::{Account, Balance, BalanceChange, Book};
+pub use claim::Claim;
+pub use command::{BalanceKey, Command, Movement, Note, SameBalance, Source};
+pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
+pub use money::{Amount, AmountError, Currency, CurrencyError};
+pub use operation::{Entry, Operation, Outcome, Receipt};
+pub use refusal::Refusal;
+pub use time::Timestamp;

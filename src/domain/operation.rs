@@ -1,0 +1,69 @@
+//! An operation: a command and its final outcome, as the ledger records it.
+
+use std::sync::Arc;
+
+use super::command::{BalanceKey, Command};
+use super::refusal::Refusal;
+use super::time::Timestamp;
+
+/// One signed change of one balance. Amounts in minor units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The balance that changed.
+    pub balance: BalanceKey,
+    /// Counts the entries of the balance: 1, 2, 3 ... without gaps.
+    pub version: i64,
+    /// The change: positive raises the balance.
+    pub amount: i64,
+    /// Posted after the change.
+    pub posted_after: i64,
+    /// Held after the change.
+    pub held_after: i64,
+    /// Available after the change, overdraft included.
+    pub available_after: i64,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The money moved.
+    Posted {
+        /// The entry of the balance that paid.
+        source: Option<Entry>,
+        /// The entry of the balance that received.
+        destination: Option<Entry>,
+    },
+    /// The money did not move and never will.
+    Refused(Refusal),
+}
+
+/// A command and its outcome. Immutable once recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operation {
+    /// What was asked for.
+    pub command: Arc<Command>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it was decided; strictly increasing within each balance that it changed.
+    pub create_time: Timestamp,
+}
+
+impl Operation {
+    /// Its entries, the source's first; none if it was refused.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let (source, destination) = match &self.outcome {
+            Outcome::Posted { source, destination } => (source.as_ref(), destination.as_ref()),
+            Outcome::Refused(_) => (None, None),
+        };
+        source.into_iter().chain(destination)
+    }
+}
+
+/// The answer to a command whose money moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The posted operation.
+    pub operation: Arc<Operation>,
+    /// It was posted for an earlier command of the same id and content.
+    pub replayed: bool,
+}

@@ -1,0 +1,220 @@
+//! A refusal: a business answer that says no. Not a failure; nothing broke.
+
+use std::collections::BTreeMap;
+
+use super::command::BalanceKey;
+use super::id::{AccountId, Category, OperationId};
+use super::money::{Amount, Currency};
+
+/// Which direction of an account is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Money leaving the account.
+    Debits,
+    /// Money entering the account.
+    Credits,
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Debits => "debits",
+            Self::Credits => "credits",
+        }
+    }
+}
+
+/// Why an operation does not happen, in order of precedence. Amounts in minor units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The operation id was used with other content. Not recorded.
+    OperationIdReused {
+        /// The id.
+        operation_id: OperationId,
+        /// The fields that differ; never empty.
+        fields: Vec<&'static str>,
+    },
+    /// The account does not exist. Not recorded.
+    AccountNotFound {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// The amount is in another currency than the account. Not recorded.
+    CurrencyMismatch {
+        /// The account.
+        account_id: AccountId,
+        /// The account's currency.
+        account_currency: Currency,
+        /// The amount's currency.
+        amount_currency: Currency,
+    },
+    /// The account is closed. Final and recorded.
+    AccountClosed {
+        /// The account.
+        account_id: AccountId,
+    },
+    /// The account is frozen in this direction. Final and recorded.
+    AccountFrozen {
+        /// The account.
+        account_id: AccountId,
+        /// The direction.
+        side: Side,
+    },
+    /// None of the categories covers the whole amount. Final and recorded.
+    InsufficientFunds {
+        /// The account.
+        account_id: AccountId,
+        /// The categories that were asked, in order, and what each has available.
+        available: Vec<(Category, i64)>,
+        /// What was needed.
+        needed: Amount,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// Posted would exceed the balance limit. Final and recorded.
+    BalanceLimitExceeded {
+        /// The balance.
+        balance: BalanceKey,
+        /// What the balance may reach.
+        limit: i64,
+        /// What it has.
+        posted: i64,
+        /// What would be added.
+        amount: Amount,
+        /// The account's currency.
+        currency: Currency,
+    },
+}
+
+/// The variables of a refusal by name: what an error's metadata shows and what the store keeps.
+pub type Facts = BTreeMap<String, String>;
+
+impl Refusal {
+    /// The stable name of the reason, in UPPER_SNAKE.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::OperationIdReused { .. } => "OPERATION_ID_REUSED",
+            Self::AccountNotFound { .. } => "ACCOUNT_NOT_FOUND",
+            Self::CurrencyMismatch { .. } => "CURRENCY_MISMATCH",
+            Self::AccountClosed { .. } => "ACCOUNT_CLOSED",
+            Self::AccountFrozen { .. } => "ACCOUNT_FROZEN",
+            Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
+            Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
+        }
+    }
+
+    /// Whether it is final: recorded under its operation id, listed, and replayed for ever.
+    pub fn is_recorded(&self) -> bool {
+        match self {
+            Self::OperationIdReused { .. } | Self::AccountNotFound { .. } | Self::CurrencyMismatch { .. } => false,
+            Self::AccountClosed { .. }
+            | Self::AccountFrozen { .. }
+            | Self::InsufficientFunds { .. }
+            | Self::BalanceLimitExceeded { .. } => true,
+        }
+    }
+
+    /// Its variables by name. With [`Refusal::reason`] they say all that the refusal says.
+    pub fn facts(&self) -> Facts {
+        let facts: Vec<(&str, String)> = match self {
+            Self::OperationIdReused { operation_id, fields } => {
+                vec![("operation_id", operation_id.to_string()), ("fields", fields.join(","))]
+            }
+            Self::AccountNotFound { account_id } | Self::AccountClosed { account_id } => {
+                vec![("account_id", account_id.to_string())]
+            }
+            Self::CurrencyMismatch { account_id, account_currency, amount_currency } => vec![
+                ("account_id", account_id.to_string()),
+                ("account_currency_code", account_currency.to_string()),
+                ("amount_currency_code", amount_currency.to_string()),
+            ],
+            Self::AccountFrozen { account_id, side } => {
+                vec![("account_id", account_id.to_string()), ("side", side.as_str().to_owned())]
+            }
+            Self::InsufficientFunds { account_id, available, needed, currency } => vec![
+                ("account_id", account_id.to_string()),
+                ("categories", join(available.iter().map(|(category, _)| category))),
+                ("available_minor_units", join(available.iter().map(|(_, available)| available))),
+                ("needed_minor_units", needed.minor_units().to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+            Self::BalanceLimitExceeded { balance, limit, posted, amount, currency } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("limit_minor_units", limit.to_string()),
+                ("posted_minor_units", posted.to_string()),
+                ("amount_minor_units", amount.minor_units().to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+        };
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    /// The recorded refusal that `reason` and `facts` came from; `None` if they come from no recorded refusal.
+    pub fn from_facts(reason: &str, facts: &Facts) -> Option<Self> {
+        let text = |name: &str| facts.get(name).map(String::as_str);
+        let number = |name: &str| text(name)?.parse::<i64>().ok();
+        let amount = |name: &str| Amount::new(number(name)?).ok();
+        let currency = || Currency::new(text("currency_code")?).ok();
+        let account_id = AccountId::from_stored(text("account_id")?);
+        match reason {
+            "ACCOUNT_CLOSED" => Some(Self::AccountClosed { account_id }),
+            "ACCOUNT_FROZEN" => {
+                let side = [Side::Debits, Side::Credits].into_iter().find(|side| text("side") == Some(side.as_str()))?;
+                Some(Self::AccountFrozen { account_id, side })
+            }
+            "INSUFFICIENT_FUNDS" => {
+                let categories = text("categories")?.split(',').map(Category::from_stored);
+                let available = text("available_minor_units")?.split(',').map(|number| number.parse().ok());
+                let available = categories.zip(available).map(|(category, a)| a.map(|a| (category, a)));
+                let available = available.collect::<Option<Vec<_>>>()?;
+                let needed = amount("needed_minor_units")?;
+                Some(Self::InsufficientFunds { account_id, available, needed, currency: currency()? })
+            }
+            "BALANCE_LIMIT_EXCEEDED" => Some(Self::BalanceLimitExceeded {
+                balance: BalanceKey { account_id, category: Category::from_stored(text("category")?) },
+                limit: number("limit_minor_units")?,
+                posted: number("posted_minor_units")?,
+                amount: amount("amount_minor_units")?,
+                currency: currency()?,
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::OperationIdReused { operation_id, fields } => {
+                write!(f, "operation {operation_id} was already used with a different {}", fields.join(", "))
+            }
+            Self::AccountNotFound { account_id } => write!(f, "account {account_id} does not exist"),
+            Self::CurrencyMismatch { account_id, account_currency, amount_currency } => {
+                write!(f, "account {account_id} is in {account_currency}, the amount in {amount_currency}")
+            }
+            Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
+            Self::AccountFrozen { account_id, side } => {
+                write!(f, "account {account_id} is frozen for {}", side.as_str())
+            }
+            Self::InsufficientFunds { account_id, available, needed, currency } => {
+                let available = available.iter().map(|(category, available)| format!("{available} in {category}"));
+                let available = available.collect::<Vec<_>>().join(", ");
+                let needed = needed.minor_units();
+                write!(f, "account {account_id} has {available} available, {needed} needed ({currency} minor units)")
+            }
+            Self::BalanceLimitExceeded { balance, limit, posted, amount, currency } => {
+                let BalanceKey { account_id, category } = balance;
+                let amount = amount.minor_units();
+                write!(
+                    f,
+                    "account {account_id} has {posted} in {category}, {amount} more would exceed its limit of {limit} ({currency} minor units)"
+                )
+            }
+        }
+    }
+}

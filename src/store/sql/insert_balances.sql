@@ -1,0 +1,10 @@
+-- insert_balances: new categories begin with their first credit; main counts them
+WITH created AS (
+    INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+    RETURNING account_id
+)
+UPDATE balances b
+SET sibling_count = b.sibling_count + c.created_count
+FROM (SELECT account_id, count(*)::integer AS created_count FROM created GROUP BY account_id) AS c
+WHERE b.account_id = c.account_id AND b.category = 'main'
