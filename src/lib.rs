@@ -1,1 +1,12 @@
+//! Ballast keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
+//!
+//! A request walks through the rooms in one line, and the arrows point one way:
+//! `main → server → rpc → batcher → store → domain`.
+
+pub mod batcher;
+pub mod cli;
 pub mod domain;
+pub mod embedded;
+pub mod rpc;
+pub mod server;
+pub mod store;

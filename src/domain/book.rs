@@ -32,7 +32,8 @@ pub struct Balance {
 impl Balance {
     /// What a debit can take: `posted - held + overdraft_limit`, at most what an `i64` holds.
     pub fn available(&self) -> i64 {
-        let available = i128::from(self.posted) - i128::from(self.held) + i128::from(self.overdraft_limit);
+        let available =
+            i128::from(self.posted) - i128::from(self.held) + i128::from(self.overdraft_limit);
         i64::try_from(available).unwrap_or(if available > 0 { i64::MAX } else { i64::MIN })
     }
 
@@ -68,6 +69,8 @@ impl Account {
 pub struct BalanceChange {
     /// The balance.
     pub key: BalanceKey,
+    /// The currency of its account.
+    pub currency: Currency,
     /// Its state after the batch.
     pub balance: Balance,
     /// The balance had no row before.
@@ -103,7 +106,8 @@ impl Book {
 
     /// Adds an operation that was recorded before.
     pub fn add_operation(&mut self, operation: Operation) {
-        self.known.insert(operation.command.operation_id.clone(), Arc::new(operation));
+        self.known
+            .insert(operation.command.operation_id.clone(), Arc::new(operation));
     }
 
     /// Decides one command on top of those before it.
@@ -125,12 +129,23 @@ impl Book {
     /// What the batch has to write: the operations in the order of their decisions, and the balances in the order of
     /// their keys.
     pub fn into_changes(self) -> (Vec<Arc<Operation>>, Vec<BalanceChange>) {
-        let Self { accounts, decided, changed, .. } = self;
+        let Self {
+            accounts,
+            decided,
+            changed,
+            ..
+        } = self;
         let mut balances: Vec<_> = changed
             .into_iter()
             .map(|(key, is_new)| {
-                let balance = accounts[&key.account_id].balances[&key.category];
-                BalanceChange { key, balance, is_new }
+                let account = &accounts[&key.account_id];
+                let balance = account.balances[&key.category];
+                BalanceChange {
+                    key,
+                    currency: account.currency,
+                    balance,
+                    is_new,
+                }
             })
             .collect();
         balances.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -139,16 +154,35 @@ impl Book {
 
     /// The rules, in order of precedence; for each, the source comes before the destination.
     fn decide(&self, command: &Command) -> Result<Posting, Refusal> {
-        let Command { movement, amount, currency, .. } = command;
+        let Command {
+            movement,
+            amount,
+            currency,
+            ..
+        } = command;
         let find = |account_id: &AccountId| {
             let account = self.accounts.get(account_id);
-            account.ok_or_else(|| Refusal::AccountNotFound { account_id: account_id.clone() })
+            account.ok_or_else(|| Refusal::AccountNotFound {
+                account_id: account_id.clone(),
+            })
         };
-        let source = movement.source().map(|source| Ok((source, find(&source.account_id)?))).transpose()?;
-        let destination = movement.destination().map(|key| Ok((key, find(&key.account_id)?))).transpose()?;
+        let source = movement
+            .source()
+            .map(|source| Ok((source, find(&source.account_id)?)))
+            .transpose()?;
+        let destination = movement
+            .destination()
+            .map(|key| Ok((key, find(&key.account_id)?)))
+            .transpose()?;
         let sides = || {
-            let source = source.iter().map(|(source, account)| (&source.account_id, *account, Side::Debits));
-            source.chain(destination.iter().map(|(key, account)| (&key.account_id, *account, Side::Credits)))
+            let source = source
+                .iter()
+                .map(|(source, account)| (&source.account_id, *account, Side::Debits));
+            source.chain(
+                destination
+                    .iter()
+                    .map(|(key, account)| (&key.account_id, *account, Side::Credits)),
+            )
         };
 
         for (account_id, account, _) in sides() {
@@ -160,29 +194,55 @@ impl Book {
         for (account_id, account, side) in sides() {
             check_not_frozen(account_id, account, side)?;
         }
-        let source = source.map(|(source, account)| fund(source, account, *amount)).transpose()?;
+        let source = source
+            .map(|(source, account)| fund(source, account, *amount))
+            .transpose()?;
         let destination = destination
             .map(|(key, account)| check_limit(key, account, *amount).map(|()| key.clone()))
             .transpose()?;
-        Ok(Posting { source, destination })
+        Ok(Posting {
+            source,
+            destination,
+        })
     }
 
     fn post(&mut self, command: &Arc<Command>, posting: Posting) -> Arc<Operation> {
-        let Posting { source, destination } = posting;
+        let Posting {
+            source,
+            destination,
+        } = posting;
         let touched = source.iter().chain(&destination);
-        let after_last = |key: &BalanceKey| self.accounts[&key.account_id].balance(&key.category).update_time.next();
+        let after_last = |key: &BalanceKey| {
+            self.accounts[&key.account_id]
+                .balance(&key.category)
+                .update_time
+                .next()
+        };
         let time = touched.map(after_last).fold(self.now, Timestamp::max);
         let amount = command.amount.minor_units();
         let source = source.map(|key| self.change(key, -amount, time));
         let destination = destination.map(|key| self.change(key, amount, time));
-        self.outcome(command, time, Outcome::Posted { source, destination })
+        self.outcome(
+            command,
+            time,
+            Outcome::Posted {
+                source,
+                destination,
+            },
+        )
     }
 
     fn change(&mut self, key: BalanceKey, amount: i64, time: Timestamp) -> Entry {
-        let account = self.accounts.get_mut(&key.account_id).expect("`decide` found the account");
+        let account = self
+            .accounts
+            .get_mut(&key.account_id)
+            .expect("`decide` found the account");
         let is_new = !account.balances.contains_key(&key.category);
         let balance = account.balances.entry(key.category.clone()).or_default();
-        balance.posted = balance.posted.checked_add(amount).expect("`decide` checked funds and limit");
+        balance.posted = balance
+            .posted
+            .checked_add(amount)
+            .expect("`decide` checked funds and limit");
         balance.version += 1;
         balance.update_time = time;
         let balance = *balance;
@@ -197,9 +257,19 @@ impl Book {
         }
     }
 
-    fn outcome(&mut self, command: &Arc<Command>, create_time: Timestamp, outcome: Outcome) -> Arc<Operation> {
-        let operation = Arc::new(Operation { command: command.clone(), outcome, create_time });
-        self.known.insert(command.operation_id.clone(), operation.clone());
+    fn outcome(
+        &mut self,
+        command: &Arc<Command>,
+        create_time: Timestamp,
+        outcome: Outcome,
+    ) -> Arc<Operation> {
+        let operation = Arc::new(Operation {
+            command: command.clone(),
+            outcome,
+            create_time,
+        });
+        self.known
+            .insert(command.operation_id.clone(), operation.clone());
         self.decided.push(operation.clone());
         operation
     }
@@ -216,27 +286,43 @@ fn replay(first: &Arc<Operation>, command: &Command) -> Result<Receipt, Refusal>
     if fields.is_empty() {
         return answer(first.clone(), true);
     }
-    Err(Refusal::OperationIdReused { operation_id: command.operation_id.clone(), fields })
+    Err(Refusal::OperationIdReused {
+        operation_id: command.operation_id.clone(),
+        fields,
+    })
 }
 
 fn answer(operation: Arc<Operation>, replayed: bool) -> Result<Receipt, Refusal> {
     match &operation.outcome {
-        Outcome::Posted { .. } => Ok(Receipt { operation, replayed }),
+        Outcome::Posted { .. } => Ok(Receipt {
+            operation,
+            replayed,
+        }),
         Outcome::Refused(refusal) => Err(refusal.clone()),
     }
 }
 
-fn check_currency(account_id: &AccountId, account: &Account, amount_currency: Currency) -> Result<(), Refusal> {
+fn check_currency(
+    account_id: &AccountId,
+    account: &Account,
+    amount_currency: Currency,
+) -> Result<(), Refusal> {
     if account.currency == amount_currency {
         return Ok(());
     }
     let account_currency = account.currency;
-    Err(Refusal::CurrencyMismatch { account_id: account_id.clone(), account_currency, amount_currency })
+    Err(Refusal::CurrencyMismatch {
+        account_id: account_id.clone(),
+        account_currency,
+        amount_currency,
+    })
 }
 
 fn check_open(account_id: &AccountId, account: &Account) -> Result<(), Refusal> {
     if account.closed {
-        return Err(Refusal::AccountClosed { account_id: account_id.clone() });
+        return Err(Refusal::AccountClosed {
+            account_id: account_id.clone(),
+        });
     }
     Ok(())
 }
@@ -247,7 +333,10 @@ fn check_not_frozen(account_id: &AccountId, account: &Account, side: Side) -> Re
         Side::Credits => account.credits_frozen,
     };
     if frozen {
-        return Err(Refusal::AccountFrozen { account_id: account_id.clone(), side });
+        return Err(Refusal::AccountFrozen {
+            account_id: account_id.clone(),
+            side,
+        });
     }
     Ok(())
 }
@@ -255,13 +344,23 @@ fn check_not_frozen(account_id: &AccountId, account: &Account, side: Side) -> Re
 /// Ordered funding: the first category that covers the whole amount pays.
 fn fund(source: &Source, account: &Account, needed: Amount) -> Result<BalanceKey, Refusal> {
     let account_id = source.account_id.clone();
-    let covers = |category: &&Category| account.balance(category).available() >= needed.minor_units();
+    let covers =
+        |category: &&Category| account.balance(category).available() >= needed.minor_units();
     match source.categories.iter().find(covers) {
-        Some(category) => Ok(BalanceKey { account_id, category: category.clone() }),
+        Some(category) => Ok(BalanceKey {
+            account_id,
+            category: category.clone(),
+        }),
         None => {
-            let available = |category: &Category| (category.clone(), account.balance(category).available());
+            let available =
+                |category: &Category| (category.clone(), account.balance(category).available());
             let available = source.categories.iter().map(available).collect();
-            Err(Refusal::InsufficientFunds { account_id, available, needed, currency: account.currency })
+            Err(Refusal::InsufficientFunds {
+                account_id,
+                available,
+                needed,
+                currency: account.currency,
+            })
         }
     }
 }

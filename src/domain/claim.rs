@@ -23,7 +23,10 @@ impl Claim {
     }
 
     fn decide(&self, to: u8) -> bool {
-        match self.0.compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .0
+            .compare_exchange(WAITING, to, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => true,
             Err(decided) => decided == to,
         }

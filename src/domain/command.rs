@@ -78,11 +78,21 @@ pub struct SameBalance(pub BalanceKey);
 
 impl Movement {
     /// A transfer. Fails if the destination is one of the balances that may pay.
-    pub fn transfer(source: Source, destination: BalanceKey, owner_id: Option<OwnerId>) -> Result<Self, SameBalance> {
-        if source.account_id == destination.account_id && source.categories.contains(&destination.category) {
+    pub fn transfer(
+        source: Source,
+        destination: BalanceKey,
+        owner_id: Option<OwnerId>,
+    ) -> Result<Self, SameBalance> {
+        if source.account_id == destination.account_id
+            && source.categories.contains(&destination.category)
+        {
             return Err(SameBalance(destination));
         }
-        Ok(Self::Transfer { source, destination, owner_id })
+        Ok(Self::Transfer {
+            source,
+            destination,
+            owner_id,
+        })
     }
 
     /// Who pays, if it is not the world outside.
@@ -113,7 +123,9 @@ impl Movement {
     pub fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
         let source = self.source().map(|source| &source.account_id);
         let destination = self.destination().map(|key| &key.account_id);
-        source.into_iter().chain(destination.filter(|id| Some(*id) != source))
+        source
+            .into_iter()
+            .chain(destination.filter(|id| Some(*id) != source))
     }
 
     fn kind(&self) -> std::mem::Discriminant<Self> {
@@ -127,23 +139,44 @@ impl Command {
     /// settles for that owner by then.
     pub fn differing_fields(&self, other: &Self) -> Vec<&'static str> {
         let (this, that) = (&self.movement, &other.movement);
-        let source_account = |movement: &Movement| movement.source().map(|source| source.account_id.clone());
-        let source_categories = |movement: &Movement| movement.source().map(|source| source.categories.clone());
+        let source_account =
+            |movement: &Movement| movement.source().map(|source| source.account_id.clone());
+        let source_categories =
+            |movement: &Movement| movement.source().map(|source| source.categories.clone());
         let destination_account = |movement: &Movement| match movement.destination_owner_id() {
             Some(_) => None,
             None => movement.destination().map(|key| key.account_id.clone()),
         };
-        let destination_category = |movement: &Movement| movement.destination().map(|key| key.category.clone());
+        let destination_category =
+            |movement: &Movement| movement.destination().map(|key| key.category.clone());
         [
             ("kind", this.kind() != that.kind()),
-            ("source_account_id", source_account(this) != source_account(that)),
-            ("source_categories", source_categories(this) != source_categories(that)),
-            ("destination_account_id", destination_account(this) != destination_account(that)),
-            ("destination_owner_id", this.destination_owner_id() != that.destination_owner_id()),
-            ("destination_category", destination_category(this) != destination_category(that)),
+            (
+                "source_account_id",
+                source_account(this) != source_account(that),
+            ),
+            (
+                "source_categories",
+                source_categories(this) != source_categories(that),
+            ),
+            (
+                "destination_account_id",
+                destination_account(this) != destination_account(that),
+            ),
+            (
+                "destination_owner_id",
+                this.destination_owner_id() != that.destination_owner_id(),
+            ),
+            (
+                "destination_category",
+                destination_category(this) != destination_category(that),
+            ),
             ("amount.minor_units", self.amount != other.amount),
             ("amount.currency_code", self.currency != other.currency),
-            ("description", self.note.description != other.note.description),
+            (
+                "description",
+                self.note.description != other.note.description,
+            ),
             ("metadata", self.note.metadata != other.note.metadata),
         ]
         .into_iter()

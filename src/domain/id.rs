@@ -42,7 +42,10 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
     if let Some((position, character)) = text.char_indices().find(|(_, c)| !allowed(*c)) {
-        return Err(IdError::Character { character, position });
+        return Err(IdError::Character {
+            character,
+            position,
+        });
     }
     if text.len() > length_max {
         let length = text.len();
@@ -115,7 +118,8 @@ impl Category {
 
     /// The category [`Category::MAIN`].
     pub fn main() -> Self {
-        static MAIN: std::sync::LazyLock<Category> = std::sync::LazyLock::new(|| Category(Category::MAIN.into()));
+        static MAIN: std::sync::LazyLock<Category> =
+            std::sync::LazyLock::new(|| Category(Category::MAIN.into()));
         MAIN.clone()
     }
 
@@ -136,9 +140,27 @@ mod tests {
         assert!(AccountId::parse("shop.7_x:EUR-1").is_ok());
         assert_eq!(AccountId::parse(""), Err(IdError::Empty { length_max: 64 }));
         let length = 65;
-        assert_eq!(AccountId::parse(&"a".repeat(65)), Err(IdError::TooLong { length, length_max: 64 }));
-        for (text, character, position) in [("a b", ' ', 1), ("\0", '\0', 0), ("ab\n", '\n', 2), ("caf\u{e9}", '\u{e9}', 3)] {
-            assert_eq!(AccountId::parse(text), Err(IdError::Character { character, position }), "{text:?}");
+        assert_eq!(
+            AccountId::parse(&"a".repeat(65)),
+            Err(IdError::TooLong {
+                length,
+                length_max: 64
+            })
+        );
+        for (text, character, position) in [
+            ("a b", ' ', 1),
+            ("\0", '\0', 0),
+            ("ab\n", '\n', 2),
+            ("caf\u{e9}", '\u{e9}', 3),
+        ] {
+            assert_eq!(
+                AccountId::parse(text),
+                Err(IdError::Character {
+                    character,
+                    position
+                }),
+                "{text:?}"
+            );
         }
         assert!(Category::parse(&"c".repeat(32)).is_ok());
         assert!(Category::parse(&"c".repeat(33)).is_err());

@@ -43,7 +43,11 @@ impl Currency {
     /// Accepts three capital letters.
     pub fn new(code: &str) -> Result<Self, CurrencyError> {
         let letters: [u8; 3] = code.as_bytes().try_into().map_err(|_| CurrencyError)?;
-        letters.iter().all(u8::is_ascii_uppercase).then_some(Self(letters)).ok_or(CurrencyError)
+        letters
+            .iter()
+            .all(u8::is_ascii_uppercase)
+            .then_some(Self(letters))
+            .ok_or(CurrencyError)
     }
 
     /// The code as text.
@@ -80,7 +84,10 @@ mod tests {
 
     #[test]
     fn a_currency_is_three_capitals() {
-        assert_eq!(Currency::new("EUR").map(|c| c.to_string()), Ok("EUR".to_owned()));
+        assert_eq!(
+            Currency::new("EUR").map(|c| c.to_string()),
+            Ok("EUR".to_owned())
+        );
         for rejected in ["", "EU", "EURO", "eur", "E\u{dc}", "E1R"] {
             assert_eq!(Currency::new(rejected), Err(CurrencyError), "{rejected:?}");
         }

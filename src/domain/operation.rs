@@ -52,7 +52,10 @@ impl Operation {
     /// Its entries, the source's first; none if it was refused.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         let (source, destination) = match &self.outcome {
-            Outcome::Posted { source, destination } => (source.as_ref(), destination.as_ref()),
+            Outcome::Posted {
+                source,
+                destination,
+            } => (source.as_ref(), destination.as_ref()),
             Outcome::Refused(_) => (None, None),
         };
         source.into_iter().chain(destination)

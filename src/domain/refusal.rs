@@ -106,7 +106,9 @@ impl Refusal {
     /// Whether it is final: recorded under its operation id, listed, and replayed for ever.
     pub fn is_recorded(&self) -> bool {
         match self {
-            Self::OperationIdReused { .. } | Self::AccountNotFound { .. } | Self::CurrencyMismatch { .. } => false,
+            Self::OperationIdReused { .. }
+            | Self::AccountNotFound { .. }
+            | Self::CurrencyMismatch { .. } => false,
             Self::AccountClosed { .. }
             | Self::AccountFrozen { .. }
             | Self::InsufficientFunds { .. }
@@ -117,28 +119,58 @@ impl Refusal {
     /// Its variables by name. With [`Refusal::reason`] they say all that the refusal says.
     pub fn facts(&self) -> Facts {
         let facts: Vec<(&str, String)> = match self {
-            Self::OperationIdReused { operation_id, fields } => {
-                vec![("operation_id", operation_id.to_string()), ("fields", fields.join(","))]
+            Self::OperationIdReused {
+                operation_id,
+                fields,
+            } => {
+                vec![
+                    ("operation_id", operation_id.to_string()),
+                    ("fields", fields.join(",")),
+                ]
             }
             Self::AccountNotFound { account_id } | Self::AccountClosed { account_id } => {
                 vec![("account_id", account_id.to_string())]
             }
-            Self::CurrencyMismatch { account_id, account_currency, amount_currency } => vec![
+            Self::CurrencyMismatch {
+                account_id,
+                account_currency,
+                amount_currency,
+            } => vec![
                 ("account_id", account_id.to_string()),
                 ("account_currency_code", account_currency.to_string()),
                 ("amount_currency_code", amount_currency.to_string()),
             ],
             Self::AccountFrozen { account_id, side } => {
-                vec![("account_id", account_id.to_string()), ("side", side.as_str().to_owned())]
+                vec![
+                    ("account_id", account_id.to_string()),
+                    ("side", side.as_str().to_owned()),
+                ]
             }
-            Self::InsufficientFunds { account_id, available, needed, currency } => vec![
+            Self::InsufficientFunds {
+                account_id,
+                available,
+                needed,
+                currency,
+            } => vec![
                 ("account_id", account_id.to_string()),
-                ("categories", join(available.iter().map(|(category, _)| category))),
-                ("available_minor_units", join(available.iter().map(|(_, available)| available))),
+                (
+                    "categories",
+                    join(available.iter().map(|(category, _)| category)),
+                ),
+                (
+                    "available_minor_units",
+                    join(available.iter().map(|(_, available)| available)),
+                ),
                 ("needed_minor_units", needed.minor_units().to_string()),
                 ("currency_code", currency.to_string()),
             ],
-            Self::BalanceLimitExceeded { balance, limit, posted, amount, currency } => vec![
+            Self::BalanceLimitExceeded {
+                balance,
+                limit,
+                posted,
+                amount,
+                currency,
+            } => vec![
                 ("account_id", balance.account_id.to_string()),
                 ("category", balance.category.to_string()),
                 ("limit_minor_units", limit.to_string()),
@@ -147,7 +179,10 @@ impl Refusal {
                 ("currency_code", currency.to_string()),
             ],
         };
-        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        facts
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
     }
 
     /// The recorded refusal that `reason` and `facts` came from; `None` if they come from no recorded refusal.
@@ -160,19 +195,33 @@ impl Refusal {
         match reason {
             "ACCOUNT_CLOSED" => Some(Self::AccountClosed { account_id }),
             "ACCOUNT_FROZEN" => {
-                let side = [Side::Debits, Side::Credits].into_iter().find(|side| text("side") == Some(side.as_str()))?;
+                let side = [Side::Debits, Side::Credits]
+                    .into_iter()
+                    .find(|side| text("side") == Some(side.as_str()))?;
                 Some(Self::AccountFrozen { account_id, side })
             }
             "INSUFFICIENT_FUNDS" => {
                 let categories = text("categories")?.split(',').map(Category::from_stored);
-                let available = text("available_minor_units")?.split(',').map(|number| number.parse().ok());
-                let available = categories.zip(available).map(|(category, a)| a.map(|a| (category, a)));
+                let available = text("available_minor_units")?
+                    .split(',')
+                    .map(|number| number.parse().ok());
+                let available = categories
+                    .zip(available)
+                    .map(|(category, a)| a.map(|a| (category, a)));
                 let available = available.collect::<Option<Vec<_>>>()?;
                 let needed = amount("needed_minor_units")?;
-                Some(Self::InsufficientFunds { account_id, available, needed, currency: currency()? })
+                Some(Self::InsufficientFunds {
+                    account_id,
+                    available,
+                    needed,
+                    currency: currency()?,
+                })
             }
             "BALANCE_LIMIT_EXCEEDED" => Some(Self::BalanceLimitExceeded {
-                balance: BalanceKey { account_id, category: Category::from_stored(text("category")?) },
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
                 limit: number("limit_minor_units")?,
                 posted: number("posted_minor_units")?,
                 amount: amount("amount_minor_units")?,
@@ -184,31 +233,69 @@ impl Refusal {
 }
 
 fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
-    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+    items
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::OperationIdReused { operation_id, fields } => {
-                write!(f, "operation {operation_id} was already used with a different {}", fields.join(", "))
+            Self::OperationIdReused {
+                operation_id,
+                fields,
+            } => {
+                write!(
+                    f,
+                    "operation {operation_id} was already used with a different {}",
+                    fields.join(", ")
+                )
             }
-            Self::AccountNotFound { account_id } => write!(f, "account {account_id} does not exist"),
-            Self::CurrencyMismatch { account_id, account_currency, amount_currency } => {
-                write!(f, "account {account_id} is in {account_currency}, the amount in {amount_currency}")
+            Self::AccountNotFound { account_id } => {
+                write!(f, "account {account_id} does not exist")
+            }
+            Self::CurrencyMismatch {
+                account_id,
+                account_currency,
+                amount_currency,
+            } => {
+                write!(
+                    f,
+                    "account {account_id} is in {account_currency}, the amount in {amount_currency}"
+                )
             }
             Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
             Self::AccountFrozen { account_id, side } => {
                 write!(f, "account {account_id} is frozen for {}", side.as_str())
             }
-            Self::InsufficientFunds { account_id, available, needed, currency } => {
-                let available = available.iter().map(|(category, available)| format!("{available} in {category}"));
+            Self::InsufficientFunds {
+                account_id,
+                available,
+                needed,
+                currency,
+            } => {
+                let available = available
+                    .iter()
+                    .map(|(category, available)| format!("{available} in {category}"));
                 let available = available.collect::<Vec<_>>().join(", ");
                 let needed = needed.minor_units();
-                write!(f, "account {account_id} has {available} available, {needed} needed ({currency} minor units)")
+                write!(
+                    f,
+                    "account {account_id} has {available} available, {needed} needed ({currency} minor units)"
+                )
             }
-            Self::BalanceLimitExceeded { balance, limit, posted, amount, currency } => {
-                let BalanceKey { account_id, category } = balance;
+            Self::BalanceLimitExceeded {
+                balance,
+                limit,
+                posted,
+                amount,
+                currency,
+            } => {
+                let BalanceKey {
+                    account_id,
+                    category,
+                } = balance;
                 let amount = amount.minor_units();
                 write!(
                     f,

@@ -17,7 +17,10 @@ fn category(text: &str) -> Category {
 }
 
 fn key(account: &str, pocket: &str) -> BalanceKey {
-    BalanceKey { account_id: id(account), category: category(pocket) }
+    BalanceKey {
+        account_id: id(account),
+        category: category(pocket),
+    }
 }
 
 fn currency(code: &str) -> Currency {
@@ -25,7 +28,10 @@ fn currency(code: &str) -> Currency {
 }
 
 fn source(account: &str, categories: &[&str]) -> Source {
-    Source { account_id: id(account), categories: categories.iter().map(|c| category(c)).collect() }
+    Source {
+        account_id: id(account),
+        categories: categories.iter().map(|c| category(c)).collect(),
+    }
 }
 
 fn command(operation: &str, movement: Movement, minor_units: i64) -> Arc<Command> {
@@ -43,7 +49,10 @@ fn transfer(from: &str, to: &str) -> Movement {
 }
 
 fn account(posted: i64) -> Account {
-    let main = Balance { posted, ..Balance::default() };
+    let main = Balance {
+        posted,
+        ..Balance::default()
+    };
     Account {
         currency: currency("EUR"),
         closed: false,
@@ -71,45 +80,84 @@ fn each_refusal_in_order_of_precedence() {
         credits_frozen: true,
         balances: HashMap::from([(
             Category::main(),
-            Balance { posted: 5, balance_limit: Some(5), ..Balance::default() },
+            Balance {
+                posted: 5,
+                balance_limit: Some(5),
+                ..Balance::default()
+            },
         )]),
     };
     type Mend = fn(&mut HashMap<AccountId, Account>);
     fn of<'a>(accounts: &'a mut HashMap<AccountId, Account>, name: &str) -> &'a mut Account {
-        accounts.get_mut(&id(name)).expect("the account was added by an earlier row")
+        accounts
+            .get_mut(&id(name))
+            .expect("the account was added by an earlier row")
     }
     let add_a: Mend = |accounts| drop(accounts.insert(id("a"), accounts[&id("template")].clone()));
     let add_b: Mend = |accounts| drop(accounts.insert(id("b"), accounts[&id("template")].clone()));
     let rows: [(&str, &str, Mend); 10] = [
         ("ACCOUNT_NOT_FOUND", "a", add_a),
         ("ACCOUNT_NOT_FOUND", "b", add_b),
-        ("CURRENCY_MISMATCH", "a", |all| of(all, "a").currency = currency("EUR")),
-        ("CURRENCY_MISMATCH", "b", |all| of(all, "b").currency = currency("EUR")),
+        ("CURRENCY_MISMATCH", "a", |all| {
+            of(all, "a").currency = currency("EUR")
+        }),
+        ("CURRENCY_MISMATCH", "b", |all| {
+            of(all, "b").currency = currency("EUR")
+        }),
         ("ACCOUNT_CLOSED", "a", |all| of(all, "a").closed = false),
         ("ACCOUNT_CLOSED", "b", |all| of(all, "b").closed = false),
-        ("ACCOUNT_FROZEN", "a", |all| of(all, "a").debits_frozen = false),
-        ("ACCOUNT_FROZEN", "b", |all| of(all, "b").credits_frozen = false),
+        ("ACCOUNT_FROZEN", "a", |all| {
+            of(all, "a").debits_frozen = false
+        }),
+        ("ACCOUNT_FROZEN", "b", |all| {
+            of(all, "b").credits_frozen = false
+        }),
         ("INSUFFICIENT_FUNDS", "a", |all| {
-            of(all, "a").balances.insert(Category::main(), Balance { posted: 6, ..Balance::default() });
+            of(all, "a").balances.insert(
+                Category::main(),
+                Balance {
+                    posted: 6,
+                    ..Balance::default()
+                },
+            );
         }),
         ("BALANCE_LIMIT_EXCEEDED", "b", |all| {
-            of(all, "b").balances.insert(Category::main(), Balance { balance_limit: Some(6), ..Balance::default() });
+            of(all, "b").balances.insert(
+                Category::main(),
+                Balance {
+                    balance_limit: Some(6),
+                    ..Balance::default()
+                },
+            );
         }),
     ];
     let mut accounts = HashMap::from([(id("template"), broken())]);
     for (reason, account_id, mend) in rows {
         let mut book = book(accounts.clone());
-        let refusal = book.apply(&command("op", transfer("a", "b"), 6)).expect_err(reason);
-        assert_eq!((refusal.reason(), refusal.facts()["account_id"].as_str()), (reason, account_id));
+        let refusal = book
+            .apply(&command("op", transfer("a", "b"), 6))
+            .expect_err(reason);
+        assert_eq!(
+            (refusal.reason(), refusal.facts()["account_id"].as_str()),
+            (reason, account_id)
+        );
         let (operations, balances) = book.into_changes();
-        assert_eq!(operations.len(), usize::from(refusal.is_recorded()), "{reason}");
+        assert_eq!(
+            operations.len(),
+            usize::from(refusal.is_recorded()),
+            "{reason}"
+        );
         assert!(balances.is_empty(), "{reason}");
         if refusal.is_recorded() {
             assert_eq!(Refusal::from_facts(reason, &refusal.facts()), Some(refusal));
         }
         mend(&mut accounts);
     }
-    assert!(book(accounts).apply(&command("op", transfer("a", "b"), 6)).is_ok());
+    assert!(
+        book(accounts)
+            .apply(&command("op", transfer("a", "b"), 6))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -124,23 +172,45 @@ fn a_replay_is_answered_before_any_rule_is_asked() {
     let other = command("op", transfer("b", "nobody"), 11);
     let refusal = book.apply(&other).expect_err("the id is taken");
     assert_eq!(refusal.reason(), "OPERATION_ID_REUSED");
-    assert_eq!(refusal.facts()["fields"], "source_account_id,destination_account_id,amount.minor_units");
+    assert_eq!(
+        refusal.facts()["fields"],
+        "source_account_id,destination_account_id,amount.minor_units"
+    );
 
     let poor = command("poor", transfer("a", "b"), 1);
     let refused = book.apply(&poor).expect_err("nothing left");
-    book.apply(&command("refill", transfer("b", "a"), 5)).expect("ten are there");
-    assert_eq!(book.apply(&poor).expect_err("declined once is declined for ever"), refused);
+    book.apply(&command("refill", transfer("b", "a"), 5))
+        .expect("ten are there");
+    assert_eq!(
+        book.apply(&poor)
+            .expect_err("declined once is declined for ever"),
+        refused
+    );
 }
 
 #[test]
 fn the_first_category_that_covers_the_whole_amount_pays() {
     let pockets = |food: i64, cash: i64| {
         let mut account = account(100);
-        account.balances.insert(category("FOOD"), Balance { posted: food, ..Balance::default() });
-        account.balances.insert(category("CASH"), Balance { posted: cash, ..Balance::default() });
+        account.balances.insert(
+            category("FOOD"),
+            Balance {
+                posted: food,
+                ..Balance::default()
+            },
+        );
+        account.balances.insert(
+            category("CASH"),
+            Balance {
+                posted: cash,
+                ..Balance::default()
+            },
+        );
         account
     };
-    let debit = |categories: &[&str]| Movement::Debit { source: source("a", categories) };
+    let debit = |categories: &[&str]| Movement::Debit {
+        source: source("a", categories),
+    };
     let rows: [(&[&str], i64, i64, Option<&str>); 6] = [
         (&["FOOD", "CASH"], 10, 10, Some("FOOD")),
         (&["CASH", "FOOD"], 10, 10, Some("CASH")),
@@ -153,7 +223,14 @@ fn the_first_category_that_covers_the_whole_amount_pays() {
         let mut book = book([(id("a"), pockets(food, cash))]);
         let answer = book.apply(&command("op", debit(categories), 10));
         let paid = answer.ok().map(|receipt| {
-            receipt.operation.entries().next().expect("a debit has an entry").balance.category.to_string()
+            receipt
+                .operation
+                .entries()
+                .next()
+                .expect("a debit has an entry")
+                .balance
+                .category
+                .to_string()
         });
         assert_eq!(paid.as_deref(), payer, "{categories:?} {food} {cash}");
     }
@@ -162,7 +239,13 @@ fn the_first_category_that_covers_the_whole_amount_pays() {
 #[test]
 fn arithmetic_at_the_edges_of_i64_is_refused_not_wrapped() {
     let credit = |name: &str, minor_units| {
-        command(name, Movement::Credit { destination: key("a", "main") }, minor_units)
+        command(
+            name,
+            Movement::Credit {
+                destination: key("a", "main"),
+            },
+            minor_units,
+        )
     };
     let mut full = book([(id("a"), account(i64::MAX - 5))]);
     assert!(full.apply(&credit("fits", 5)).is_ok());
@@ -170,18 +253,27 @@ fn arithmetic_at_the_edges_of_i64_is_refused_not_wrapped() {
     assert_eq!(refusal.facts()["limit_minor_units"], i64::MAX.to_string());
 
     let mut rich = account(i64::MAX);
-    rich.balances.get_mut(&Category::main()).expect("main").overdraft_limit = i64::MAX;
+    rich.balances
+        .get_mut(&Category::main())
+        .expect("main")
+        .overdraft_limit = i64::MAX;
     assert_eq!(rich.balance(&Category::main()).available(), i64::MAX);
 }
 
 #[test]
 fn time_never_stands_still_within_a_balance() {
     let mut ahead = account(10);
-    ahead.balances.get_mut(&Category::main()).expect("main").update_time = Timestamp::from_micros(5_000_000);
+    ahead
+        .balances
+        .get_mut(&Category::main())
+        .expect("main")
+        .update_time = Timestamp::from_micros(5_000_000);
     let mut book = book([(id("a"), ahead), (id("b"), account(0))]);
     let times: Vec<i64> = ["1", "2", "3"]
         .map(|name| {
-            let receipt = book.apply(&command(name, transfer("a", "b"), 1)).expect("ten are there");
+            let receipt = book
+                .apply(&command(name, transfer("a", "b"), 1))
+                .expect("ten are there");
             receipt.operation.create_time.micros()
         })
         .into();
@@ -193,11 +285,22 @@ const CATEGORIES: [&str; 2] = ["main", "FOOD"];
 
 fn any_command() -> impl Strategy<Value = Arc<Command>> {
     let any_key = || (0..ACCOUNTS.len() + 1, 0..CATEGORIES.len());
-    (0..40_u8, 0..3_u8, any_key(), any_key(), any::<bool>(), 1..60_i64).prop_map(
-        |(operation, kind, from, to, both, minor_units)| {
+    (
+        0..40_u8,
+        0..3_u8,
+        any_key(),
+        any_key(),
+        any::<bool>(),
+        1..60_i64,
+    )
+        .prop_map(|(operation, kind, from, to, both, minor_units)| {
             let name = |index: usize| ACCOUNTS.get(index).copied().unwrap_or("nobody");
             let destination = key(name(to.0), CATEGORIES[to.1]);
-            let categories = if both { &CATEGORIES[..] } else { &CATEGORIES[from.1..=from.1] };
+            let categories = if both {
+                &CATEGORIES[..]
+            } else {
+                &CATEGORIES[from.1..=from.1]
+            };
             let source = source(name(from.0), categories);
             let movement = match kind {
                 0 => Movement::Debit { source },
@@ -206,27 +309,35 @@ fn any_command() -> impl Strategy<Value = Arc<Command>> {
                     .unwrap_or(Movement::Credit { destination }),
             };
             command(&operation.to_string(), movement, minor_units)
-        },
-    )
+        })
 }
 
 fn any_account() -> impl Strategy<Value = Account> {
-    (0..100_i64, prop_oneof![Just(0), 0..50_i64], proptest::option::of(0..150_i64)).prop_map(
-        |(posted, overdraft_limit, balance_limit)| {
+    (
+        0..100_i64,
+        prop_oneof![Just(0), 0..50_i64],
+        proptest::option::of(0..150_i64),
+    )
+        .prop_map(|(posted, overdraft_limit, balance_limit)| {
             let mut account = account(posted);
             let main = account.balances.get_mut(&Category::main()).expect("main");
             (main.overdraft_limit, main.balance_limit) = (overdraft_limit, balance_limit);
             account
-        },
-    )
+        })
 }
 
 type Balances = BTreeMap<BalanceKey, Balance>;
 
 fn balances(book: &Book) -> Balances {
     let all = book.accounts.iter().flat_map(|(account_id, account)| {
-        let key = |category: &Category| BalanceKey { account_id: account_id.clone(), category: category.clone() };
-        account.balances.iter().map(move |(category, balance)| (key(category), *balance))
+        let key = |category: &Category| BalanceKey {
+            account_id: account_id.clone(),
+            category: category.clone(),
+        };
+        account
+            .balances
+            .iter()
+            .map(move |(category, balance)| (key(category), *balance))
     });
     all.collect()
 }

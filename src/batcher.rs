@@ -1,0 +1,163 @@
+//! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
+//!
+//! There is no timer. While the lanes (connections) work, the next batch gathers; a free lane takes all of it. Commands
+//! on an account that a lane has in hand wait until that lane is done, so lanes never wait for each other's row locks,
+//! and a hot account is one batch after the other at full size. A command on an account that somebody outside holds
+//! steps aside and waits on a connection of its own kind, while all others go on.
+
+mod lane;
+mod schedule;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::domain::{Claim, Command, Receipt, Refusal};
+use crate::store::{Job, Ledger};
+
+use schedule::Schedule;
+
+/// The numbers of the write path.
+#[derive(Debug, Clone)]
+pub struct BatcherConfig {
+    /// Lanes: batches that run side by side.
+    pub lanes: usize,
+    /// Connections for commands on accounts that are locked from outside.
+    pub patient_lanes: usize,
+    /// The most commands in one transaction.
+    pub batch_size_max: usize,
+    /// The most commands that wait; beyond it callers get OVERLOADED.
+    pub queue_depth_max: usize,
+    /// The longest that a command waits for a lock held elsewhere; then CONTENTION.
+    pub lock_wait_max: Duration,
+}
+
+/// A failure: something broke, or took too long. Not a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// A lock stayed taken, or a transaction kept losing. Nothing happened.
+    Contention {
+        /// The account that is locked, if one is known.
+        account_id: Option<crate::domain::AccountId>,
+    },
+    /// The queue is full. Nothing happened.
+    Overloaded,
+    /// The instance stops. Nothing happened.
+    ShuttingDown,
+    /// The database cannot be reached.
+    DatabaseUnavailable {
+        /// Whether the operation may have happened.
+        outcome_unknown: bool,
+    },
+    /// The caller's deadline passed.
+    Deadline {
+        /// Whether the operation may have happened, or may still.
+        outcome_unknown: bool,
+    },
+    /// A bug; it was logged. Nothing happened.
+    Internal,
+}
+
+/// The answer to a command.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// Decided and durable.
+    Decided(Result<Receipt, Refusal>),
+    /// Not decided, or not known.
+    Failed(Failure),
+}
+
+/// A job, and where its answer goes.
+#[derive(Debug)]
+struct Ticket {
+    job: Job,
+    answer: oneshot::Sender<Answer>,
+    deadline: Instant,
+    /// When its lock wait ends; set when it first steps aside.
+    lock_wait_end: Option<Instant>,
+}
+
+impl Ticket {
+    /// Nobody waits for the answer any more, and nothing has happened.
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed() && self.job.claim.withdraw()
+    }
+
+    fn answer(self, answer: Answer) {
+        // A caller that left does not read it; its operation is recorded all the same.
+        let _unread = self.answer.send(answer);
+    }
+}
+
+/// The way into the write path. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Batcher {
+    queue: mpsc::Sender<Ticket>,
+    closing: Arc<AtomicBool>,
+}
+
+impl Batcher {
+    /// Starts the loop on `ledger`. It ends, with every accepted command answered, when it was closed and all clones of
+    /// the batcher are gone.
+    pub fn start<L: Ledger>(ledger: Arc<L>, config: BatcherConfig) -> (Self, JoinHandle<()>) {
+        let (queue, inbox) = mpsc::channel(config.queue_depth_max);
+        let schedule = Schedule::new(ledger, config);
+        let running = tokio::spawn(schedule.run(inbox));
+        (
+            Self {
+                queue,
+                closing: Arc::default(),
+            },
+            running,
+        )
+    }
+
+    /// From now on every new command is answered with [`Failure::ShuttingDown`].
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Executes one command and waits for its final answer, at most until `deadline`. Dropping the future abandons the
+    /// answer, and the command too unless it was started.
+    pub async fn execute(&self, command: Command, deadline: Instant) -> Answer {
+        if self.closing.load(Ordering::Acquire) {
+            return Answer::Failed(Failure::ShuttingDown);
+        }
+        let claim = Arc::new(Claim::default());
+        let job = Job {
+            command: Arc::new(command),
+            claim: claim.clone(),
+        };
+        let (answer, answered) = oneshot::channel();
+        let ticket = Ticket {
+            job,
+            answer,
+            deadline,
+            lock_wait_end: None,
+        };
+        match self.queue.try_send(ticket) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Answer::Failed(Failure::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Answer::Failed(Failure::ShuttingDown);
+            }
+        }
+        match tokio::time::timeout_at(deadline, answered).await {
+            Ok(Ok(answer)) => answer,
+            // The loop died with the command in hand.
+            Ok(Err(_dropped)) => Answer::Failed(Failure::DatabaseUnavailable {
+                outcome_unknown: !claim.withdraw(),
+            }),
+            Err(_elapsed) => Answer::Failed(Failure::Deadline {
+                outcome_unknown: !claim.withdraw(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

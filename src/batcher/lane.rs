@@ -1,0 +1,240 @@
+//! A lane: one batch on its way through the ledger, with what is done when that fails.
+//!
+//! A batch that lost a race is repeated, bounded and jittered. A batch that the database rejected, or could not finish
+//! in time, is repeated one command at a time, so that one poisonous command does not sink its neighbours. A commit
+//! whose answer was lost is resolved by repeating it: what was committed is found by its operation ids.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Answer, Failure, Ticket};
+use crate::domain::{AccountId, OperationId, Receipt};
+use crate::store::{Job, Ledger, Locking, Outcome, StoreError, Verdict};
+
+/// How often a batch is repeated before its callers are told.
+const ATTEMPTS_MAX: u32 = 6;
+/// The pause before the first repetition; it doubles with each.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+/// The longest that a repetition waits for the locks of a commit whose answer was lost.
+const OWN_COMMIT_WAIT_MAX: Duration = Duration::from_millis(1000);
+
+/// The commands that found an account locked from outside. All others of their batch are answered.
+pub(super) type SteppedAside = Vec<(AccountId, Ticket)>;
+
+/// Executes the commands and answers them.
+pub(super) async fn run<L: Ledger>(
+    ledger: Arc<L>,
+    tickets: Vec<Ticket>,
+    locking: Locking,
+) -> SteppedAside {
+    let (jobs, waiting): (Vec<Job>, Vec<Waiting>) =
+        tickets.into_iter().map(Waiting::from_ticket).unzip();
+    let results = execute(&*ledger, &jobs, &locking).await;
+    let mut stepped_aside = Vec::new();
+    for ((job, waiting), result) in jobs.into_iter().zip(waiting).zip(results) {
+        let ticket = waiting.into_ticket(job);
+        match result {
+            Ok(Verdict::Decided(decision)) => ticket.answer(Answer::Decided(decision)),
+            Ok(Verdict::Contended(account_id)) => stepped_aside.push((account_id, ticket)),
+            // The caller withdrew it, so the caller has its answer.
+            Ok(Verdict::Withdrawn) => {}
+            Err(failure) => ticket.answer(Answer::Failed(failure)),
+        }
+    }
+    stepped_aside
+}
+
+/// A ticket without its job.
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    deadline: Instant,
+    lock_wait_end: Option<Instant>,
+}
+
+impl Waiting {
+    fn from_ticket(ticket: Ticket) -> (Job, Self) {
+        let Ticket {
+            job,
+            answer,
+            deadline,
+            lock_wait_end,
+        } = ticket;
+        (
+            job,
+            Self {
+                answer,
+                deadline,
+                lock_wait_end,
+            },
+        )
+    }
+
+    fn into_ticket(self, job: Job) -> Ticket {
+        let Self {
+            answer,
+            deadline,
+            lock_wait_end,
+        } = self;
+        Ticket {
+            job,
+            answer,
+            deadline,
+            lock_wait_end,
+        }
+    }
+}
+
+type Results = Vec<Result<Verdict, Failure>>;
+
+async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: &Locking) -> Results {
+    match attempt(ledger, jobs, locking).await {
+        Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+        Err(error) if jobs.len() > 1 && is_worth_singling_out(&error) => {
+            tracing::warn!(%error, commands = jobs.len(), "a batch failed; its commands run one by one");
+            let mut results = Vec::with_capacity(jobs.len());
+            for job in jobs.chunks(1) {
+                match attempt(ledger, job, locking).await {
+                    Ok(verdicts) => results.extend(verdicts.into_iter().map(Ok)),
+                    Err(error) => results.push(failed(&error, locking)),
+                }
+            }
+            results
+        }
+        Err(error) => jobs.iter().map(|_| failed(&error, locking)).collect(),
+    }
+}
+
+/// Whether single commands may succeed where their batch failed.
+fn is_worth_singling_out(error: &StoreError) -> bool {
+    match error {
+        StoreError::Rejected { .. }
+        | StoreError::Duplicate { .. }
+        | StoreError::Corrupt(_)
+        | StoreError::Serialization
+        | StoreError::StatementTimeout => true,
+        StoreError::LockTimeout | StoreError::Exhausted | StoreError::Unavailable { .. } => false,
+    }
+}
+
+/// Executes a batch, again while that may help.
+async fn attempt<L: Ledger>(
+    ledger: &L,
+    jobs: &[Job],
+    locking: &Locking,
+) -> Result<Vec<Verdict>, StoreError> {
+    let mut in_doubt: HashSet<OperationId> = HashSet::new();
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let doubtful = (!in_doubt.is_empty())
+            .then(|| wait_for_own_commit(jobs))
+            .flatten();
+        let error = match ledger
+            .execute(jobs, doubtful.as_ref().unwrap_or(locking))
+            .await
+        {
+            Ok(verdicts) => return Ok(first_answers(verdicts, &in_doubt)),
+            Err(error) => error,
+        };
+        if let StoreError::Unavailable {
+            outcome: Outcome::Unknown(operation_ids),
+            cause,
+        } = &error
+        {
+            tracing::warn!(
+                cause,
+                operations = operation_ids.len(),
+                "the answer to a commit was lost; resolving it"
+            );
+            in_doubt.extend(operation_ids.iter().cloned());
+        }
+        if attempts == ATTEMPTS_MAX || !is_worth_repeating(&error, attempts, !in_doubt.is_empty()) {
+            return Err(match in_doubt.is_empty() {
+                true => error,
+                false => {
+                    let outcome = Outcome::Unknown(in_doubt.into_iter().collect());
+                    StoreError::Unavailable {
+                        outcome,
+                        cause: error.to_string(),
+                    }
+                }
+            });
+        }
+        tokio::time::sleep(jittered(PAUSE_MIN * 2_u32.pow(attempts))).await;
+    }
+}
+
+/// A lost commit may still be under way and hold its locks: the repetition waits for them instead of stepping aside.
+fn wait_for_own_commit(jobs: &[Job]) -> Option<Locking> {
+    let account_id = jobs.first()?.command.movement.account_ids().next()?.clone();
+    Some(Locking::Wait {
+        account_id,
+        wait_max: OWN_COMMIT_WAIT_MAX,
+    })
+}
+
+fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool {
+    match error {
+        StoreError::Serialization | StoreError::Duplicate { .. } => true,
+        // A pooled connection may have died with a restart of the database; the next one is new.
+        StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
+        StoreError::LockTimeout
+        | StoreError::StatementTimeout
+        | StoreError::Rejected { .. }
+        | StoreError::Corrupt(_) => in_doubt,
+    }
+}
+
+/// Half to all of the pause, so that two that collided do not collide again.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0_u8);
+    pause.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
+}
+
+/// A receipt that was found after a lost commit of our own is the first answer, not a replay.
+fn first_answers(mut verdicts: Vec<Verdict>, in_doubt: &HashSet<OperationId>) -> Vec<Verdict> {
+    for verdict in &mut verdicts {
+        if let Verdict::Decided(Ok(Receipt {
+            operation,
+            replayed,
+        })) = verdict
+            && in_doubt.contains(&operation.command.operation_id)
+        {
+            *replayed = false;
+        }
+    }
+    verdicts
+}
+
+fn failed(error: &StoreError, locking: &Locking) -> Result<Verdict, Failure> {
+    let account_id = match locking {
+        Locking::Wait { account_id, .. } => Some(account_id.clone()),
+        Locking::Skip => None,
+    };
+    Err(match (error, account_id) {
+        (StoreError::LockTimeout, Some(account_id)) => return Ok(Verdict::Contended(account_id)),
+        (
+            StoreError::LockTimeout | StoreError::Serialization | StoreError::Duplicate { .. },
+            account_id,
+        ) => Failure::Contention { account_id },
+        (StoreError::Exhausted, _) => Failure::Overloaded,
+        (StoreError::StatementTimeout, _) => Failure::DatabaseUnavailable {
+            outcome_unknown: false,
+        },
+        (StoreError::Unavailable { outcome, cause }, _) => {
+            tracing::warn!(cause, "the database is unavailable");
+            Failure::DatabaseUnavailable {
+                outcome_unknown: *outcome != Outcome::None,
+            }
+        }
+        (StoreError::Rejected { .. } | StoreError::Corrupt(_), _) => {
+            tracing::error!(%error, "a command cannot be executed");
+            Failure::Internal
+        }
+    })
+}

@@ -1,0 +1,41 @@
+//! The command line: what the user typed, and the commands that it names.
+
+mod args;
+mod banner;
+mod demo;
+mod migrate;
+mod serve;
+mod verify;
+
+pub use args::Cli;
+
+use crate::embedded::EmbeddedError;
+use crate::server::StartError;
+use crate::store::StoreError;
+use crate::store::schema::SchemaError;
+
+/// Why a command failed: one line that names the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// No embedded database.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The database cannot be served.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The server cannot start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The store failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The command needs a database.
+    #[error("no database is named; give --database-url or set BALLAST_DATABASE_URL")]
+    NoDatabase,
+    /// The ledger is not in order.
+    #[error("the ledger is not in order: {0} findings, see above")]
+    Findings(usize),
+    /// Signals cannot be listened to, or the banner cannot be written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}

@@ -1,0 +1,218 @@
+//! The arguments and their meaning. Each has an environment variable of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::{CliError, migrate, serve, verify};
+use crate::batcher::BatcherConfig;
+use crate::server::ServerConfig;
+use crate::store::StoreConfig;
+
+/// Keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
+///
+/// Without a command it serves. Without a database it starts a private PostgreSQL of its own, on the binaries of this
+/// machine, and keeps its data in .ballast between runs.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve gRPC until SIGTERM or Ctrl-C (the default)
+    Serve(ServeArgs),
+    /// Bring the schema of a database to this version, and exit
+    Migrate(DatabaseArgs),
+    /// Recompute the whole ledger and report everything that is not in order
+    Verify(DatabaseArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DatabaseArgs {
+    /// The database, such as postgresql://user:password@host:5432/ballast
+    #[arg(
+        long,
+        env = "BALLAST_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub(super) database_url: Option<String>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// What is logged: error, warn, info, debug, or a filter such as ballast=debug
+    #[arg(
+        long,
+        env = "BALLAST_LOG",
+        default_value = "info",
+        value_name = "FILTER"
+    )]
+    log: String,
+    /// How it is logged, to stderr
+    #[arg(
+        long,
+        env = "BALLAST_LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object per line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) database: DatabaseArgs,
+    /// Where the private PostgreSQL keeps its data if no database is named [default: .ballast]
+    #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// The address to listen on; port 0 takes a free one
+    #[arg(
+        long,
+        env = "BALLAST_LISTEN",
+        default_value = "127.0.0.1:50051",
+        value_name = "ADDRESS"
+    )]
+    listen: SocketAddr,
+    /// Serve only a database whose schema is up to date, do not migrate it
+    #[arg(long, env = "BALLAST_NO_MIGRATE")]
+    pub(super) no_migrate: bool,
+    /// Serve a database that forgets committed money in a crash (fsync, full_page_writes or synchronous_commit off)
+    #[arg(long, env = "BALLAST_ALLOW_DATA_LOSS")]
+    pub(super) allow_data_loss: bool,
+    #[command(flatten)]
+    tuning: TuningArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct TuningArgs {
+    /// Batches that run side by side, each on a connection of its own
+    #[arg(long, env = "BALLAST_LANES", default_value = "2", value_name = "COUNT", value_parser = count(1, 64))]
+    lanes: u64,
+    /// Connections for commands on accounts that somebody outside holds locked
+    #[arg(long, env = "BALLAST_PATIENT_LANES", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
+    patient_lanes: u64,
+    /// Connections for reads and for opening accounts
+    #[arg(long, env = "BALLAST_REQUEST_CONNECTIONS", default_value = "8", value_name = "COUNT", value_parser = count(1, 1000))]
+    request_connections: u64,
+    /// The most operations in one transaction
+    #[arg(long, env = "BALLAST_BATCH_SIZE_MAX", default_value = "500", value_name = "COUNT", value_parser = count(1, 10_000))]
+    batch_size_max: u64,
+    /// The most operations that wait; beyond it callers get OVERLOADED
+    #[arg(long, env = "BALLAST_QUEUE_DEPTH_MAX", default_value = "50000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
+    queue_depth_max: u64,
+    /// The most TCP connections
+    #[arg(long, env = "BALLAST_CONNECTION_COUNT_MAX", default_value = "30000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
+    connection_count_max: u64,
+    /// The longest that a request may take; a shorter deadline of the caller counts
+    #[arg(long, env = "BALLAST_REQUEST_TIMEOUT_MS", default_value = "10000", value_name = "MS", value_parser = count(1, 600_000))]
+    request_timeout_ms: u64,
+    /// The longest that one SQL statement may take
+    #[arg(long, env = "BALLAST_STATEMENT_TIMEOUT_MS", default_value = "5000", value_name = "MS", value_parser = count(1, 600_000))]
+    statement_timeout_ms: u64,
+    /// The longest that an operation waits for an account that is locked from elsewhere; then CONTENTION
+    #[arg(long, env = "BALLAST_LOCK_WAIT_MS", default_value = "2000", value_name = "MS", value_parser = count(1, 600_000))]
+    lock_wait_ms: u64,
+    /// The longest that a request waits for a database connection
+    #[arg(long, env = "BALLAST_CONNECT_TIMEOUT_MS", default_value = "3000", value_name = "MS", value_parser = count(1, 600_000))]
+    connect_timeout_ms: u64,
+    /// The longest that a shutdown may take
+    #[arg(long, env = "BALLAST_DRAIN_TIMEOUT_MS", default_value = "20000", value_name = "MS", value_parser = count(1, 600_000))]
+    drain_timeout_ms: u64,
+}
+
+fn count(min: u64, max: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(min..=max)
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub async fn run(self) -> Result<(), CliError> {
+        match self.command {
+            None => serve::run(self.serve).await,
+            Some(Command::Serve(args)) => serve::run(args).await,
+            Some(Command::Migrate(args)) => migrate::run(&args).await,
+            Some(Command::Verify(args)) => verify::run(&args).await,
+        }
+    }
+}
+
+impl DatabaseArgs {
+    /// The database that was named, for a command that needs one.
+    pub(super) fn required(&self) -> Result<&str, CliError> {
+        self.database_url.as_deref().ok_or(CliError::NoDatabase)
+    }
+
+    /// Starts logging as the arguments say.
+    pub(super) fn start_logging(&self) {
+        let LogArgs { log, log_format } = &self.log;
+        let filter = EnvFilter::builder().parse_lossy(log);
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        match log_format {
+            LogFormat::Text => subscriber.init(),
+            LogFormat::Json => subscriber.json().init(),
+        }
+    }
+}
+
+impl ServeArgs {
+    pub(super) fn config(&self, database_url: String) -> ServerConfig {
+        let tuning = &self.tuning;
+        let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        ServerConfig {
+            listen: self.listen,
+            store: StoreConfig {
+                database_url,
+                batch_connections: size(tuning.lanes + tuning.patient_lanes),
+                request_connections: size(tuning.request_connections),
+                statement_timeout_ms: tuning.statement_timeout_ms,
+                connect_timeout_ms: tuning.connect_timeout_ms,
+            },
+            batcher: BatcherConfig {
+                lanes: size(tuning.lanes),
+                patient_lanes: size(tuning.patient_lanes),
+                batch_size_max: size(tuning.batch_size_max),
+                queue_depth_max: size(tuning.queue_depth_max),
+                lock_wait_max: Duration::from_millis(tuning.lock_wait_ms),
+            },
+            request_timeout_max: Duration::from_millis(tuning.request_timeout_ms),
+            drain_timeout: Duration::from_millis(tuning.drain_timeout_ms),
+            connection_count_max: size(tuning.connection_count_max),
+        }
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.tuning.connect_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,104 @@
+//! The banner: what a person reads after the start, on stdout.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use super::demo::{POOR, RICH};
+use crate::embedded::Embedded;
+
+pub(super) struct Banner<'a> {
+    pub(super) address: SocketAddr,
+    pub(super) embedded: Option<&'a Embedded>,
+    pub(super) has_demo: bool,
+}
+
+impl Banner<'_> {
+    pub(super) fn print(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{self}")?;
+        out.flush()
+    }
+}
+
+impl fmt::Display for Banner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            embedded,
+            has_demo,
+        } = self;
+        writeln!(f, "Ballast {} is ready.", env!("CARGO_PKG_VERSION"))?;
+        writeln!(f)?;
+        writeln!(f, "  gRPC       {address} (plaintext, with reflection)")?;
+        match embedded {
+            Some(embedded) => {
+                let (data_dir, socket_dir) = (
+                    embedded.data_dir().display(),
+                    embedded.socket_dir().display(),
+                );
+                writeln!(
+                    f,
+                    "  database   private {}, data in {data_dir}",
+                    embedded.version()
+                )?;
+                writeln!(f, "  SQL        psql -h {socket_dir} -U ballast ballast")?;
+            }
+            None => writeln!(f, "  database   as named by --database-url")?,
+        }
+        writeln!(f, "  stop       Ctrl-C")?;
+        writeln!(f)?;
+        if !has_demo {
+            return write!(
+                f,
+                "Look around:\n\n  grpcurl -plaintext {address} describe ballast.v1.BalanceService"
+            );
+        }
+        let amount = |minor_units: i64| {
+            format!(r#""amount":{{"currency_code":"EUR","minor_units":{minor_units}}}"#)
+        };
+        let transfer = |id: &str, minor_units: i64| {
+            format!(
+                "  grpcurl -plaintext -d '{{\"operation_id\":\"{id}\",\"source_account_id\":\"{RICH}\",\
+                 \"destination_account_id\":\"{POOR}\",{}}}' {address} ballast.v1.BalanceService/Transfer",
+                amount(minor_units),
+            )
+        };
+        let get = |method: &str, body: &str| {
+            format!("  grpcurl -plaintext -d '{body}' {address} ballast.v1.{method}")
+        };
+        writeln!(
+            f,
+            "Try it. The demo account {RICH} began with 100.00 EUR, {POOR} with nothing."
+        )?;
+        writeln!(f)?;
+        writeln!(
+            f,
+            "Move 25.00 EUR. Sent again, it answers the same and moves nothing:\n"
+        )?;
+        writeln!(f, "{}\n", transfer("first-transfer", 25_00))?;
+        writeln!(
+            f,
+            "Ask for more than is there. The answer is INSUFFICIENT_FUNDS, now and for ever:\n"
+        )?;
+        writeln!(f, "{}\n", transfer("too-much", 1_000_000_00))?;
+        writeln!(f, "See the balance, and what happened:\n")?;
+        writeln!(
+            f,
+            "{}",
+            get(
+                "BalanceService/GetBalance",
+                &format!(r#"{{"account_id":"{RICH}"}}"#)
+            )
+        )?;
+        write!(
+            f,
+            "{}",
+            get(
+                "BalanceService/ListOperations",
+                &format!(r#"{{"account_id":"{RICH}"}}"#)
+            )
+        )?;
+        writeln!(f)
+    }
+}

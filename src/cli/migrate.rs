@@ -1,0 +1,17 @@
+//! `ballast migrate`: brings a database to this version's schema.
+
+use std::time::Duration;
+
+use super::CliError;
+use super::args::DatabaseArgs;
+use crate::store::schema;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(args: &DatabaseArgs) -> Result<(), CliError> {
+    args.start_logging();
+    let mut client = schema::connect(args.required()?, CONNECT_TIMEOUT).await?;
+    schema::migrate(&mut client).await?;
+    println!("the schema is at version {}", schema::newest());
+    Ok(())
+}

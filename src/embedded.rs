@@ -1,0 +1,289 @@
+//! An embedded PostgreSQL: a private server on the machine's own binaries, durable, reachable over a unix socket only,
+//! kept between runs and stopped on exit.
+//!
+//! ```text
+//! DATA_DIR/lock        held by the ballast that owns the folder
+//! DATA_DIR/postgres    the cluster
+//! DATA_DIR/run         the socket
+//! DATA_DIR/postgres.log
+//! ```
+
+mod binaries;
+mod folder;
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use binaries::Binaries;
+use folder::{Folder, Unprivileged};
+
+/// The role and the database of the embedded server.
+const NAME: &str = "ballast";
+/// How long the server may take to start; recovery after a crash replays at most `max_wal_size`.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long it may take to stop before it is told to drop everything; it recovers at the next start.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often the server is asked whether it is ready.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Settings of the embedded server. Durability stays as PostgreSQL ships it: fsync, full_page_writes and
+/// synchronous_commit are on.
+const SETTINGS: [&str; 9] = [
+    "listen_addresses=",
+    "unix_socket_permissions=0700",
+    "max_connections=200",
+    "shared_buffers=256MB",
+    "wal_buffers=16MB",
+    // Fewer checkpoints write fewer full pages to the WAL. The price is a longer recovery after a crash.
+    "max_wal_size=4GB",
+    "checkpoint_timeout=15min",
+    "log_checkpoints=off",
+    "cluster_name=ballast",
+];
+
+/// Why there is no embedded server.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// No PostgreSQL on this machine.
+    #[error(
+        "no PostgreSQL 15 or newer found on PATH or under /usr/lib/postgresql; install it (apt install postgresql), or \
+         name a database with --database-url"
+    )]
+    NoBinaries,
+    /// The cluster was made by a version that is not there any more.
+    #[error(
+        "the data in {data_dir} is of PostgreSQL {version}, which is not installed; install it, or choose another --data-dir"
+    )]
+    OtherVersion {
+        /// The folder.
+        data_dir: PathBuf,
+        /// The major version of the cluster.
+        version: String,
+    },
+    /// The folder cannot be used.
+    #[error("cannot use the data folder {data_dir}: {cause}; choose another with --data-dir")]
+    Folder {
+        /// The folder.
+        data_dir: PathBuf,
+        /// Why not.
+        cause: String,
+    },
+    /// Another process owns the folder.
+    #[error("another ballast uses the data folder {0}; stop it, or choose another with --data-dir")]
+    InUse(PathBuf),
+    /// Running as root without a user to drop to.
+    #[error(
+        "PostgreSQL refuses to run as root and there is neither a user postgres nor nobody; start as another user"
+    )]
+    NoUser,
+    /// `initdb` failed.
+    #[error("initdb failed: {0}")]
+    Initdb(String),
+    /// The server ended, or did not become ready.
+    #[error("the embedded PostgreSQL did not start: {cause}; its log is {log}")]
+    Start {
+        /// The last words of its log.
+        cause: String,
+        /// The log.
+        log: PathBuf,
+    },
+}
+
+/// A running embedded server. Call [`Embedded::stop`]; if it is only dropped, the server goes on until the next start
+/// finds and stops it.
+#[derive(Debug)]
+pub struct Embedded {
+    server: Child,
+    folder: Folder,
+    version: String,
+}
+
+impl Embedded {
+    /// Starts the server of `data_dir`; of the default folder if `None`. Makes the cluster first if there is none.
+    pub async fn start(data_dir: Option<&Path>) -> Result<Self, EmbeddedError> {
+        let user = Unprivileged::current()?;
+        let folder = Folder::open(data_dir, user)?;
+        let binaries = Binaries::find(&folder)?;
+        folder.stop_orphan(STOP_TIMEOUT, POLL_INTERVAL).await?;
+        if !folder.has_cluster() {
+            initdb(&folder, &binaries).await?;
+        }
+        let server = spawn(&folder, &binaries)?;
+        let mut embedded = Self {
+            server,
+            folder,
+            version: binaries.version().to_owned(),
+        };
+        embedded.wait_until_ready().await?;
+        embedded.create_database().await?;
+        Ok(embedded)
+    }
+
+    /// The connection string of its database.
+    pub fn database_url(&self) -> String {
+        self.url_of(NAME)
+    }
+
+    /// Where its data lives.
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder of its socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.folder.socket_dir()
+    }
+
+    /// Its version, as its binaries say it.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Stops the server: its clients are disconnected, all data is written.
+    pub async fn stop(mut self) {
+        // SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one.
+        for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+            signal_child(&self.server, signal);
+            if tokio::time::timeout(STOP_TIMEOUT, self.server.wait())
+                .await
+                .is_ok()
+            {
+                return;
+            }
+            tracing::warn!(%signal, "the embedded PostgreSQL does not stop");
+        }
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        let host = self
+            .folder
+            .socket_dir()
+            .to_string_lossy()
+            .replace('\\', "\\\\")
+            .replace('\'', "\\'");
+        format!("host='{host}' user={NAME} dbname={database}")
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
+        let end = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Ok(Some(_ended)) = self.server.try_wait() {
+                return Err(self.did_not_start());
+            }
+            if tokio_postgres::connect(&self.url_of("postgres"), tokio_postgres::NoTls)
+                .await
+                .is_ok()
+            {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                signal_child(&self.server, Signal::SIGQUIT);
+                return Err(self.did_not_start());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn create_database(&self) -> Result<(), EmbeddedError> {
+        let created = async {
+            let (client, connection) =
+                tokio_postgres::connect(&self.url_of("postgres"), tokio_postgres::NoTls).await?;
+            tokio::spawn(connection);
+            let sql = "SELECT 1 FROM pg_database WHERE datname = $1";
+            if client.query_opt(sql, &[&NAME]).await?.is_none() {
+                client
+                    .batch_execute(&format!("CREATE DATABASE {NAME}"))
+                    .await?;
+            }
+            Ok(())
+        };
+        created.await.map_err(|error: tokio_postgres::Error| {
+            let cause = crate::store::with_source(&error);
+            EmbeddedError::Start {
+                cause,
+                log: self.folder.log(),
+            }
+        })
+    }
+
+    fn did_not_start(&self) -> EmbeddedError {
+        EmbeddedError::Start {
+            cause: self.folder.last_words(),
+            log: self.folder.log(),
+        }
+    }
+}
+
+fn signal_child(child: &Child, signal: Signal) {
+    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
+        // Fails if it ended meanwhile, which is what the signal is for.
+        let _gone = kill(Pid::from_raw(id), signal);
+    }
+}
+
+/// Makes the cluster beside its place and moves it there, so that an interrupted start leaves no half of one.
+async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedError> {
+    let unfinished = folder.unfinished_cluster()?;
+    let mut command = Command::new(binaries.path("initdb"));
+    command
+        .arg("--pgdata")
+        .arg(&unfinished)
+        .args([
+            "--username",
+            NAME,
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--data-checksums",
+        ])
+        .current_dir(folder.path())
+        .stdin(Stdio::null());
+    folder.user().drop_to(&mut command);
+    let output = command
+        .output()
+        .await
+        .map_err(|error| EmbeddedError::Initdb(error.to_string()))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        let last = words
+            .lines()
+            .rev()
+            .find(|line| line.contains("error"))
+            .or_else(|| words.lines().last());
+        return Err(EmbeddedError::Initdb(
+            last.unwrap_or("no message").trim().to_owned(),
+        ));
+    }
+    folder.keep_cluster(&unfinished)
+}
+
+fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
+    let (log, errors) = folder.open_log()?;
+    let mut command = Command::new(binaries.path("postgres"));
+    command
+        .arg("-D")
+        .arg(folder.cluster())
+        .arg("-k")
+        .arg(folder.socket_dir());
+    for setting in SETTINGS {
+        command.args(["-c", setting]);
+    }
+    // In a process group of its own: Ctrl-C in a terminal is for ballast, which stops it when it has drained.
+    command
+        .process_group(0)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors);
+    folder.user().drop_to(&mut command);
+    command.spawn().map_err(|error| EmbeddedError::Start {
+        cause: error.to_string(),
+        log: folder.log(),
+    })
+}

@@ -1,0 +1,131 @@
+//! AccountService: see `proto/ballast/v1/account_service.proto`.
+
+use std::collections::HashMap;
+
+use tonic::{Request, Response, Status};
+
+use super::edge::Deadline;
+use super::page::List;
+use super::proto::{self, account_service_server::AccountService};
+use super::status::RpcError;
+use super::{reply, request};
+use crate::batcher::Failure;
+use crate::store::{Created, Store, StoreError};
+
+/// Serves AccountService from the store.
+#[derive(Debug)]
+pub struct AccountRpc {
+    store: Store,
+}
+
+impl AccountRpc {
+    /// Serves from this store.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl AccountService for AccountRpc {
+    async fn create_account(
+        &self,
+        request: Request<proto::CreateAccountRequest>,
+    ) -> Result<Response<proto::CreateAccountResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let spec = request::create_account(request.into_inner()).map_err(RpcError::from)?;
+        let (account_id, owner_id) = (spec.account_id.clone(), spec.owner_id.clone());
+        let created = self
+            .store
+            .before(deadline)
+            .create_account(spec)
+            .await
+            .map_err(|error| match error {
+                // Unlike a read, it may have happened.
+                StoreError::StatementTimeout => RpcError::Failure(Failure::Deadline {
+                    outcome_unknown: true,
+                }),
+                error => error.into(),
+            })?;
+        match created {
+            Created::Account { account, created } => {
+                let account = Some(reply::account(&account));
+                Ok(Response::new(proto::CreateAccountResponse {
+                    account,
+                    created,
+                }))
+            }
+            Created::Different(fields) => {
+                Err(RpcError::AccountExists { account_id, fields }.into())
+            }
+            Created::OtherSettlement(account_id) => Err(RpcError::SettlementAccountExists {
+                owner_id,
+                account_id,
+            }
+            .into()),
+        }
+    }
+
+    async fn get_account(
+        &self,
+        request: Request<proto::GetAccountRequest>,
+    ) -> Result<Response<proto::GetAccountResponse>, Status> {
+        let account_id = request::get_account(request.get_ref()).map_err(RpcError::from)?;
+        let store = self.store.before(Deadline::of(&request));
+        let account = store
+            .get_accounts(vec![account_id.clone()])
+            .await
+            .map_err(RpcError::from)?
+            .pop();
+        let account = account.ok_or(RpcError::AccountNotFound(account_id))?;
+        Ok(Response::new(proto::GetAccountResponse {
+            account: Some(reply::account(&account)),
+        }))
+    }
+
+    async fn batch_get_accounts(
+        &self,
+        request: Request<proto::BatchGetAccountsRequest>,
+    ) -> Result<Response<proto::BatchGetAccountsResponse>, Status> {
+        let account_ids = request::batch_get_accounts(request.get_ref()).map_err(RpcError::from)?;
+        let store = self.store.before(Deadline::of(&request));
+        let found = store
+            .get_accounts(account_ids.clone())
+            .await
+            .map_err(RpcError::from)?;
+        let found: HashMap<&str, _> = found
+            .iter()
+            .map(|account| (account.account_id.as_str(), account))
+            .collect();
+        let mut response = proto::BatchGetAccountsResponse::default();
+        for account_id in &account_ids {
+            match found.get(account_id.as_str()) {
+                Some(account) => response.accounts.push(reply::account(account)),
+                None => response.not_found_account_ids.push(account_id.to_string()),
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    async fn list_accounts(
+        &self,
+        request: Request<proto::ListAccountsRequest>,
+    ) -> Result<Response<proto::ListAccountsResponse>, Status> {
+        let page = request::list_accounts(request.get_ref()).map_err(RpcError::from)?;
+        let owner_id = page.filter.clone();
+        let store = self.store.before(Deadline::of(&request));
+        let mut accounts = store
+            .list_accounts(page.filter, page.after, page.size + 1)
+            .await
+            .map_err(RpcError::from)?;
+        let more = accounts.len() as i64 > page.size;
+        accounts.truncate(page.size as usize);
+        let last = accounts.last().filter(|_| more);
+        let token = |account: &crate::store::AccountDetails| {
+            List(&["accounts", owner_id.as_str()]).token(account.account_id.as_str())
+        };
+        Ok(Response::new(proto::ListAccountsResponse {
+            next_page_token: last.map(token).unwrap_or_default(),
+            accounts: accounts.iter().map(reply::account).collect(),
+        }))
+    }
+}

@@ -1,0 +1,309 @@
+//! BalanceService: see `proto/ballast/v1/balance_service.proto`.
+
+use std::collections::HashSet;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::edge::Deadline;
+use super::proto::{self, balance_service_server::BalanceService};
+use super::reply::{self, Posted};
+use super::request::{self, HistoryFilter, HistoryPage, TransferDestination, Violations};
+use super::status::RpcError;
+use crate::batcher::{Answer, Batcher};
+use crate::domain::{AccountId, Command, Operation};
+use crate::store::{BalanceAt, HistoryPosition, Store};
+
+/// Serves BalanceService: what moves money through the batcher, what reads from the store.
+#[derive(Debug)]
+pub struct BalanceRpc {
+    batcher: Batcher,
+    store: Store,
+}
+
+/// How many pages' worth of operations ListOperations looks through for one page of a direction.
+const SCANNED_PAGES_MAX: usize = 20;
+
+impl BalanceRpc {
+    /// Serves from this batcher and this store.
+    pub fn new(batcher: Batcher, store: Store) -> Self {
+        Self { batcher, store }
+    }
+
+    async fn execute(&self, command: Command, deadline: Instant) -> Result<Posted, RpcError> {
+        match self.batcher.execute(command, deadline).await {
+            Answer::Decided(Ok(receipt)) => Ok(reply::posted(&receipt)),
+            Answer::Decided(Err(refusal)) => Err(RpcError::Refusal(refusal)),
+            Answer::Failed(failure) => Err(RpcError::Failure(failure)),
+        }
+    }
+
+    async fn destination(
+        &self,
+        destination: TransferDestination,
+        deadline: Instant,
+    ) -> Result<AccountId, RpcError> {
+        match destination {
+            TransferDestination::Account(account_id) => Ok(account_id),
+            TransferDestination::Owner(owner_id) => {
+                let account_id = self
+                    .store
+                    .before(deadline)
+                    .settlement_account(owner_id.clone())
+                    .await?;
+                account_id.ok_or(RpcError::SettlementAccountNotFound(owner_id))
+            }
+        }
+    }
+
+    /// The operations of a page, and the position to go on from if there may be more.
+    async fn history(
+        &self,
+        page: &HistoryPage,
+        deadline: Instant,
+    ) -> Result<(Vec<Operation>, Option<HistoryPosition>), RpcError> {
+        let (filter, direction) = &page.filter;
+        let size = page.size as usize;
+        let mut position = page.after.clone().unwrap_or_else(HistoryPosition::newest);
+        let mut found = Vec::new();
+        for _ in 0..SCANNED_PAGES_MAX {
+            let (operations, listed) = self
+                .scan(filter, position.clone(), page.size + 1, deadline)
+                .await?;
+            let is_last = operations.len() <= size;
+            for operation in operations.into_iter().take(size) {
+                let operation_id = operation.command.operation_id.to_string();
+                position = HistoryPosition {
+                    create_time: operation.create_time,
+                    operation_id,
+                };
+                if goes(&operation, *direction, &listed) {
+                    found.push(operation);
+                }
+                if found.len() == size && !is_last {
+                    return Ok((found, Some(position)));
+                }
+            }
+            if is_last {
+                // A page that filled up before the end of the scan ends there, and the rest is the next page's.
+                let rest = found.split_off(size.min(found.len()));
+                let position = if rest.is_empty() {
+                    None
+                } else {
+                    found.last().map(position_of)
+                };
+                return Ok((found, position));
+            }
+        }
+        Ok((found, Some(position)))
+    }
+
+    async fn scan(
+        &self,
+        filter: &HistoryFilter,
+        after: HistoryPosition,
+        limit: i64,
+        deadline: Instant,
+    ) -> Result<(Vec<Operation>, Vec<AccountId>), RpcError> {
+        let store = self.store.before(deadline);
+        match filter.clone() {
+            HistoryFilter::Account(account_id) => {
+                let operations = store
+                    .account_history(account_id.clone(), after, limit)
+                    .await?;
+                Ok((operations, vec![account_id]))
+            }
+            HistoryFilter::Owner(owner_id) => {
+                Ok(store.owner_history(owner_id, after, limit).await?)
+            }
+        }
+    }
+}
+
+fn position_of(operation: &Operation) -> HistoryPosition {
+    let operation_id = operation.command.operation_id.to_string();
+    HistoryPosition {
+        create_time: operation.create_time,
+        operation_id,
+    }
+}
+
+/// Whether an operation goes in this direction, seen from the listed accounts.
+fn goes(operation: &Operation, direction: proto::Direction, listed: &[AccountId]) -> bool {
+    let movement = &operation.command.movement;
+    let listed: HashSet<&AccountId> = listed.iter().collect();
+    let from_listed = movement
+        .source()
+        .is_some_and(|source| listed.contains(&source.account_id));
+    let to_listed = movement
+        .destination()
+        .is_some_and(|key| listed.contains(&key.account_id));
+    match direction {
+        proto::Direction::Unspecified => true,
+        proto::Direction::Incoming => to_listed && !from_listed,
+        proto::Direction::Outgoing => from_listed && !to_listed,
+        proto::Direction::Internal => from_listed && to_listed,
+    }
+}
+
+#[tonic::async_trait]
+impl BalanceService for BalanceRpc {
+    async fn debit(
+        &self,
+        request: Request<proto::DebitRequest>,
+    ) -> Result<Response<proto::DebitResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let command = request::debit(request.into_inner()).map_err(RpcError::from)?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, deadline).await?;
+        Ok(Response::new(proto::DebitResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn credit(
+        &self,
+        request: Request<proto::CreditRequest>,
+    ) -> Result<Response<proto::CreditResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let command = request::credit(request.into_inner()).map_err(RpcError::from)?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, deadline).await?;
+        Ok(Response::new(proto::CreditResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<proto::TransferResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let transfer = request::transfer(request.into_inner()).map_err(RpcError::from)?;
+        let account_id = self
+            .destination(transfer.destination.clone(), deadline)
+            .await?;
+        let command = transfer
+            .command(account_id)
+            .map_err(RpcError::SameBalance)?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, deadline).await?;
+        Ok(Response::new(proto::TransferResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn get_balance(
+        &self,
+        request: Request<proto::GetBalanceRequest>,
+    ) -> Result<Response<proto::GetBalanceResponse>, Status> {
+        let (key, at_time) = request::get_balance(request.get_ref()).map_err(RpcError::from)?;
+        let account_id = key.account_id.clone();
+        let store = self.store.before(Deadline::of(&request));
+        let balance = match at_time {
+            None => {
+                let details = store.get_balance(key).await.map_err(RpcError::from)?;
+                details.map(|details| reply::balance(account_id.as_str(), &details))
+            }
+            Some(at) => match store
+                .get_balance_at(key, at)
+                .await
+                .map_err(RpcError::from)?
+            {
+                None => None,
+                Some((now, BalanceAt::Entry(then))) => {
+                    Some(reply::balance_at(account_id.as_str(), &now, then.as_ref()))
+                }
+                Some((_, BalanceAt::Future(clock))) => {
+                    let rule = format!(
+                        "lies in the future, the database's clock shows {}",
+                        reply::timestamp(clock)
+                    );
+                    return Err(RpcError::from(Violations::one("at_time", rule)).into());
+                }
+            },
+        };
+        let balance = balance.ok_or(RpcError::AccountNotFound(account_id))?;
+        Ok(Response::new(proto::GetBalanceResponse {
+            balance: Some(balance),
+        }))
+    }
+
+    async fn get_operation(
+        &self,
+        request: Request<proto::GetOperationRequest>,
+    ) -> Result<Response<proto::GetOperationResponse>, Status> {
+        let operation_id = request::get_operation(request.get_ref()).map_err(RpcError::from)?;
+        let store = self.store.before(Deadline::of(&request));
+        let operation = store
+            .get_operation(operation_id.clone())
+            .await
+            .map_err(RpcError::from)?;
+        let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
+        let entries = reply::entries(&operation);
+        Ok(Response::new(proto::GetOperationResponse {
+            operation: Some(reply::operation(&operation)),
+            entries,
+        }))
+    }
+
+    async fn list_operations(
+        &self,
+        request: Request<proto::ListOperationsRequest>,
+    ) -> Result<Response<proto::ListOperationsResponse>, Status> {
+        let page = request::list_operations(request.get_ref()).map_err(RpcError::from)?;
+        let (operations, next) = self.history(&page, Deadline::of(&request)).await?;
+        let (filter, direction) = &page.filter;
+        let next_page_token = next.map(|position| {
+            let text = request::history_position_text(&position);
+            request::history_list(filter, *direction, |list| list.token(&text))
+        });
+        Ok(Response::new(proto::ListOperationsResponse {
+            operations: operations.iter().map(reply::operation).collect(),
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<proto::ListEntriesRequest>,
+    ) -> Result<Response<proto::ListEntriesResponse>, Status> {
+        let page = request::list_entries(request.get_ref()).map_err(RpcError::from)?;
+        let (key, order) = page.filter;
+        let store = self.store.before(Deadline::of(&request));
+        let entries = store.list_entries(key.clone(), order, page.after, page.size + 1);
+        let mut entries = entries.await.map_err(RpcError::from)?;
+        let more = entries.len() as i64 > page.size;
+        entries.truncate(page.size as usize);
+        let last = entries
+            .last()
+            .filter(|_| more)
+            .map(|last| last.entry.version.to_string());
+        let token = |version: String| request::entry_list(&key, order, |list| list.token(&version));
+        Ok(Response::new(proto::ListEntriesResponse {
+            next_page_token: last.map(token).unwrap_or_default(),
+            entries: entries.iter().map(reply::entry_record).collect(),
+        }))
+    }
+}

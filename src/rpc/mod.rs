@@ -1,0 +1,21 @@
+//! The RPCs: proto in, command out; receipt in, proto out. A value that leaves [`request`] is valid by its type.
+
+mod account;
+mod balance;
+pub mod edge;
+mod page;
+mod reply;
+mod request;
+mod status;
+
+pub use account::AccountRpc;
+pub use balance::BalanceRpc;
+
+/// The messages and services of `proto/ballast/v1`, generated.
+#[allow(clippy::all, missing_docs, reason = "generated code")]
+pub mod proto {
+    tonic::include_proto!("ballast.v1");
+}
+
+/// The descriptors of `proto/`, for reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ballast.bin"));

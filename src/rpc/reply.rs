@@ -1,0 +1,235 @@
+//! Replies: the ledger's values as proto.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::proto;
+use crate::domain::{
+    BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal, Timestamp,
+};
+use crate::store::{AccountDetails, BalanceDetails, EntryRecord};
+
+pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
+    let (seconds, micros) = (
+        time.micros().div_euclid(1_000_000),
+        time.micros().rem_euclid(1_000_000),
+    );
+    let nanos = i32::try_from(micros * 1_000).expect("less than a second");
+    prost_types::Timestamp { seconds, nanos }
+}
+
+pub fn operation(operation: &Operation) -> proto::Operation {
+    let Operation {
+        command,
+        outcome,
+        create_time,
+    } = operation;
+    let movement = &command.movement;
+    let paid = operation
+        .entries()
+        .find(|entry| entry.amount < 0)
+        .map(|entry| &entry.balance);
+    let first_asked = || {
+        let source = movement.source()?;
+        let category = source.categories.first()?.clone();
+        Some(BalanceKey {
+            account_id: source.account_id.clone(),
+            category,
+        })
+    };
+    let kind = match movement {
+        Movement::Debit { .. } => proto::OperationKind::Debit,
+        Movement::Credit { .. } => proto::OperationKind::Credit,
+        Movement::Transfer { .. } => proto::OperationKind::Transfer,
+    };
+    let (state, refusal) = match outcome {
+        Outcome::Posted { .. } => (proto::OperationState::Posted, None),
+        Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
+    };
+    let asked = movement
+        .source()
+        .map_or(&[][..], |source| &source.categories);
+    let asked = if let [main] = asked
+        && main.is_main()
+    {
+        &[]
+    } else {
+        asked
+    };
+    proto::Operation {
+        operation_id: command.operation_id.to_string(),
+        kind: kind.into(),
+        state: state.into(),
+        amount: Some(proto::Money {
+            currency_code: command.currency.to_string(),
+            minor_units: command.amount.minor_units(),
+        }),
+        source: paid
+            .map(balance_ref)
+            .or_else(|| first_asked().as_ref().map(balance_ref)),
+        destination: movement.destination().map(balance_ref),
+        source_categories: asked.iter().map(ToString::to_string).collect(),
+        destination_owner_id: movement
+            .destination_owner_id()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        description: command.note.description.clone(),
+        metadata: string_map(&command.note.metadata),
+        create_time: Some(timestamp(*create_time)),
+        refusal,
+    }
+}
+
+/// The parts of a response to an operation that posted.
+pub struct Posted {
+    pub operation: proto::Operation,
+    pub entries: Vec<proto::Entry>,
+    pub balances: Vec<proto::BalanceSnapshot>,
+    pub replayed: bool,
+}
+
+pub fn posted(receipt: &Receipt) -> Posted {
+    let posted = &receipt.operation;
+    Posted {
+        operation: operation(posted),
+        entries: entries(posted),
+        balances: posted
+            .entries()
+            .map(|entry| snapshot(entry, posted.command.currency))
+            .collect(),
+        replayed: receipt.replayed,
+    }
+}
+
+pub fn entries(operation: &Operation) -> Vec<proto::Entry> {
+    let operation_id = operation.command.operation_id.as_str();
+    operation
+        .entries()
+        .map(|one| entry(one, operation_id, operation.create_time))
+        .collect()
+}
+
+pub fn entry_record(record: &EntryRecord) -> proto::Entry {
+    entry(
+        &record.entry,
+        record.operation_id.as_str(),
+        record.create_time,
+    )
+}
+
+fn entry(entry: &Entry, operation_id: &str, create_time: Timestamp) -> proto::Entry {
+    proto::Entry {
+        account_id: entry.balance.account_id.to_string(),
+        category: entry.balance.category.to_string(),
+        version: entry.version,
+        operation_id: operation_id.to_owned(),
+        amount_minor_units: entry.amount,
+        posted_after_minor_units: entry.posted_after,
+        held_after_minor_units: entry.held_after,
+        create_time: Some(timestamp(create_time)),
+    }
+}
+
+fn snapshot(entry: &Entry, currency: Currency) -> proto::BalanceSnapshot {
+    proto::BalanceSnapshot {
+        account_id: entry.balance.account_id.to_string(),
+        category: entry.balance.category.to_string(),
+        currency_code: currency.to_string(),
+        posted_minor_units: entry.posted_after,
+        held_minor_units: entry.held_after,
+        available_minor_units: entry.available_after,
+        version: entry.version,
+    }
+}
+
+fn balance_ref(key: &BalanceKey) -> proto::BalanceRef {
+    proto::BalanceRef {
+        account_id: key.account_id.to_string(),
+        category: key.category.to_string(),
+    }
+}
+
+fn refusal(refusal: &Refusal) -> proto::Refusal {
+    proto::Refusal {
+        reason: refusal.reason().to_owned(),
+        message: refusal.to_string(),
+        metadata: string_map(&refusal.facts()),
+    }
+}
+
+fn string_map(map: &BTreeMap<String, String>) -> HashMap<String, String> {
+    map.iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+pub fn account(account: &AccountDetails) -> proto::Account {
+    let state = if account.closed {
+        proto::AccountState::Closed
+    } else {
+        proto::AccountState::Open
+    };
+    proto::Account {
+        account_id: account.account_id.to_string(),
+        owner_id: account.owner_id.to_string(),
+        currency_code: account.currency.to_string(),
+        settlement: account.settlement,
+        state: state.into(),
+        debits_frozen: account.debits_frozen,
+        credits_frozen: account.credits_frozen,
+        labels: string_map(&account.labels),
+        create_time: Some(timestamp(account.create_time)),
+        balances: account
+            .balances
+            .iter()
+            .map(|details| balance(account.account_id.as_str(), details))
+            .collect(),
+    }
+}
+
+pub fn balance(account_id: &str, details: &BalanceDetails) -> proto::Balance {
+    let BalanceDetails {
+        category,
+        currency,
+        balance,
+    } = details;
+    proto::Balance {
+        account_id: account_id.to_owned(),
+        category: category.to_string(),
+        currency_code: currency.to_string(),
+        posted_minor_units: balance.posted,
+        held_minor_units: balance.held,
+        available_minor_units: balance.available(),
+        overdraft_limit_minor_units: balance.overdraft_limit,
+        balance_limit_minor_units: balance.balance_limit,
+        version: balance.version,
+        update_time: (balance.version > 0).then(|| timestamp(balance.update_time)),
+    }
+}
+
+/// A balance as an entry left it; without an entry, as it began.
+pub fn balance_at(
+    account_id: &str,
+    now: &BalanceDetails,
+    then: Option<&EntryRecord>,
+) -> proto::Balance {
+    let mut balance = self::balance(account_id, now);
+    match then {
+        Some(EntryRecord {
+            entry, create_time, ..
+        }) => {
+            balance.posted_minor_units = entry.posted_after;
+            balance.held_minor_units = entry.held_after;
+            balance.available_minor_units = entry.available_after;
+            balance.version = entry.version;
+            balance.update_time = Some(timestamp(*create_time));
+        }
+        None => {
+            balance.posted_minor_units = 0;
+            balance.held_minor_units = 0;
+            balance.available_minor_units = now.balance.overdraft_limit;
+            balance.version = 0;
+            balance.update_time = None;
+        }
+    }
+    balance
+}

@@ -1,0 +1,657 @@
+//! Requests: proto in, valid values out. All violations of a request are found before any is reported.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::page::{self, List};
+use super::proto::{self, list_operations_request::Filter, transfer_request::Destination};
+use crate::domain::{
+    AccountId, Amount, BalanceKey, Category, Command, Currency, IdError, Note, OperationId,
+    OwnerId, Source, Timestamp,
+};
+use crate::store::{AccountSpec, HistoryPosition, LimitSpec, PageOrder};
+
+/// The most categories that one request may ask to pay, or give limits to.
+const CATEGORY_COUNT_MAX: usize = 16;
+/// The most characters of a description, or of a value of a map.
+const TEXT_LENGTH_MAX: usize = 256;
+/// The most pairs of a map.
+const PAIR_COUNT_MAX: usize = 32;
+/// The most ids of one BatchGetAccounts.
+const BATCH_GET_MAX: usize = 1000;
+/// The largest overdraft limit, in minor units: that of an amount.
+const OVERDRAFT_MAX_MINOR_UNITS: i64 = crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
+
+/// The fields of a request that break their rule.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    /// One violation alone.
+    pub fn one(field: &str, rule: impl ToString) -> Self {
+        Self(vec![(field.to_owned(), rule.to_string())])
+    }
+
+    /// Field and broken rule, in the order of their discovery.
+    pub fn into_list(self) -> Vec<(String, String)> {
+        self.0
+    }
+
+    fn add(&mut self, field: impl Into<String>, rule: impl ToString) {
+        self.0.push((field.into(), rule.to_string()));
+    }
+
+    /// The value, or `None` and a violation.
+    fn note<T, E: ToString>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|rule| self.add(field, rule)).ok()
+    }
+
+    /// `parsed` if no field broke a rule. A value that is missing then has its violation here.
+    fn check<T>(self, parsed: Option<T>) -> Result<T, Self> {
+        match (parsed, self.0.is_empty()) {
+            (Some(parsed), true) => Ok(parsed),
+            _ => Err(self),
+        }
+    }
+
+    fn account_id(&mut self, field: &str, text: &str) -> Option<AccountId> {
+        self.note(field, AccountId::parse(text))
+    }
+
+    fn owner_id(&mut self, field: &str, text: &str) -> Option<OwnerId> {
+        self.note(field, OwnerId::parse(text))
+    }
+
+    fn category(&mut self, field: &str, text: &str) -> Option<Category> {
+        match text {
+            "" => Some(Category::main()),
+            text => self.note(field, Category::parse(text)),
+        }
+    }
+
+    /// The categories that may pay; an empty list means main.
+    fn categories(&mut self, field: &str, texts: &[String]) -> Option<Vec<Category>> {
+        if texts.is_empty() {
+            return Some(vec![Category::main()]);
+        }
+        if texts.len() > CATEGORY_COUNT_MAX {
+            self.add(
+                field,
+                format!(
+                    "has {} categories, at most {CATEGORY_COUNT_MAX} are allowed",
+                    texts.len()
+                ),
+            );
+            return None;
+        }
+        let mut seen = HashSet::new();
+        let mut categories = Some(Vec::with_capacity(texts.len()));
+        for (index, text) in texts.iter().enumerate() {
+            let item = format!("{field}[{index}]");
+            let category = self.note(&item, Category::parse(text));
+            if category.is_some() && !seen.insert(text) {
+                self.add(
+                    item,
+                    format!("repeats {text}, each category may be named once"),
+                );
+            }
+            categories = categories.zip(category).map(|(mut all, one)| {
+                all.push(one);
+                all
+            });
+        }
+        categories
+    }
+
+    fn currency(&mut self, field: &str, code: &str) -> Option<Currency> {
+        let listed = iso_currency::Currency::from_code(code).is_some();
+        let currency = Currency::new(code).ok().filter(|_| listed);
+        self.note(field, currency.ok_or(crate::domain::money::CurrencyError))
+    }
+
+    fn money(&mut self, money: Option<&proto::Money>) -> Option<(Amount, Currency)> {
+        let Some(money) = money else {
+            self.add("amount", "is required");
+            return None;
+        };
+        let amount = self.note("amount.minor_units", Amount::new(money.minor_units));
+        amount.zip(self.currency("amount.currency_code", &money.currency_code))
+    }
+
+    fn text(&mut self, field: &str, text: &str) {
+        let length = text.chars().count();
+        if length > TEXT_LENGTH_MAX {
+            self.add(
+                field,
+                format!("has {length} characters, at most {TEXT_LENGTH_MAX} are allowed"),
+            );
+        }
+        if text.chars().any(char::is_control) {
+            self.add(field, "has control characters, none are allowed");
+        }
+    }
+
+    fn map(&mut self, field: &str, map: HashMap<String, String>) -> BTreeMap<String, String> {
+        if map.len() > PAIR_COUNT_MAX {
+            self.add(
+                field,
+                format!(
+                    "has {} pairs, at most {PAIR_COUNT_MAX} are allowed",
+                    map.len()
+                ),
+            );
+            return BTreeMap::new();
+        }
+        let map: BTreeMap<_, _> = map.into_iter().collect();
+        for (key, value) in &map {
+            // The rule of an id is the rule of a key.
+            self.note(&format!("{field} key {key:?}"), OperationId::parse(key));
+            self.text(&format!("{field}[{key:?}]"), value);
+        }
+        map
+    }
+
+    fn head(
+        &mut self,
+        operation_id: &str,
+        amount: Option<&proto::Money>,
+        description: String,
+        metadata: HashMap<String, String>,
+    ) -> Option<Head> {
+        let operation_id = self.note("operation_id", OperationId::parse(operation_id));
+        let money = self.money(amount);
+        self.text("description", &description);
+        let note = Note {
+            description,
+            metadata: self.map("metadata", metadata),
+        };
+        let ((operation_id, (amount, currency)), note) = operation_id.zip(money).zip(Some(note))?;
+        Some(Head {
+            operation_id,
+            amount,
+            currency,
+            note,
+        })
+    }
+
+    fn page_size(&mut self, size: i32) -> Option<i64> {
+        self.note(
+            "page_size",
+            page::size(size).ok_or("is negative, must be 0 or more"),
+        )
+    }
+
+    fn page_token<T>(
+        &mut self,
+        token: &str,
+        list: &List<'_>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if token.is_empty() {
+            return Some(None);
+        }
+        let position = list.position(token).and_then(|position| parse(&position));
+        let rule = "is not a next_page_token of this list; begin again without one";
+        self.note("page_token", position.ok_or(rule)).map(Some)
+    }
+}
+
+/// What all requests that move money have in common.
+struct Head {
+    operation_id: OperationId,
+    amount: Amount,
+    currency: Currency,
+    note: Note,
+}
+
+impl Head {
+    fn command(self, movement: crate::domain::Movement) -> Command {
+        let Self {
+            operation_id,
+            amount,
+            currency,
+            note,
+        } = self;
+        Command {
+            operation_id,
+            movement,
+            amount,
+            currency,
+            note,
+        }
+    }
+}
+
+/// A debit.
+pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
+    let mut violations = Violations::default();
+    let proto::DebitRequest {
+        operation_id,
+        account_id,
+        amount,
+        categories,
+        description,
+        metadata,
+    } = request;
+    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let account_id = violations.account_id("account_id", &account_id);
+    let categories = violations.categories("categories", &categories);
+    let source = account_id
+        .zip(categories)
+        .map(|(account_id, categories)| Source {
+            account_id,
+            categories,
+        });
+    let command = head
+        .zip(source)
+        .map(|(head, source)| head.command(crate::domain::Movement::Debit { source }));
+    violations.check(command)
+}
+
+/// A credit.
+pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
+    let mut violations = Violations::default();
+    let proto::CreditRequest {
+        operation_id,
+        account_id,
+        amount,
+        category,
+        description,
+        metadata,
+    } = request;
+    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let destination = balance_key(&mut violations, &account_id, &category);
+    let credit = |(head, destination): (Head, _)| {
+        head.command(crate::domain::Movement::Credit { destination })
+    };
+    let command = head.zip(destination).map(credit);
+    violations.check(command)
+}
+
+/// A transfer whose destination may still be an owner.
+pub struct Transfer {
+    head: Head,
+    source: Source,
+    category: Category,
+    /// Where the money goes.
+    pub destination: TransferDestination,
+}
+
+/// Where the money of a transfer goes.
+#[derive(Clone)]
+pub enum TransferDestination {
+    /// To this account.
+    Account(AccountId),
+    /// To the settlement account of this owner.
+    Owner(OwnerId),
+}
+
+impl Transfer {
+    /// The command, with the account that the destination stands for. Fails if source and destination are one balance.
+    pub fn command(self, account_id: AccountId) -> Result<Command, crate::domain::SameBalance> {
+        let owner_id = match self.destination {
+            TransferDestination::Account(_) => None,
+            TransferDestination::Owner(owner_id) => Some(owner_id),
+        };
+        let destination = BalanceKey {
+            account_id,
+            category: self.category,
+        };
+        let movement = crate::domain::Movement::transfer(self.source, destination, owner_id)?;
+        Ok(self.head.command(movement))
+    }
+}
+
+/// A transfer.
+pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations> {
+    let mut violations = Violations::default();
+    let proto::TransferRequest {
+        operation_id,
+        source_account_id,
+        source_categories,
+        destination,
+        destination_category,
+        amount,
+        description,
+        metadata,
+    } = request;
+    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let account_id = violations.account_id("source_account_id", &source_account_id);
+    let categories = violations.categories("source_categories", &source_categories);
+    let category = violations.category("destination_category", &destination_category);
+    let destination = match destination {
+        Some(Destination::DestinationAccountId(id)) => violations
+            .account_id("destination_account_id", &id)
+            .map(TransferDestination::Account),
+        Some(Destination::DestinationOwnerId(id)) => violations
+            .owner_id("destination_owner_id", &id)
+            .map(TransferDestination::Owner),
+        None => {
+            violations.add(
+                "destination",
+                "is required: destination_account_id or destination_owner_id",
+            );
+            None
+        }
+    };
+    let source = account_id
+        .zip(categories)
+        .map(|(account_id, categories)| Source {
+            account_id,
+            categories,
+        });
+    let parsed = head.zip(source).zip(category.zip(destination));
+    violations.check(
+        parsed.map(|((head, source), (category, destination))| Transfer {
+            head,
+            source,
+            category,
+            destination,
+        }),
+    )
+}
+
+fn balance_key(
+    violations: &mut Violations,
+    account_id: &str,
+    category: &str,
+) -> Option<BalanceKey> {
+    let account_id = violations.account_id("account_id", account_id);
+    let category = violations.category("category", category);
+    account_id
+        .zip(category)
+        .map(|(account_id, category)| BalanceKey {
+            account_id,
+            category,
+        })
+}
+
+/// An account to open.
+pub fn create_account(request: proto::CreateAccountRequest) -> Result<AccountSpec, Violations> {
+    let mut violations = Violations::default();
+    let proto::CreateAccountRequest {
+        account_id,
+        owner_id,
+        currency_code,
+        settlement,
+        labels,
+        limits,
+    } = request;
+    let account_id = violations.account_id("account_id", &account_id);
+    let owner_id = violations.owner_id("owner_id", &owner_id);
+    let currency = violations.currency("currency_code", &currency_code);
+    let labels = violations.map("labels", labels);
+    let limits = limit_specs(&mut violations, &limits);
+    let parsed = account_id.zip(owner_id).zip(currency.zip(limits));
+    violations.check(
+        parsed.map(|((account_id, owner_id), (currency, limits))| AccountSpec {
+            account_id,
+            owner_id,
+            currency,
+            settlement,
+            labels,
+            limits,
+        }),
+    )
+}
+
+fn limit_specs(
+    violations: &mut Violations,
+    limits: &[proto::BalanceLimits],
+) -> Option<Vec<LimitSpec>> {
+    if limits.len() > CATEGORY_COUNT_MAX {
+        violations.add(
+            "limits",
+            format!(
+                "has {} items, at most {CATEGORY_COUNT_MAX} are allowed",
+                limits.len()
+            ),
+        );
+        return None;
+    }
+    let mut specs: Vec<LimitSpec> = Vec::with_capacity(limits.len());
+    for (index, limit) in limits.iter().enumerate() {
+        let field = format!("limits[{index}]");
+        let category = violations.category(&format!("{field}.category"), &limit.category);
+        let (overdraft_limit, balance_limit) = (
+            limit.overdraft_limit_minor_units,
+            limit.balance_limit_minor_units,
+        );
+        if !(0..=OVERDRAFT_MAX_MINOR_UNITS).contains(&overdraft_limit) {
+            let rule =
+                format!("is {overdraft_limit}, must be from 0 to {OVERDRAFT_MAX_MINOR_UNITS}");
+            violations.add(format!("{field}.overdraft_limit_minor_units"), rule);
+        }
+        if let Some(negative @ ..0) = balance_limit {
+            let rule = format!("is {negative}, must be 0 or more");
+            violations.add(format!("{field}.balance_limit_minor_units"), rule);
+        }
+        if let Some(category) = category {
+            if specs.iter().any(|spec| spec.category == category) {
+                violations.add(
+                    format!("{field}.category"),
+                    format!("repeats {category}, each category may be named once"),
+                );
+            }
+            specs.push(LimitSpec {
+                category,
+                overdraft_limit,
+                balance_limit,
+            });
+        }
+    }
+    Some(specs)
+}
+
+/// An account to read.
+pub fn get_account(request: &proto::GetAccountRequest) -> Result<AccountId, Violations> {
+    let mut violations = Violations::default();
+    let account_id = violations.account_id("account_id", &request.account_id);
+    violations.check(account_id)
+}
+
+/// Accounts to read.
+pub fn batch_get_accounts(
+    request: &proto::BatchGetAccountsRequest,
+) -> Result<Vec<AccountId>, Violations> {
+    let mut violations = Violations::default();
+    let count = request.account_ids.len();
+    if !(1..=BATCH_GET_MAX).contains(&count) {
+        violations.add(
+            "account_ids",
+            format!("has {count} ids, must have from 1 to {BATCH_GET_MAX}"),
+        );
+        return Err(violations);
+    }
+    let ids = request.account_ids.iter().enumerate();
+    let ids = ids
+        .filter_map(|(index, id)| violations.account_id(&format!("account_ids[{index}]"), id))
+        .collect();
+    violations.check(Some(ids))
+}
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Page<F, P> {
+    /// What is listed.
+    pub filter: F,
+    /// How many items.
+    pub size: i64,
+    /// After which item; `None`: from the start.
+    pub after: Option<P>,
+}
+
+fn page<F, P>(
+    filter: Option<F>,
+    size: Option<i64>,
+    after: Option<Option<P>>,
+) -> Option<Page<F, P>> {
+    filter
+        .zip(size)
+        .zip(after)
+        .map(|((filter, size), after)| Page {
+            filter,
+            size,
+            after,
+        })
+}
+
+/// The accounts of an owner.
+pub fn list_accounts(
+    request: &proto::ListAccountsRequest,
+) -> Result<Page<OwnerId, AccountId>, Violations> {
+    let mut violations = Violations::default();
+    let owner_id = violations.owner_id("owner_id", &request.owner_id);
+    let size = violations.page_size(request.page_size);
+    let list = List(&["accounts", &request.owner_id]);
+    let after = violations.page_token(&request.page_token, &list, |position| {
+        AccountId::parse(position).ok()
+    });
+    violations.check(page(owner_id, size, after))
+}
+
+/// A balance to read, and the time to look back to.
+pub fn get_balance(
+    request: &proto::GetBalanceRequest,
+) -> Result<(BalanceKey, Option<Timestamp>), Violations> {
+    let mut violations = Violations::default();
+    let key = balance_key(&mut violations, &request.account_id, &request.category);
+    let at_time = match &request.at_time {
+        None => Some(None),
+        Some(time) => violations.note("at_time", timestamp(time)).map(Some),
+    };
+    violations.check(key.zip(at_time))
+}
+
+/// Seconds of 0001-01-01 and of 9999-12-31T23:59:59Z: the range of google.protobuf.Timestamp.
+const TIMESTAMP_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+fn timestamp(time: &prost_types::Timestamp) -> Result<Timestamp, &'static str> {
+    if !TIMESTAMP_SECONDS.contains(&time.seconds) || !(0..1_000_000_000).contains(&time.nanos) {
+        return Err("is not a valid google.protobuf.Timestamp");
+    }
+    Ok(Timestamp::from_micros(
+        time.seconds * 1_000_000 + i64::from(time.nanos / 1_000),
+    ))
+}
+
+/// An operation to read.
+pub fn get_operation(request: &proto::GetOperationRequest) -> Result<OperationId, Violations> {
+    Violations::default().check_one("operation_id", OperationId::parse(&request.operation_id))
+}
+
+impl Violations {
+    fn check_one<T>(mut self, field: &str, result: Result<T, IdError>) -> Result<T, Self> {
+        let value = self.note(field, result);
+        self.check(value)
+    }
+}
+
+/// Whose operations are listed.
+#[derive(Debug, Clone)]
+pub enum HistoryFilter {
+    /// Those of an account.
+    Account(AccountId),
+    /// Those of all accounts of an owner.
+    Owner(OwnerId),
+}
+
+/// A page of a history, and the direction of its operations.
+pub type HistoryPage = Page<(HistoryFilter, proto::Direction), HistoryPosition>;
+
+/// The operations of an account or an owner.
+pub fn list_operations(request: &proto::ListOperationsRequest) -> Result<HistoryPage, Violations> {
+    let mut violations = Violations::default();
+    let filter = match &request.filter {
+        Some(Filter::AccountId(id)) => violations
+            .account_id("account_id", id)
+            .map(HistoryFilter::Account),
+        Some(Filter::OwnerId(id)) => violations
+            .owner_id("owner_id", id)
+            .map(HistoryFilter::Owner),
+        None => {
+            violations.add("filter", "is required: account_id or owner_id");
+            None
+        }
+    };
+    let direction = proto::Direction::try_from(request.direction);
+    let direction = violations.note(
+        "direction",
+        direction.map_err(|_| "is not a known Direction"),
+    );
+    let size = violations.page_size(request.page_size);
+    let filter = filter.zip(direction);
+    let after = match &filter {
+        Some((filter, direction)) => history_list(filter, *direction, |list| {
+            violations.page_token(&request.page_token, list, history_position)
+        }),
+        None => None,
+    };
+    violations.check(page(filter, size, after))
+}
+
+/// Hands the list of a history to `then`.
+pub fn history_list<T>(
+    filter: &HistoryFilter,
+    direction: proto::Direction,
+    then: impl FnOnce(&List<'_>) -> T,
+) -> T {
+    let (kind, id) = match filter {
+        HistoryFilter::Account(id) => ("account", id.as_str()),
+        HistoryFilter::Owner(id) => ("owner", id.as_str()),
+    };
+    then(&List(&["operations", kind, id, direction.as_str_name()]))
+}
+
+/// The text of a position in a history, for its token.
+pub fn history_position_text(position: &HistoryPosition) -> String {
+    format!(
+        "{},{}",
+        position.create_time.micros(),
+        position.operation_id
+    )
+}
+
+fn history_position(text: &str) -> Option<HistoryPosition> {
+    let (micros, operation_id) = text.split_once(',')?;
+    let create_time = Timestamp::from_micros(micros.parse().ok()?);
+    Some(HistoryPosition {
+        create_time,
+        operation_id: OperationId::parse(operation_id).ok()?.to_string(),
+    })
+}
+
+/// A page of entries and their order.
+pub type EntryPage = Page<(BalanceKey, PageOrder), i64>;
+
+/// The entries of a balance.
+pub fn list_entries(request: &proto::ListEntriesRequest) -> Result<EntryPage, Violations> {
+    let mut violations = Violations::default();
+    let key = balance_key(&mut violations, &request.account_id, &request.category);
+    let order = if request.oldest_first {
+        PageOrder::OldestFirst
+    } else {
+        PageOrder::NewestFirst
+    };
+    let size = violations.page_size(request.page_size);
+    let after = match &key {
+        Some(key) => entry_list(key, order, |list| {
+            violations.page_token(&request.page_token, list, |position| position.parse().ok())
+        }),
+        None => None,
+    };
+    violations.check(page(key.map(|key| (key, order)), size, after))
+}
+
+/// Hands the list of a balance's entries to `then`.
+pub fn entry_list<T>(key: &BalanceKey, order: PageOrder, then: impl FnOnce(&List<'_>) -> T) -> T {
+    let order = match order {
+        PageOrder::NewestFirst => "newest first",
+        PageOrder::OldestFirst => "oldest first",
+    };
+    then(&List(&[
+        "entries",
+        key.account_id.as_str(),
+        key.category.as_str(),
+        order,
+    ]))
+}

@@ -1,0 +1,303 @@
+//! The one table from errors to gRPC statuses. Each status carries exactly one ErrorInfo whose metadata has every
+//! variable of the message.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::request::Violations;
+use crate::batcher::Failure;
+use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
+use crate::store::{Outcome, StoreError};
+
+/// The domain of every ErrorInfo.
+pub const ERROR_DOMAIN: &str = "ballast.v1";
+
+/// When a caller may try again after contention: a little longer than an instance holds its locks.
+const RETRY_CONTENTION: Duration = Duration::from_millis(50);
+/// When a caller may try again after overload or an outage.
+const RETRY_OUTAGE: Duration = Duration::from_millis(500);
+
+/// Whatever an RPC answers instead of a response.
+#[derive(Debug)]
+pub enum RpcError {
+    /// Fields that break their rule.
+    Invalid(Violations),
+    /// A transfer that pays a balance out of itself.
+    SameBalance(SameBalance),
+    /// An account that an RPC needs does not exist.
+    AccountNotFound(AccountId),
+    /// The destination owner has no settlement account.
+    SettlementAccountNotFound(OwnerId),
+    /// No operation of this id has ended.
+    OperationNotFound(OperationId),
+    /// The account exists with other content.
+    AccountExists {
+        /// The account.
+        account_id: AccountId,
+        /// What differs.
+        fields: Vec<&'static str>,
+    },
+    /// The owner has another settlement account.
+    SettlementAccountExists {
+        /// The owner.
+        owner_id: OwnerId,
+        /// The owner's settlement account.
+        account_id: AccountId,
+    },
+    /// A business answer that says no.
+    Refusal(Refusal),
+    /// Something broke or took too long.
+    Failure(Failure),
+}
+
+impl From<Violations> for RpcError {
+    fn from(violations: Violations) -> Self {
+        Self::Invalid(violations)
+    }
+}
+
+impl From<StoreError> for RpcError {
+    /// A failure of a read, or of opening an account. Logged here, where it is handled.
+    fn from(error: StoreError) -> Self {
+        Self::Failure(match &error {
+            StoreError::Serialization | StoreError::LockTimeout | StoreError::Duplicate { .. } => {
+                Failure::Contention { account_id: None }
+            }
+            StoreError::StatementTimeout => Failure::Deadline {
+                outcome_unknown: false,
+            },
+            StoreError::Exhausted => Failure::Overloaded,
+            StoreError::Unavailable { outcome, cause } => {
+                tracing::warn!(cause, "the database is unavailable");
+                Failure::DatabaseUnavailable {
+                    outcome_unknown: *outcome != Outcome::None,
+                }
+            }
+            StoreError::Rejected { .. } | StoreError::Corrupt(_) => {
+                tracing::error!(%error, "a request cannot be served");
+                Failure::Internal
+            }
+        })
+    }
+}
+
+impl From<RpcError> for Status {
+    fn from(error: RpcError) -> Self {
+        match error {
+            RpcError::Invalid(violations) => invalid(violations),
+            RpcError::SameBalance(same) => same_balance(&same),
+            RpcError::AccountNotFound(account_id) => {
+                refused(&Refusal::AccountNotFound { account_id })
+            }
+            RpcError::SettlementAccountNotFound(owner_id) => not_found(
+                "ACCOUNT_NOT_FOUND",
+                format!("owner {owner_id} has no settlement account"),
+                "ballast.v1.Account",
+                ("owner_id", owner_id.as_str()),
+            ),
+            RpcError::OperationNotFound(operation_id) => not_found(
+                "OPERATION_NOT_FOUND",
+                format!("operation {operation_id} has not ended or does not exist"),
+                "ballast.v1.Operation",
+                ("operation_id", operation_id.as_str()),
+            ),
+            RpcError::AccountExists { account_id, fields } => {
+                let fields = fields.join(",");
+                let message = format!("account {account_id} exists with a different {fields}");
+                let facts = [("account_id", account_id.as_str()), ("fields", &fields)];
+                status(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
+            }
+            RpcError::SettlementAccountExists {
+                owner_id,
+                account_id,
+            } => {
+                let message = format!(
+                    "account {account_id} is already the settlement account of owner {owner_id}"
+                );
+                let facts = [
+                    ("owner_id", owner_id.as_str()),
+                    ("account_id", account_id.as_str()),
+                ];
+                status(
+                    Code::AlreadyExists,
+                    message,
+                    info("SETTLEMENT_ACCOUNT_EXISTS", facts),
+                )
+            }
+            RpcError::Refusal(refusal) => refused(&refusal),
+            RpcError::Failure(failure) => failed(&failure),
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let (reason, message) = (refusal.reason(), refusal.to_string());
+    let mut details = ErrorDetails::with_error_info(
+        reason,
+        ERROR_DOMAIN,
+        refusal.facts().into_iter().collect::<HashMap<_, _>>(),
+    );
+    let mut precondition = |subject: String| {
+        details.add_precondition_failure_violation(reason, subject, message.clone());
+        Code::FailedPrecondition
+    };
+    let code = match refusal {
+        Refusal::OperationIdReused { .. } => Code::AlreadyExists,
+        Refusal::AccountNotFound { account_id } => {
+            details.set_resource_info(
+                "ballast.v1.Account",
+                account_id.as_str(),
+                "",
+                message.clone(),
+            );
+            Code::NotFound
+        }
+        Refusal::CurrencyMismatch { .. } => Code::FailedPrecondition,
+        Refusal::AccountClosed { account_id }
+        | Refusal::AccountFrozen { account_id, .. }
+        | Refusal::InsufficientFunds { account_id, .. } => {
+            precondition(format!("accounts/{account_id}"))
+        }
+        Refusal::BalanceLimitExceeded { balance, .. } => precondition(format!(
+            "accounts/{}/balances/{}",
+            balance.account_id, balance.category
+        )),
+    };
+    status(code, message, details)
+}
+
+fn failed(failure: &Failure) -> Status {
+    match failure {
+        Failure::Contention { account_id } => {
+            let account_id = account_id.as_ref().map(AccountId::as_str);
+            let message = match account_id {
+                Some(account_id) => format!(
+                    "account {account_id} stayed locked from elsewhere; nothing happened, try again"
+                ),
+                None => "the operation kept losing against others; nothing happened, try again"
+                    .to_owned(),
+            };
+            let details = info(
+                "CONTENTION",
+                account_id.map(|account_id| ("account_id", account_id)),
+            );
+            retry(Code::Aborted, message, details, RETRY_CONTENTION)
+        }
+        Failure::Overloaded => {
+            let message =
+                "too many requests are waiting; nothing happened, try again later".to_owned();
+            retry(
+                Code::ResourceExhausted,
+                message,
+                info("OVERLOADED", []),
+                RETRY_OUTAGE,
+            )
+        }
+        Failure::ShuttingDown => {
+            let message =
+                "this instance is shutting down; nothing happened, try again on another".to_owned();
+            retry(
+                Code::Unavailable,
+                message,
+                info("SHUTTING_DOWN", []),
+                RETRY_OUTAGE,
+            )
+        }
+        Failure::DatabaseUnavailable { outcome_unknown } => {
+            let (outcome, text) = outcome(*outcome_unknown);
+            let message = format!("the database is unavailable; {text}");
+            retry(
+                Code::Unavailable,
+                message,
+                info("DATABASE_UNAVAILABLE", [("outcome", outcome)]),
+                RETRY_OUTAGE,
+            )
+        }
+        Failure::Deadline { outcome_unknown } => {
+            let (outcome, text) = outcome(*outcome_unknown);
+            let message = format!("the deadline passed; {text}");
+            status(
+                Code::DeadlineExceeded,
+                message,
+                info("DEADLINE", [("outcome", outcome)]),
+            )
+        }
+        Failure::Internal => internal(),
+    }
+}
+
+/// The status of a bug. The log has the details, the caller has not.
+pub fn internal() -> Status {
+    status(
+        Code::Internal,
+        "internal error; the log of the server has the details".to_owned(),
+        info("INTERNAL", []),
+    )
+}
+
+fn outcome(unknown: bool) -> (&'static str, &'static str) {
+    match unknown {
+        false => ("none", "nothing happened"),
+        true => (
+            "unknown",
+            "the outcome is unknown: send the operation again with the same operation_id",
+        ),
+    }
+}
+
+fn invalid(violations: Violations) -> Status {
+    let violations = violations.into_list();
+    let summary: Vec<String> = violations
+        .iter()
+        .map(|(field, rule)| format!("{field} {rule}"))
+        .collect();
+    let fields: Vec<&str> = violations.iter().map(|(field, _)| field.as_str()).collect();
+    let mut details = info("INVALID_ARGUMENT", [("fields", fields.join(",").as_str())]);
+    for (field, rule) in &violations {
+        details.add_bad_request_violation(field, rule);
+    }
+    status(Code::InvalidArgument, summary.join("; "), details)
+}
+
+fn same_balance(same: &SameBalance) -> Status {
+    let SameBalance(key) = same;
+    let facts = [
+        ("account_id", key.account_id.as_str()),
+        ("category", key.category.as_str()),
+    ];
+    let mut details = info("SAME_BALANCE", facts);
+    details.add_bad_request_violation("destination", same.to_string());
+    status(Code::InvalidArgument, same.to_string(), details)
+}
+
+fn not_found(
+    reason: &str,
+    message: String,
+    resource_type: &str,
+    (fact, name): (&str, &str),
+) -> Status {
+    let mut details = info(reason, [(fact, name)]);
+    details.set_resource_info(resource_type, name, "", message.clone());
+    status(Code::NotFound, message, details)
+}
+
+/// The details of a status of this reason.
+pub fn info<'a>(reason: &str, facts: impl IntoIterator<Item = (&'a str, &'a str)>) -> ErrorDetails {
+    let facts = facts
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    ErrorDetails::with_error_info(reason, ERROR_DOMAIN, facts.collect::<HashMap<_, _>>())
+}
+
+/// A status with details.
+pub fn status(code: Code, message: String, details: ErrorDetails) -> Status {
+    Status::with_error_details(code, message, details)
+}
+
+fn retry(code: Code, message: String, mut details: ErrorDetails, after: Duration) -> Status {
+    details.set_retry_info(Some(after));
+    status(code, message, details)
+}

@@ -1,0 +1,164 @@
+//! The server: wires store, batcher and RPCs, listens, and drains.
+
+mod connection;
+mod health;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::batcher::{Batcher, BatcherConfig};
+use crate::rpc::proto::account_service_server::AccountServiceServer;
+use crate::rpc::proto::balance_service_server::BalanceServiceServer;
+use crate::rpc::{AccountRpc, BalanceRpc, FILE_DESCRIPTOR_SET};
+use crate::store::{Store, StoreConfig, StoreConfigError};
+
+use health::Health;
+
+/// The largest request message, in bytes: 4 MiB, the default of gRPC clients for what they accept.
+const MESSAGE_SIZE_MAX: usize = 4 * 1024 * 1024;
+
+/// Everything that a server needs to know.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The database.
+    pub store: StoreConfig,
+    /// The write path.
+    pub batcher: BatcherConfig,
+    /// The longest that a request may take; a shorter deadline of the caller counts.
+    pub request_timeout_max: Duration,
+    /// The longest that a shutdown may take.
+    pub drain_timeout: Duration,
+    /// The most TCP connections.
+    pub connection_count_max: usize,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// The database's configuration is not valid.
+    #[error(transparent)]
+    Store(#[from] StoreConfigError),
+    /// The reflection service does not accept the descriptors.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A server that listens and does not yet answer.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    store: Store,
+    batcher: Batcher,
+    batches: JoinHandle<()>,
+    health: Health,
+    routes: Routes,
+    config: ServerConfig,
+}
+
+impl Server {
+    /// Builds all parts and listens.
+    pub async fn bind(config: ServerConfig) -> Result<Self, StartError> {
+        let at = |cause| StartError::Listen {
+            address: config.listen,
+            cause,
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(at)?;
+        let address = listener.local_addr().map_err(at)?;
+        let store = Store::new(&config.store)?;
+        let (batcher, batches) = Batcher::start(Arc::new(store.clone()), config.batcher.clone());
+        let (health, health_service) = Health::new(store.clone());
+        let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
+        let balances = BalanceServiceServer::new(BalanceRpc::new(batcher.clone(), store.clone()));
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let routes = Routes::new(balances.max_decoding_message_size(MESSAGE_SIZE_MAX))
+            .add_service(accounts.max_decoding_message_size(MESSAGE_SIZE_MAX))
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare();
+        Ok(Self {
+            listener,
+            address,
+            store,
+            batcher,
+            batches,
+            health,
+            routes,
+            config,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Serves until `shutdown` completes, then drains: reports NOT_SERVING, accepts nothing new, answers everything
+    /// that was accepted, closes the pools. Returns after `drain_timeout` at the latest; false if it was cut short.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
+        let Self {
+            listener,
+            store,
+            batcher,
+            batches,
+            health,
+            routes,
+            config,
+            ..
+        } = self;
+        let connections = TaskTracker::new();
+        let draining = CancellationToken::new();
+        let watching = health.watch(draining.clone());
+        let acceptor = connection::Acceptor {
+            listener,
+            routes,
+            request_timeout_max: config.request_timeout_max,
+            connection_count_max: config.connection_count_max,
+            connections: connections.clone(),
+            draining: draining.clone(),
+        };
+        let accepting = tokio::spawn(acceptor.run());
+        shutdown.await;
+
+        tracing::info!("draining");
+        draining.cancel();
+        connections.close();
+        let drained = tokio::time::timeout(config.drain_timeout, async {
+            // First the answers, then the pools: a connection ends when its last answer is written.
+            let _ended = tokio::join!(watching, accepting, connections.wait());
+            batcher.close();
+            drop(batcher);
+            let _ended = batches.await;
+        })
+        .await;
+        store.close();
+        drained.is_ok()
+    }
+}

@@ -1,0 +1,184 @@
+//! Connections: accepting them, serving HTTP/2 on them, and ending them in order.
+//!
+//! tonic's own transport is not used here for two reasons: it answers an expired `grpc-timeout` with CANCELLED, and its
+//! shutdown waits for ever on a client that never sends a byte.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::service::Routes;
+
+use crate::rpc::edge;
+
+/// Requests in flight on one connection. 4 KiB of headers and messages each, that is some MiB for the worst client.
+const STREAMS_PER_CONNECTION_MAX: u32 = 2000;
+/// Streams that a client may open and reset without being taken for an attacker (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 100;
+/// Bytes of headers of one request.
+const HEADER_SIZE_MAX: u32 = 16 * 1024;
+/// Bytes that a client may send ahead, per stream and per connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
+/// When a silent peer is asked whether it is still there, and how long it may take to answer.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// While draining: how long a connection without a request in flight may take to say good-bye.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
+/// A pause after a failed accept, which mostly means that the process is out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections until the server drains.
+pub(super) struct Acceptor {
+    pub(super) listener: TcpListener,
+    pub(super) routes: Routes,
+    pub(super) request_timeout_max: Duration,
+    pub(super) connection_count_max: usize,
+    pub(super) connections: TaskTracker,
+    pub(super) draining: CancellationToken,
+}
+
+impl Acceptor {
+    pub(super) async fn run(self) {
+        let places = Arc::new(Semaphore::new(self.connection_count_max));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.draining.cancelled() => return,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection; raise the limit of open files (ulimit -n)?");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tracing::warn!(
+                    connection_count_max = self.connection_count_max,
+                    "too many connections; one is dropped"
+                );
+                continue;
+            };
+            let serving = serve(
+                stream,
+                self.routes.clone(),
+                self.request_timeout_max,
+                self.draining.clone(),
+            );
+            self.connections.spawn(async move {
+                serving.await;
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    routes: Routes,
+    request_timeout_max: Duration,
+    draining: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection was gone before it began");
+        return;
+    }
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let service = service_fn(|request| {
+        let guard = InFlight::new(&in_flight);
+        let response = edge::serve(routes.clone(), request, request_timeout_max);
+        async move {
+            let response = response.await;
+            Ok::<_, std::convert::Infallible>(response.map(|body| {
+                Body::new(Counted {
+                    body,
+                    _guard: guard,
+                })
+            }))
+        }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_header_list_size(HEADER_SIZE_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            loop {
+                match tokio::time::timeout(IDLE_GRACE, &mut connection).await {
+                    Ok(ended) => break ended,
+                    // Nothing to wait for: a client that never sends a byte, or never closes.
+                    Err(_elapsed) if in_flight.load(Ordering::Acquire) == 0 => return,
+                    Err(_elapsed) => {}
+                }
+            }
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(
+            error = crate::store::with_source(&error),
+            "a connection broke"
+        );
+    }
+}
+
+/// Counts a request from its headers to the end of its response.
+struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A response body that counts as in flight until it is dropped.
+struct Counted {
+    body: Body,
+    _guard: InFlight,
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

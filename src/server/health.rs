@@ -1,0 +1,74 @@
+//! Health: `""` is the process, `ballast.v1.BalanceService` and `ballast.v1.AccountService` are the database.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
+use tonic_health::server::HealthReporter;
+
+use crate::rpc::proto::{account_service_server, balance_service_server};
+use crate::store::Store;
+
+/// How often the database is asked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long it may take to answer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+
+const DATABASE_SERVICES: [&str; 2] = [
+    balance_service_server::SERVICE_NAME,
+    account_service_server::SERVICE_NAME,
+];
+
+/// Reports the health of process and database.
+pub(super) struct Health {
+    reporter: HealthReporter,
+    store: Store,
+}
+
+impl Health {
+    /// The reporter, and the service that shows its reports.
+    pub(super) fn new(store: Store) -> (Self, HealthServer<impl HealthService>) {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        (Self { reporter, store }, service)
+    }
+
+    /// Asks the database until the server drains, then reports NOT_SERVING for everything.
+    pub(super) fn watch(self, draining: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            let mut was_ok = None;
+            loop {
+                let store = self.store.before(Instant::now() + CHECK_TIMEOUT);
+                let is_ok = tokio::select! {
+                    checked = store.ping() => checked.is_ok(),
+                    () = draining.cancelled() => break,
+                };
+                if was_ok != Some(is_ok) {
+                    tracing::info!(database_is_reachable = is_ok, "health changed");
+                    let status = if is_ok {
+                        ServingStatus::Serving
+                    } else {
+                        ServingStatus::NotServing
+                    };
+                    self.report(&DATABASE_SERVICES, status).await;
+                    was_ok = Some(is_ok);
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(CHECK_INTERVAL) => {}
+                    () = draining.cancelled() => break,
+                }
+            }
+            self.report(&DATABASE_SERVICES, ServingStatus::NotServing)
+                .await;
+            self.report(&[""], ServingStatus::NotServing).await;
+        })
+    }
+
+    async fn report(&self, services: &[&str], status: ServingStatus) {
+        for service in services {
+            self.reporter.set_service_status(*service, status).await;
+        }
+    }
+}

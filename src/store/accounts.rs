@@ -1,0 +1,312 @@
+//! Accounts: opening them, and reading them with their balances.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::Client;
+use tokio_postgres::Row;
+
+use super::error::StoreError;
+use super::requests::Requests;
+use super::row;
+use crate::domain::{AccountId, Balance, Category, Currency, OwnerId, Timestamp};
+
+/// The limits of one balance, in minor units.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// The category.
+    pub category: Category,
+    /// How far the balance may go below zero.
+    pub overdraft_limit: i64,
+    /// The most that posted may reach; `None`: what an `i64` holds.
+    pub balance_limit: Option<i64>,
+}
+
+/// An account as a caller wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountSpec {
+    /// Its id.
+    pub account_id: AccountId,
+    /// Whose it is.
+    pub owner_id: OwnerId,
+    /// The currency of all its balances.
+    pub currency: Currency,
+    /// Whether it receives the transfers to its owner.
+    pub settlement: bool,
+    /// Free facts.
+    pub labels: BTreeMap<String, String>,
+    /// Each category at most once.
+    pub limits: Vec<LimitSpec>,
+}
+
+/// One balance of an account, as it is stored.
+#[derive(Debug, Clone)]
+pub struct BalanceDetails {
+    /// The category.
+    pub category: Category,
+    /// Its currency.
+    pub currency: Currency,
+    /// Its state.
+    pub balance: Balance,
+}
+
+/// An account as it is stored.
+#[derive(Debug, Clone)]
+pub struct AccountDetails {
+    /// Its id.
+    pub account_id: AccountId,
+    /// Whose it is.
+    pub owner_id: OwnerId,
+    /// The currency of all its balances.
+    pub currency: Currency,
+    /// Whether it receives the transfers to its owner.
+    pub settlement: bool,
+    /// Free facts.
+    pub labels: BTreeMap<String, String>,
+    /// When it was opened.
+    pub create_time: Timestamp,
+    /// Every operation on it is refused.
+    pub closed: bool,
+    /// Debits are refused.
+    pub debits_frozen: bool,
+    /// Credits are refused.
+    pub credits_frozen: bool,
+    /// Its balances, ordered by category.
+    pub balances: Vec<BalanceDetails>,
+}
+
+/// What became of the wish for an account.
+#[derive(Debug)]
+pub enum Created {
+    /// It is there; `created` if this call opened it.
+    Account {
+        /// As it is now.
+        account: AccountDetails,
+        /// Whether this call opened it.
+        created: bool,
+    },
+    /// It is there with other content, in these fields.
+    Different(Vec<&'static str>),
+    /// Its owner has this other settlement account.
+    OtherSettlement(AccountId),
+}
+
+const INSERT_ACCOUNT: &str = include_str!("sql/insert_account.sql");
+const GET_ACCOUNTS: &str = include_str!("sql/get_accounts.sql");
+const LIST_ACCOUNT_IDS: &str = include_str!("sql/list_account_ids.sql");
+const SETTLEMENT_ACCOUNT: &str = include_str!("sql/settlement_account.sql");
+
+impl Requests {
+    /// Opens the account unless it is there. Two at once: one opens it, the other finds it.
+    pub async fn create_account(&self, spec: AccountSpec) -> Result<Created, StoreError> {
+        self.request(move |client| async move {
+            let created = match insert_account(&client, &spec).await {
+                Err(StoreError::Duplicate { .. }) => false,
+                inserted => inserted?,
+            };
+            let account = get_accounts(&client, &[spec.account_id.as_str()])
+                .await?
+                .pop();
+            if let Some(account) = account {
+                let fields = if created {
+                    Vec::new()
+                } else {
+                    differing_fields(&spec, &account)
+                };
+                return Ok(match fields.is_empty() {
+                    true => Created::Account { account, created },
+                    false => Created::Different(fields),
+                });
+            }
+            let other = settlement_account(&client, &spec.owner_id).await?;
+            other.map(Created::OtherSettlement).ok_or_else(|| {
+                StoreError::Corrupt(format!(
+                    "account {} was neither inserted nor found",
+                    spec.account_id
+                ))
+            })
+        })
+        .await
+    }
+
+    /// The accounts of these ids that exist, ordered by id, in one snapshot.
+    pub async fn get_accounts(
+        &self,
+        account_ids: Vec<AccountId>,
+    ) -> Result<Vec<AccountDetails>, StoreError> {
+        self.request(move |client| async move {
+            let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
+            get_accounts(&client, &account_ids).await
+        })
+        .await
+    }
+
+    /// At most `limit` accounts of an owner after the given one, ordered by id.
+    pub async fn list_accounts(
+        &self,
+        owner_id: OwnerId,
+        after: Option<AccountId>,
+        limit: i64,
+    ) -> Result<Vec<AccountDetails>, StoreError> {
+        self.request(move |client| async move {
+            let account_ids = list_account_ids(&client, &owner_id, after.as_ref(), limit).await?;
+            get_accounts(
+                &client,
+                &account_ids.iter().map(String::as_str).collect::<Vec<_>>(),
+            )
+            .await
+        })
+        .await
+    }
+
+    /// Whether there is any account at all.
+    pub async fn has_accounts(&self) -> Result<bool, StoreError> {
+        self.request(|client| async move {
+            Ok(client
+                .query_opt("SELECT 1 FROM accounts LIMIT 1", &[])
+                .await?
+                .is_some())
+        })
+        .await
+    }
+
+    /// The settlement account of an owner.
+    pub async fn settlement_account(
+        &self,
+        owner_id: OwnerId,
+    ) -> Result<Option<AccountId>, StoreError> {
+        self.request(move |client| async move { settlement_account(&client, &owner_id).await })
+            .await
+    }
+}
+
+async fn insert_account(client: &Client, spec: &AccountSpec) -> Result<bool, StoreError> {
+    let mut limits: Vec<&LimitSpec> = spec.limits.iter().collect();
+    let main = LimitSpec {
+        category: Category::main(),
+        overdraft_limit: 0,
+        balance_limit: None,
+    };
+    if !limits.iter().any(|limit| limit.category.is_main()) {
+        limits.push(&main);
+    }
+    let categories: Vec<&str> = limits.iter().map(|limit| limit.category.as_str()).collect();
+    let overdraft_limits: Vec<i64> = limits.iter().map(|limit| limit.overdraft_limit).collect();
+    let balance_limits: Vec<Option<i64>> = limits.iter().map(|limit| limit.balance_limit).collect();
+    let statement = client.prepare_cached(INSERT_ACCOUNT).await?;
+    let inserted = client
+        .execute(
+            &statement,
+            &[
+                &spec.account_id.as_str(),
+                &spec.owner_id.as_str(),
+                &spec.currency.as_str(),
+                &spec.settlement,
+                &row::to_json(&spec.labels),
+                &categories,
+                &overdraft_limits,
+                &balance_limits,
+            ],
+        )
+        .await?;
+    Ok(inserted > 0)
+}
+
+fn differing_fields(spec: &AccountSpec, account: &AccountDetails) -> Vec<&'static str> {
+    let limits_of = |category: &Category| {
+        let spec = spec.limits.iter().find(|limit| limit.category == *category);
+        spec.map_or((0, None), |limit| {
+            (limit.overdraft_limit, limit.balance_limit)
+        })
+    };
+    let has = |category: &Category| {
+        account
+            .balances
+            .iter()
+            .any(|balance| balance.category == *category)
+    };
+    let same_limits = account.balances.iter().all(
+        |BalanceDetails {
+             category, balance, ..
+         }| { (balance.overdraft_limit, balance.balance_limit) == limits_of(category) },
+    ) && spec.limits.iter().all(|limit| has(&limit.category));
+    [
+        ("owner_id", account.owner_id != spec.owner_id),
+        ("currency_code", account.currency != spec.currency),
+        ("settlement", account.settlement != spec.settlement),
+        ("labels", account.labels != spec.labels),
+        ("limits", !same_limits),
+    ]
+    .into_iter()
+    .filter_map(|(field, differs)| differs.then_some(field))
+    .collect()
+}
+
+async fn get_accounts(
+    client: &Client,
+    account_ids: &[&str],
+) -> Result<Vec<AccountDetails>, StoreError> {
+    let statement = client.prepare_cached(GET_ACCOUNTS).await?;
+    let mut accounts: Vec<AccountDetails> = Vec::new();
+    for row in client.query(&statement, &[&account_ids]).await? {
+        let account_id: &str = row.get("account_id");
+        let known = accounts
+            .last()
+            .is_some_and(|account| account.account_id.as_str() == account_id);
+        if !known {
+            accounts.push(account(&row)?);
+        }
+        let category = Category::from_stored(row.get("category"));
+        if let Some(account) = accounts.last_mut() {
+            let currency = account.currency;
+            account.balances.push(BalanceDetails {
+                category,
+                currency,
+                balance: row::balance(&row),
+            });
+            if row.get::<_, &str>("category") == Category::MAIN {
+                account.closed = row.get("closed");
+                account.debits_frozen = row.get("debits_frozen");
+                account.credits_frozen = row.get("credits_frozen");
+            }
+        }
+    }
+    Ok(accounts)
+}
+
+fn account(row: &Row) -> Result<AccountDetails, StoreError> {
+    Ok(AccountDetails {
+        account_id: AccountId::from_stored(row.get("account_id")),
+        owner_id: OwnerId::from_stored(row.get("owner_id")),
+        currency: row::currency(row)?,
+        settlement: row.get("settlement"),
+        labels: row::from_json(row.get("labels"))?,
+        create_time: row::time(row, "create_time"),
+        closed: false,
+        debits_frozen: false,
+        credits_frozen: false,
+        balances: Vec::new(),
+    })
+}
+
+pub(super) async fn list_account_ids(
+    client: &Client,
+    owner_id: &OwnerId,
+    after: Option<&AccountId>,
+    limit: i64,
+) -> Result<Vec<String>, StoreError> {
+    let statement = client.prepare_cached(LIST_ACCOUNT_IDS).await?;
+    let after = after.map_or("", AccountId::as_str);
+    let rows = client
+        .query(&statement, &[&owner_id.as_str(), &after, &limit])
+        .await?;
+    Ok(rows.iter().map(|row| row.get("account_id")).collect())
+}
+
+async fn settlement_account(
+    client: &Client,
+    owner_id: &OwnerId,
+) -> Result<Option<AccountId>, StoreError> {
+    let statement = client.prepare_cached(SETTLEMENT_ACCOUNT).await?;
+    let row = client.query_opt(&statement, &[&owner_id.as_str()]).await?;
+    Ok(row.map(|row| AccountId::from_stored(row.get("account_id"))))
+}

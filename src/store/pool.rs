@@ -1,0 +1,97 @@
+//! Pools: how connections are made, what they are set to, and how long anyone waits for one.
+
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
+};
+use tokio_postgres::NoTls;
+
+/// How the store reaches its database.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// A connection string or URL as libpq knows it.
+    pub database_url: String,
+    /// Connections of the write path; each runs one batch at a time.
+    pub batch_connections: usize,
+    /// Connections for reads and for opening accounts.
+    pub request_connections: usize,
+    /// The longest that one statement may run.
+    pub statement_timeout_ms: u64,
+    /// The longest that anyone waits for a free connection, or for a new one to be made.
+    pub connect_timeout_ms: u64,
+}
+
+/// Why no pool can be built.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreConfigError {
+    /// The URL is not one.
+    #[error("database URL is not valid: {0}")]
+    Url(#[from] tokio_postgres::Error),
+    /// The pool's own settings contradict each other.
+    #[error("connection pool: {0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+}
+
+/// A statement timeout that PostgreSQL itself ends when the instance that held the locks went silent.
+const IDLE_IN_TRANSACTION_TIMEOUT_MS: u64 = 10_000;
+
+pub(super) fn batches(config: &StoreConfig) -> Result<Pool, StoreConfigError> {
+    // Index plans are pinned: a join with unnest is misestimated and turns into a scan of the whole table as statistics
+    // please. Every statement of the write path has an index for each of its keys.
+    let session = format!(
+        "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};
+         SET plan_cache_mode = force_generic_plan; SET jit = off;
+         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
+        config.statement_timeout_ms, config.statement_timeout_ms, IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    );
+    pool(config, "ballast batches", config.batch_connections, session)
+}
+
+pub(super) fn requests(config: &StoreConfig) -> Result<Pool, StoreConfigError> {
+    let session = format!(
+        "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET jit = off;
+         SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off",
+        config.statement_timeout_ms, IDLE_IN_TRANSACTION_TIMEOUT_MS,
+    );
+    pool(
+        config,
+        "ballast requests",
+        config.request_connections,
+        session,
+    )
+}
+
+fn pool(
+    config: &StoreConfig,
+    name: &str,
+    size: usize,
+    session: String,
+) -> Result<Pool, StoreConfigError> {
+    let mut postgres: tokio_postgres::Config = config.database_url.parse()?;
+    let timeout = Duration::from_millis(config.connect_timeout_ms);
+    postgres.application_name(name).connect_timeout(timeout);
+    let session: std::sync::Arc<str> = session.into();
+    let manager_config = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let pool = Pool::builder(Manager::from_config(postgres, NoTls, manager_config))
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts {
+            wait: Some(timeout),
+            create: Some(timeout),
+            recycle: Some(timeout),
+        })
+        .post_create(Hook::async_fn(move |client, _| {
+            let session = session.clone();
+            Box::pin(async move {
+                client
+                    .batch_execute(&session)
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        }))
+        .build()?;
+    Ok(pool)
+}

@@ -1,0 +1,230 @@
+//! Rows: how the ledger's values look in PostgreSQL, in both directions.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::private::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+use super::error::StoreError;
+use crate::domain::{
+    AccountId, Amount, Balance, BalanceKey, Category, Command, Currency, Entry, Movement, Note,
+    Operation, OperationId, Outcome, OwnerId, Refusal, Source, Timestamp,
+};
+
+/// Microseconds from 1970-01-01, where a [`Timestamp`] begins, to 2000-01-01, where PostgreSQL's time begins.
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// A [`Timestamp`] as `timestamptz`, exact to the microsecond. `i64::MAX` stands for `infinity`, in both worlds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PgTime(pub(super) Timestamp);
+
+impl ToSql for PgTime {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        let micros = match self.0.micros() {
+            i64::MAX => i64::MAX,
+            micros => micros
+                .checked_sub(POSTGRES_EPOCH_MICROS)
+                .ok_or("time out of range")?,
+        };
+        out.extend_from_slice(&micros.to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for PgTime {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let micros = i64::from_be_bytes(raw.try_into()?);
+        Ok(Self(Timestamp::from_micros(
+            micros.saturating_add(POSTGRES_EPOCH_MICROS),
+        )))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}
+
+pub(super) fn time(row: &Row, column: &str) -> Timestamp {
+    row.get::<_, PgTime>(column).0
+}
+
+pub(super) fn currency(row: &Row) -> Result<Currency, StoreError> {
+    let code: &str = row.get("currency_code");
+    Currency::new(code).map_err(|_| StoreError::Corrupt(format!("currency_code {code:?}")))
+}
+
+pub(super) fn balance(row: &Row) -> Balance {
+    Balance {
+        posted: row.get("posted"),
+        held: row.get("held"),
+        overdraft_limit: row.get("overdraft_limit"),
+        balance_limit: row.get("balance_limit"),
+        version: row.get("version"),
+        update_time: time(row, "update_time"),
+    }
+}
+
+pub(super) fn kind(movement: &Movement) -> &'static str {
+    match movement {
+        Movement::Debit { .. } => "DEBIT",
+        Movement::Credit { .. } => "CREDIT",
+        Movement::Transfer { .. } => "TRANSFER",
+    }
+}
+
+/// The categories that were asked, joined by commas, which no category contains; `None`: main alone.
+pub(super) fn join_categories(source: &Source) -> Option<String> {
+    match source.categories.as_slice() {
+        [only] if only.is_main() => None,
+        categories => Some(
+            categories
+                .iter()
+                .map(Category::as_str)
+                .collect::<Vec<_>>()
+                .join(","),
+        ),
+    }
+}
+
+/// A string map as JSON; `None`: empty.
+pub(super) fn to_json(map: &std::collections::BTreeMap<String, String>) -> Option<String> {
+    (!map.is_empty()).then(|| serde_json::to_string(map).expect("a map of strings is JSON"))
+}
+
+pub(super) fn from_json(
+    json: Option<&str>,
+) -> Result<std::collections::BTreeMap<String, String>, StoreError> {
+    let parse =
+        |json| serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()));
+    json.map_or_else(|| Ok(Default::default()), parse)
+}
+
+/// The operation of a row of `lookup_operations`; `None`: the row only carries the time.
+pub(super) fn operation(row: &Row) -> Result<Option<Operation>, StoreError> {
+    let Some(operation_id) = row.get::<_, Option<&str>>("operation_id") else {
+        return Ok(None);
+    };
+    let corrupt = |what: &str| StoreError::Corrupt(format!("operation {operation_id}: {what}"));
+    let amount = Amount::new(row.get("amount")).map_err(|_| corrupt("amount"))?;
+    let source = source(row);
+    let destination = side(row, "destination");
+    let movement = match (row.get("kind"), source, destination.clone()) {
+        ("DEBIT", Some(source), None) => Movement::Debit { source },
+        ("CREDIT", None, Some(destination)) => Movement::Credit { destination },
+        ("TRANSFER", Some(source), Some(destination)) => Movement::Transfer {
+            source,
+            destination,
+            owner_id: row
+                .get::<_, Option<&str>>("destination_owner_id")
+                .map(OwnerId::from_stored),
+        },
+        _ => return Err(corrupt("kind and sides")),
+    };
+    let outcome = match row.get::<_, Option<&str>>("refusal_reason") {
+        Some(reason) => {
+            let facts = from_json(row.get("refusal_facts"))?;
+            Outcome::Refused(Refusal::from_facts(reason, &facts).ok_or_else(|| corrupt("refusal"))?)
+        }
+        None => Outcome::Posted {
+            source: side(row, "source")
+                .map(|key| entry(row, "source", key, -amount.minor_units()))
+                .transpose()?,
+            destination: destination
+                .map(|key| entry(row, "destination", key, amount.minor_units()))
+                .transpose()?,
+        },
+    };
+    let note = Note {
+        description: row
+            .get::<_, Option<String>>("description")
+            .unwrap_or_default(),
+        metadata: from_json(row.get("metadata"))?,
+    };
+    let operation_id = OperationId::from_stored(operation_id);
+    let command = Command {
+        operation_id,
+        movement,
+        amount,
+        currency: currency(row)?,
+        note,
+    };
+    Ok(Some(Operation {
+        command: Arc::new(command),
+        outcome,
+        create_time: time(row, "create_time"),
+    }))
+}
+
+fn side(row: &Row, side: &str) -> Option<BalanceKey> {
+    Some(BalanceKey {
+        account_id: AccountId::from_stored(
+            row.get::<_, Option<&str>>(format!("{side}_account_id").as_str())?,
+        ),
+        category: Category::from_stored(
+            row.get::<_, Option<&str>>(format!("{side}_category").as_str())?,
+        ),
+    })
+}
+
+fn source(row: &Row) -> Option<Source> {
+    let account_id = AccountId::from_stored(row.get::<_, Option<&str>>("source_account_id")?);
+    let categories = match row.get::<_, Option<&str>>("source_categories") {
+        Some(joined) => joined.split(',').map(Category::from_stored).collect(),
+        None => vec![Category::main()],
+    };
+    Some(Source {
+        account_id,
+        categories,
+    })
+}
+
+fn entry(row: &Row, side: &str, balance: BalanceKey, amount: i64) -> Result<Entry, StoreError> {
+    let column = |name: &str| row.get::<_, Option<i64>>(format!("{side}_{name}").as_str());
+    let missing = || StoreError::Corrupt(format!("the entry of {balance:?} is missing"));
+    let posted_after = column("posted_after").ok_or_else(missing)?;
+    let (held_after, available_after) = after(
+        posted_after,
+        column("held_after"),
+        column("available_after"),
+    );
+    let version = column("version").ok_or_else(missing)?;
+    Ok(Entry {
+        balance,
+        version,
+        amount,
+        posted_after,
+        held_after,
+        available_after,
+    })
+}
+
+/// Held and available of an entry from their columns, whose NULL means what is usual.
+pub(super) fn after(
+    posted_after: i64,
+    held_after: Option<i64>,
+    available_after: Option<i64>,
+) -> (i64, i64) {
+    let held_after = held_after.unwrap_or(0);
+    (
+        held_after,
+        available_after.unwrap_or_else(|| posted_after.saturating_sub(held_after)),
+    )
+}
+
+/// The columns of [`after`] for an entry.
+pub(super) fn after_columns(entry: &Entry) -> (Option<i64>, Option<i64>) {
+    let usual = entry.posted_after.saturating_sub(entry.held_after);
+    let held_after = (entry.held_after != 0).then_some(entry.held_after);
+    (
+        held_after,
+        (entry.available_after != usual).then_some(entry.available_after),
+    )
+}

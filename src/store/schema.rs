@@ -1,0 +1,214 @@
+//! The schema: brings a database to the version of this binary, under a lock, and refuses one that it does not know.
+//! Also refuses a database that would forget what it promised.
+
+use std::time::Duration;
+
+use refinery::{Migration, Runner};
+use tokio_postgres::{Client, NoTls};
+
+use super::error::{StoreError, with_source};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// Held while migrations run; "ballast" in ASCII, cut to fit.
+const MIGRATION_LOCK: i64 = 0x62_61_6c_6c_61_73_74;
+
+/// The oldest server that Ballast is tested with.
+const SERVER_VERSION_MIN: i32 = 15;
+
+/// Why a database cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// No connection.
+    #[error("cannot reach the database: {0}; check the host, the port and that PostgreSQL runs")]
+    Unreachable(String),
+    /// The server is too old.
+    #[error(
+        "PostgreSQL {found} is too old, {SERVER_VERSION_MIN} or newer is needed; upgrade the server"
+    )]
+    ServerTooOld {
+        /// Its major version.
+        found: i32,
+    },
+    /// The database was migrated by a newer Ballast.
+    #[error("the schema is at version {found}, this ballast knows {known}; start a newer ballast")]
+    Newer {
+        /// The version of the database.
+        found: i32,
+        /// The newest version of this binary.
+        known: i32,
+    },
+    /// The database needs migrations.
+    #[error("the schema is at version {found}, version {needed} is needed; run `ballast migrate`")]
+    Older {
+        /// The version of the database; 0: empty.
+        found: i32,
+        /// The newest version of this binary.
+        needed: i32,
+    },
+    /// A migration was changed after it was applied.
+    #[error(
+        "migration {0} was applied with other content; this database was migrated by another build of ballast"
+    )]
+    Diverged(String),
+    /// The database would lose committed money in a crash.
+    #[error(
+        "{setting} is {value}: a crash of PostgreSQL could lose answered operations; turn it on, or start with \
+         --allow-data-loss"
+    )]
+    NotDurable {
+        /// The setting.
+        setting: String,
+        /// Its value.
+        value: String,
+    },
+    /// A migration failed, or the database answered something unexpected.
+    #[error("cannot prepare the schema: {0}")]
+    Failed(String),
+}
+
+impl From<tokio_postgres::Error> for SchemaError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match StoreError::from(&error) {
+            StoreError::Unavailable { .. } => Self::Unreachable(with_source(&error)),
+            _ => Self::Failed(with_source(&error)),
+        }
+    }
+}
+
+/// Connects for schema work: one connection, outside of any pool, closed when dropped.
+pub async fn connect(database_url: &str, timeout: Duration) -> Result<Client, SchemaError> {
+    let mut config: tokio_postgres::Config = database_url
+        .parse()
+        .map_err(|e| SchemaError::Failed(with_source(&e)))?;
+    config
+        .application_name("ballast schema")
+        .connect_timeout(timeout);
+    let connected = tokio::time::timeout(timeout, config.connect(NoTls)).await;
+    let connected =
+        connected.map_err(|_| SchemaError::Unreachable(format!("no answer within {timeout:?}")))?;
+    let (client, connection) =
+        connected.map_err(|error| SchemaError::Unreachable(with_source(&error)))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Brings the schema to this binary's version. Instances that start together wait for each other.
+pub async fn migrate(client: &mut Client) -> Result<(), SchemaError> {
+    check_server_version(client).await?;
+    client
+        .query("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
+        .await?;
+    let migrated = async {
+        check_not_newer(client).await?;
+        let report = runner().run_async(client).await;
+        report.map_err(|error| SchemaError::Failed(with_source(&error)))
+    }
+    .await;
+    client
+        .query("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])
+        .await?;
+    migrated.map(drop)
+}
+
+/// Checks that the schema is exactly this binary's version, and changes nothing.
+pub async fn check(client: &Client) -> Result<(), SchemaError> {
+    check_server_version(client).await?;
+    check_not_newer(client).await?;
+    let found = applied(client)
+        .await?
+        .last()
+        .map_or(0, |(version, _, _)| *version);
+    let needed = newest();
+    if found < needed {
+        return Err(SchemaError::Older { found, needed });
+    }
+    Ok(())
+}
+
+/// Checks that a committed transaction survives a crash.
+pub async fn check_durable(client: &Client) -> Result<(), SchemaError> {
+    let settings = "SELECT name, setting FROM pg_settings WHERE setting = 'off'
+                    AND name IN ('fsync', 'full_page_writes', 'synchronous_commit') ORDER BY name";
+    match client
+        .query_opt(&format!("{settings} LIMIT 1"), &[])
+        .await?
+    {
+        None => Ok(()),
+        Some(row) => Err(SchemaError::NotDurable {
+            setting: row.get("name"),
+            value: row.get("setting"),
+        }),
+    }
+}
+
+fn runner() -> Runner {
+    let mut runner = embedded::migrations::runner()
+        .set_abort_divergent(true)
+        .set_abort_missing(true);
+    runner.set_migration_table_name(HISTORY_TABLE);
+    runner
+}
+
+const HISTORY_TABLE: &str = "schema_history";
+
+fn migrations() -> Vec<Migration> {
+    embedded::migrations::runner().get_migrations().clone()
+}
+
+/// The version of this binary's schema.
+pub fn newest() -> i32 {
+    migrations()
+        .iter()
+        .map(|migration| migration.version())
+        .max()
+        .unwrap_or(0) as i32
+}
+
+async fn check_server_version(client: &Client) -> Result<(), SchemaError> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::integer / 10000",
+            &[],
+        )
+        .await?;
+    match row.get(0) {
+        found if found < SERVER_VERSION_MIN => Err(SchemaError::ServerTooOld { found }),
+        _ => Ok(()),
+    }
+}
+
+async fn check_not_newer(client: &Client) -> Result<(), SchemaError> {
+    let (known, migrations) = (newest(), migrations());
+    for (found, name, checksum) in applied(client).await? {
+        let Some(migration) = migrations
+            .iter()
+            .find(|migration| migration.version() as i32 == found)
+        else {
+            return Err(SchemaError::Newer { found, known });
+        };
+        if migration.checksum().to_string() != checksum {
+            return Err(SchemaError::Diverged(format!("V{found}__{name}")));
+        }
+    }
+    Ok(())
+}
+
+/// The applied migrations in order: version, name, checksum.
+async fn applied(client: &Client) -> Result<Vec<(i32, String, String)>, SchemaError> {
+    let exists = client
+        .query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY_TABLE])
+        .await?;
+    if !exists.get::<_, bool>(0) {
+        return Ok(Vec::new());
+    }
+    let sql =
+        format!("SELECT version::integer, name, checksum FROM {HISTORY_TABLE} ORDER BY version");
+    let rows = client.query(&sql, &[]).await?;
+    Ok(rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect())
+}

@@ -1,0 +1,667 @@
+//! The write path: one transaction for a batch of commands. A single command is a batch of one.
+//!
+//! | phase   | statements                                        | round trip |
+//! |---------|---------------------------------------------------|------------|
+//! | lock    | BEGIN, `lock_accounts`                            | 1          |
+//! | look up | `lookup_operations` (and the time)                | 1          |
+//! | (rare)  | `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked | 1 each |
+//! | decide  | [`Book::apply`] in memory, in arrival order        |            |
+//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_entries` | 2 |
+//! | commit  | COMMIT; only then is anyone answered              | 2          |
+//!
+//! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
+//! are two statements, because a lock wait does not refresh the snapshot of its own statement. Usually nobody waits at
+//! all: what is locked elsewhere is skipped, and its commands step aside (see [`Locking`]).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Client, Object};
+use futures_util::future::{join3, join5};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::Store;
+use super::error::StoreError;
+use super::row::{self, PgTime};
+use crate::domain::{
+    Account, AccountId, BalanceChange, Book, Category, Claim, Command, Entry, Operation,
+    OperationId, Receipt, Refusal,
+};
+
+/// A command on its way, and the claim that decides between it and its caller's deadline.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What to do.
+    pub command: Arc<Command>,
+    /// Started right before the decision, when all locks are held.
+    pub claim: Arc<Claim>,
+}
+
+/// What a batch does about an account that is locked elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locking {
+    /// Skips it; its commands come back as [`Verdict::Contended`].
+    Skip,
+    /// Waits for it, up to the given time.
+    Wait {
+        /// The account that was found locked, on which all jobs wait.
+        account_id: AccountId,
+        /// The longest wait.
+        wait_max: Duration,
+    },
+}
+
+/// What became of one job.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Final, and committed.
+    Decided(Result<Receipt, Refusal>),
+    /// This account is locked elsewhere; nothing happened.
+    Contended(AccountId),
+    /// The caller withdrew before the decision; nothing happened.
+    Withdrawn,
+}
+
+/// Something that executes batches durably. The store is one; tests of the coalescing loop bring another.
+pub trait Ledger: Send + Sync + 'static {
+    /// Executes the jobs in one transaction and answers after its commit, one verdict for each job in order. May be
+    /// repeated after an error: what was committed is then replayed. Not cancel safe: run it to its end.
+    fn execute(
+        &self,
+        jobs: &[Job],
+        locking: &Locking,
+    ) -> impl Future<Output = Result<Vec<Verdict>, StoreError>> + Send;
+}
+
+/// How long a batch that waits may hold its other locks. Other instances hold theirs for some milliseconds; whoever
+/// holds one longer is an outsider, and is waited for without holding anything.
+const WAIT_WHILE_HOLDING: Duration = Duration::from_millis(100);
+
+impl Ledger for Store {
+    async fn execute(&self, jobs: &[Job], locking: &Locking) -> Result<Vec<Verdict>, StoreError> {
+        let (account_id, wait_max) = match locking {
+            Locking::Skip => return self.transact(jobs, None).await,
+            Locking::Wait {
+                account_id,
+                wait_max,
+            } => (account_id, *wait_max),
+        };
+        match self
+            .transact(jobs, Some(WAIT_WHILE_HOLDING.min(wait_max)))
+            .await
+        {
+            Err(StoreError::LockTimeout) => self.await_account(account_id, wait_max).await?,
+            done => return done,
+        }
+        self.transact(jobs, Some(WAIT_WHILE_HOLDING)).await
+    }
+}
+
+impl Store {
+    async fn transact(
+        &self,
+        jobs: &[Job],
+        lock_timeout: Option<Duration>,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let client = self.batches.get().await?;
+        let result = Transaction::run(&client, jobs, lock_timeout).await;
+        if result.is_err() {
+            // It may be in the middle of anything; a new connection is cheaper than a doubt.
+            drop(Object::take(client));
+        }
+        result
+    }
+
+    /// Waits until the account's lock was free for a moment, holding no other.
+    async fn await_account(
+        &self,
+        account_id: &AccountId,
+        wait_max: Duration,
+    ) -> Result<(), StoreError> {
+        let client = self.batches.get().await?;
+        let wait = async {
+            let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", millis(wait_max));
+            client.batch_execute(&begin).await?;
+            let statement = client.prepare_cached(AWAIT_ACCOUNT).await?;
+            client.execute(&statement, &[&account_id.as_str()]).await?;
+            client.batch_execute("ROLLBACK").await
+        };
+        let result = wait.await;
+        if result.is_err() {
+            drop(Object::take(client));
+        }
+        Ok(result?)
+    }
+}
+
+fn millis(duration: Duration) -> u128 {
+    // 0 would mean "wait for ever".
+    duration.as_millis().max(1)
+}
+
+const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
+const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), "SKIP LOCKED");
+const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
+const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
+const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
+const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
+const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
+const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
+const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
+const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
+const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
+
+/// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
+pub const WRITE_STATEMENTS: [(&str, &str); 8] = [
+    ("lock_accounts", LOCK_ACCOUNTS),
+    ("lock_siblings", LOCK_SIBLINGS),
+    ("existing_accounts", EXISTING_ACCOUNTS),
+    ("lookup_operations", LOOKUP_OPERATIONS),
+    ("update_balances", UPDATE_BALANCES),
+    ("insert_balances", INSERT_BALANCES),
+    ("insert_operations", INSERT_OPERATIONS),
+    ("insert_entries", INSERT_ENTRIES),
+];
+
+/// One transaction on one connection.
+struct Transaction<'a> {
+    client: &'a Client,
+    lock_timeout: Option<Duration>,
+}
+
+/// What the locks brought: the accounts that are ours, and those that somebody else holds.
+struct Locked {
+    book: Book,
+    contended: HashSet<AccountId>,
+}
+
+impl Transaction<'_> {
+    async fn run(
+        client: &Client,
+        jobs: &[Job],
+        lock_timeout: Option<Duration>,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let transaction = Transaction {
+            client,
+            lock_timeout,
+        };
+        let Locked {
+            mut book,
+            contended,
+        } = transaction.lock(jobs).await?;
+        let verdicts = jobs
+            .iter()
+            .map(|job| decide(job, &mut book, &contended))
+            .collect();
+        let (operations, balances) = book.into_changes();
+        transaction.write(&operations, &balances).await?;
+        Ok(verdicts)
+    }
+
+    async fn lock(&self, jobs: &[Job]) -> Result<Locked, StoreError> {
+        let account_ids: BTreeSet<&AccountId> = jobs
+            .iter()
+            .flat_map(|job| job.command.movement.account_ids())
+            .collect();
+        let account_texts: Vec<&str> = account_ids.iter().map(|id| id.as_str()).collect();
+        let operation_ids: Vec<&str> = jobs
+            .iter()
+            .map(|job| job.command.operation_id.as_str())
+            .collect();
+        let lock = self
+            .prepare(self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP))
+            .await?;
+        let look_up = self.prepare(LOOKUP_OPERATIONS).await?;
+        let begin = self.begin();
+        let (begun, mains, known) = join3(
+            self.client.batch_execute(&begin),
+            self.client.query(&lock, &[&account_texts]),
+            self.client.query(&look_up, &[&operation_ids]),
+        )
+        .await;
+        begun?;
+        let (mains, known) = (mains?, known?);
+
+        let now = known.first().map(|first| row::time(first, "now"));
+        let mut book = Book::new(now.ok_or_else(|| StoreError::Corrupt("no time".to_owned()))?);
+        for known in &known {
+            if let Some(operation) = row::operation(known)? {
+                book.add_operation(operation);
+            }
+        }
+        let mut accounts = HashMap::with_capacity(mains.len());
+        let mut sibling_counts = HashMap::new();
+        for main in &mains {
+            let account_id = AccountId::from_stored(main.get("account_id"));
+            let sibling_count: i32 = main.get("sibling_count");
+            if sibling_count > 0 {
+                sibling_counts.insert(account_id.clone(), sibling_count);
+            }
+            accounts.insert(account_id, account(main)?);
+        }
+        let missing: Vec<&str> = account_ids
+            .iter()
+            .filter(|id| !accounts.contains_key(**id))
+            .map(|id| id.as_str())
+            .collect();
+        let mut contended = self.contended(missing).await?;
+        self.lock_siblings(&mut accounts, sibling_counts, &mut contended)
+            .await?;
+        for (account_id, account) in accounts {
+            book.add_account(account_id, account);
+        }
+        Ok(Locked { book, contended })
+    }
+
+    /// Adds the other balances of accounts that have some. An account of which one is locked elsewhere is contended.
+    async fn lock_siblings(
+        &self,
+        accounts: &mut HashMap<AccountId, Account>,
+        mut sibling_counts: HashMap<AccountId, i32>,
+        contended: &mut HashSet<AccountId>,
+    ) -> Result<(), StoreError> {
+        if sibling_counts.is_empty() {
+            return Ok(());
+        }
+        let account_ids: Vec<&str> = sibling_counts.keys().map(AccountId::as_str).collect();
+        let statement = self
+            .prepare(self.either(LOCK_SIBLINGS, LOCK_SIBLINGS_SKIP))
+            .await?;
+        for sibling in self.client.query(&statement, &[&account_ids]).await? {
+            let account_id = AccountId::from_stored(sibling.get("account_id"));
+            let category = Category::from_stored(sibling.get("category"));
+            if let (Some(account), Some(count)) = (
+                accounts.get_mut(&account_id),
+                sibling_counts.get_mut(&account_id),
+            ) {
+                account.balances.insert(category, row::balance(&sibling));
+                *count -= 1;
+            }
+        }
+        for (account_id, missing_count) in sibling_counts {
+            match missing_count {
+                0 => {}
+                1.. if self.lock_timeout.is_none() => {
+                    accounts.remove(&account_id);
+                    contended.insert(account_id);
+                }
+                _ => {
+                    return Err(StoreError::Corrupt(format!(
+                        "sibling_count of account {account_id}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the accounts that were not locked exist: somebody else holds those.
+    async fn contended(&self, missing: Vec<&str>) -> Result<HashSet<AccountId>, StoreError> {
+        if missing.is_empty() || self.lock_timeout.is_some() {
+            return Ok(HashSet::new());
+        }
+        let statement = self.prepare(EXISTING_ACCOUNTS).await?;
+        let existing = self.client.query(&statement, &[&missing]).await?;
+        Ok(existing
+            .iter()
+            .map(|row| AccountId::from_stored(row.get("account_id")))
+            .collect())
+    }
+
+    async fn write(
+        &self,
+        operations: &[Arc<Operation>],
+        balances: &[BalanceChange],
+    ) -> Result<(), StoreError> {
+        let operation_ids = || {
+            operations
+                .iter()
+                .map(|operation| operation.command.operation_id.clone())
+                .collect()
+        };
+        let commit = self.client.batch_execute("COMMIT");
+        if operations.is_empty() {
+            return Ok(commit.await?);
+        }
+        let (new, changed): (Vec<_>, Vec<_>) = balances.iter().partition(|change| change.is_new);
+        let (updates, inserts) = (BalanceColumns::new(&changed), BalanceColumns::new(&new));
+        let mut sorted: Vec<&Operation> = operations.iter().map(Arc::as_ref).collect();
+        sorted.sort_unstable_by(|a, b| {
+            a.command
+                .operation_id
+                .as_str()
+                .cmp(b.command.operation_id.as_str())
+        });
+        let operation_columns = OperationColumns::new(&sorted);
+        let entry_columns = EntryColumns::new(operations);
+        let (update, insert_balances, insert_operations, insert_entries) = (
+            self.prepare(UPDATE_BALANCES).await?,
+            self.prepare(INSERT_BALANCES).await?,
+            self.prepare(INSERT_OPERATIONS).await?,
+            self.prepare(INSERT_ENTRIES).await?,
+        );
+        let (updates, inserts) = (updates.params(), inserts.params_of_new());
+        let (operation_params, entry_params) = (operation_columns.params(), entry_columns.params());
+        let (updated, inserted, recorded, entered, committed) = join5(
+            self.execute_unless(changed.is_empty(), &update, &updates),
+            self.execute_unless(new.is_empty(), &insert_balances, &inserts),
+            self.client.execute(&insert_operations, &operation_params),
+            self.execute_unless(entry_columns.is_empty(), &insert_entries, &entry_params),
+            commit,
+        )
+        .await;
+        // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
+        let sent: [Result<u64, tokio_postgres::Error>; 4] = [updated, inserted, recorded, entered];
+        if let Some(error) = sent.iter().find_map(|result| result.as_ref().err()) {
+            return Err(match error.as_db_error() {
+                Some(_) => error.into(),
+                None => StoreError::during_commit(error, operation_ids()),
+            });
+        }
+        let [updated, ..] = sent;
+        committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
+        match updated {
+            Ok(rows) if rows == changed.len() as u64 => Ok(()),
+            _ => Err(StoreError::Corrupt(
+                "a locked balance disappeared".to_owned(),
+            )),
+        }
+    }
+
+    async fn execute_unless(
+        &self,
+        skip: bool,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, tokio_postgres::Error> {
+        if skip {
+            Ok(0)
+        } else {
+            self.client.execute(statement, params).await
+        }
+    }
+
+    async fn prepare(&self, sql: &str) -> Result<Statement, StoreError> {
+        Ok(self.client.prepare_cached(sql).await?)
+    }
+
+    fn either(&self, waiting: &'static str, skipping: &'static str) -> &'static str {
+        if self.lock_timeout.is_some() {
+            waiting
+        } else {
+            skipping
+        }
+    }
+
+    fn begin(&self) -> String {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        match self.lock_timeout {
+            Some(lock_timeout) => {
+                format!("{begin}; SET LOCAL lock_timeout = {}", millis(lock_timeout))
+            }
+            None => begin.to_owned(),
+        }
+    }
+}
+
+fn decide(job: &Job, book: &mut Book, contended: &HashSet<AccountId>) -> Verdict {
+    let locked_elsewhere = job
+        .command
+        .movement
+        .account_ids()
+        .find(|id| contended.contains(*id));
+    if let Some(account_id) = locked_elsewhere {
+        return Verdict::Contended(account_id.clone());
+    }
+    if !job.claim.start() {
+        return Verdict::Withdrawn;
+    }
+    Verdict::Decided(book.apply(&job.command))
+}
+
+fn account(main: &tokio_postgres::Row) -> Result<Account, StoreError> {
+    Ok(Account {
+        currency: row::currency(main)?,
+        closed: main.get("closed"),
+        debits_frozen: main.get("debits_frozen"),
+        credits_frozen: main.get("credits_frozen"),
+        balances: HashMap::from([(Category::main(), row::balance(main))]),
+    })
+}
+
+type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
+
+/// Balances as columns, for `unnest`.
+#[derive(Default)]
+struct BalanceColumns<'a> {
+    account_ids: Vec<&'a str>,
+    categories: Vec<&'a str>,
+    currencies: Vec<&'a str>,
+    posted: Vec<i64>,
+    held: Vec<i64>,
+    versions: Vec<i64>,
+    update_times: Vec<PgTime>,
+}
+
+impl<'a> BalanceColumns<'a> {
+    fn new(changes: &[&'a BalanceChange]) -> Self {
+        let mut columns = Self::default();
+        for BalanceChange {
+            key,
+            currency,
+            balance,
+            ..
+        } in changes
+        {
+            columns.currencies.push(currency.as_str());
+            columns.account_ids.push(key.account_id.as_str());
+            columns.categories.push(key.category.as_str());
+            columns.posted.push(balance.posted);
+            columns.held.push(balance.held);
+            columns.versions.push(balance.version);
+            columns.update_times.push(PgTime(balance.update_time));
+        }
+        columns
+    }
+
+    fn params(&self) -> Params<'_, 6> {
+        [
+            &self.account_ids,
+            &self.categories,
+            &self.posted,
+            &self.held,
+            &self.versions,
+            &self.update_times,
+        ]
+    }
+
+    fn params_of_new(&self) -> Params<'_, 7> {
+        let [
+            account_ids,
+            categories,
+            posted,
+            held,
+            versions,
+            update_times,
+        ] = self.params();
+        [
+            account_ids,
+            categories,
+            &self.currencies,
+            posted,
+            held,
+            versions,
+            update_times,
+        ]
+    }
+}
+
+/// Operations as columns, for `unnest`.
+#[derive(Default)]
+struct OperationColumns<'a> {
+    operation_ids: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    amounts: Vec<i64>,
+    currencies: Vec<&'a str>,
+    create_times: Vec<PgTime>,
+    source_account_ids: Vec<Option<&'a str>>,
+    source_categories: Vec<Option<&'a str>>,
+    source_versions: Vec<Option<i64>>,
+    source_asked: Vec<Option<String>>,
+    destination_account_ids: Vec<Option<&'a str>>,
+    destination_categories: Vec<Option<&'a str>>,
+    destination_versions: Vec<Option<i64>>,
+    destination_owner_ids: Vec<Option<&'a str>>,
+    descriptions: Vec<Option<&'a str>>,
+    metadata: Vec<Option<String>>,
+    refusal_reasons: Vec<Option<&'a str>>,
+    refusal_facts: Vec<Option<String>>,
+}
+
+impl<'a> OperationColumns<'a> {
+    fn new(operations: &[&'a Operation]) -> Self {
+        let mut columns = Self::default();
+        for operation in operations {
+            columns.push(operation);
+        }
+        columns
+    }
+
+    fn push(&mut self, operation: &'a Operation) {
+        use crate::domain::Outcome;
+        let Operation {
+            command,
+            outcome,
+            create_time,
+        } = operation;
+        let (source, destination) = (command.movement.source(), command.movement.destination());
+        let (source_entry, destination_entry, refusal) = match outcome {
+            Outcome::Posted {
+                source,
+                destination,
+            } => (source.as_ref(), destination.as_ref(), None),
+            Outcome::Refused(refusal) => (None, None, Some(refusal)),
+        };
+        let first_asked = || source.and_then(|source| source.categories.first());
+        let paid = source_entry
+            .map(|entry| &entry.balance.category)
+            .or_else(first_asked);
+        let description = command.note.description.as_str();
+
+        self.operation_ids.push(command.operation_id.as_str());
+        self.kinds.push(row::kind(&command.movement));
+        self.amounts.push(command.amount.minor_units());
+        self.currencies.push(command.currency.as_str());
+        self.create_times.push(PgTime(*create_time));
+        self.source_account_ids
+            .push(source.map(|source| source.account_id.as_str()));
+        self.source_categories.push(paid.map(Category::as_str));
+        self.source_versions
+            .push(source_entry.map(|entry| entry.version));
+        self.source_asked
+            .push(source.and_then(row::join_categories));
+        self.destination_account_ids
+            .push(destination.map(|key| key.account_id.as_str()));
+        self.destination_categories
+            .push(destination.map(|key| key.category.as_str()));
+        self.destination_versions
+            .push(destination_entry.map(|entry| entry.version));
+        self.destination_owner_ids.push(
+            command
+                .movement
+                .destination_owner_id()
+                .map(|id| id.as_str()),
+        );
+        self.descriptions
+            .push((!description.is_empty()).then_some(description));
+        self.metadata.push(row::to_json(&command.note.metadata));
+        self.refusal_reasons.push(refusal.map(Refusal::reason));
+        self.refusal_facts
+            .push(refusal.and_then(|refusal| row::to_json(&refusal.facts())));
+    }
+
+    fn params(&self) -> Params<'_, 17> {
+        [
+            &self.operation_ids,
+            &self.kinds,
+            &self.amounts,
+            &self.currencies,
+            &self.create_times,
+            &self.source_account_ids,
+            &self.source_categories,
+            &self.source_versions,
+            &self.source_asked,
+            &self.destination_account_ids,
+            &self.destination_categories,
+            &self.destination_versions,
+            &self.destination_owner_ids,
+            &self.descriptions,
+            &self.metadata,
+            &self.refusal_reasons,
+            &self.refusal_facts,
+        ]
+    }
+}
+
+/// Entries as columns, for `unnest`.
+#[derive(Default)]
+struct EntryColumns<'a> {
+    account_ids: Vec<&'a str>,
+    categories: Vec<&'a str>,
+    versions: Vec<i64>,
+    operation_ids: Vec<&'a str>,
+    amounts: Vec<i64>,
+    posted_after: Vec<i64>,
+    held_after: Vec<Option<i64>>,
+    available_after: Vec<Option<i64>>,
+    create_times: Vec<PgTime>,
+}
+
+impl<'a> EntryColumns<'a> {
+    fn new(operations: &'a [Arc<Operation>]) -> Self {
+        let mut columns = Self::default();
+        for operation in operations {
+            for entry in operation.entries() {
+                columns.push(
+                    &operation.command.operation_id,
+                    entry,
+                    PgTime(operation.create_time),
+                );
+            }
+        }
+        columns
+    }
+
+    fn push(&mut self, operation_id: &'a OperationId, entry: &'a Entry, create_time: PgTime) {
+        let (held_after, available_after) = row::after_columns(entry);
+        self.account_ids.push(entry.balance.account_id.as_str());
+        self.categories.push(entry.balance.category.as_str());
+        self.versions.push(entry.version);
+        self.operation_ids.push(operation_id.as_str());
+        self.amounts.push(entry.amount);
+        self.posted_after.push(entry.posted_after);
+        self.held_after.push(held_after);
+        self.available_after.push(available_after);
+        self.create_times.push(create_time);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    fn params(&self) -> Params<'_, 9> {
+        [
+            &self.account_ids,
+            &self.categories,
+            &self.versions,
+            &self.operation_ids,
+            &self.amounts,
+            &self.posted_after,
+            &self.held_after,
+            &self.available_after,
+            &self.create_times,
+        ]
+    }
+}
