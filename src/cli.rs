@@ -3,6 +3,7 @@
 mod args;
 mod banner;
 mod demo;
+mod health;
 mod migrate;
 mod serve;
 mod verify;
@@ -35,6 +36,14 @@ pub enum CliError {
     /// The ledger is not in order.
     #[error("the ledger is not in order: {0} findings, see above")]
     Findings(usize),
+    /// A running server cannot serve.
+    #[error("{target} is not healthy: {cause}")]
+    Unhealthy {
+        /// The server.
+        target: String,
+        /// Why not.
+        cause: String,
+    },
     /// Signals cannot be listened to, or the banner cannot be written.
     #[error("{0}")]
     Io(#[from] std::io::Error),

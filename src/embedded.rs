@@ -50,12 +50,15 @@ const SETTINGS: [&str; 9] = [
 /// Why there is no embedded server.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// No PostgreSQL on this machine.
+    /// No PostgreSQL where it was looked for.
     #[error(
-        "no PostgreSQL 15 or newer found on PATH or under /usr/lib/postgresql; install it (apt install postgresql), or \
-         name a database with --database-url"
+        "no PostgreSQL 15 or newer found {looked}; install it (apt install postgresql), name its binaries with \
+         --postgres-bin, or a database with --database-url"
     )]
-    NoBinaries,
+    NoBinaries {
+        /// Where it was looked for.
+        looked: String,
+    },
     /// The cluster was made by a version that is not there any more.
     #[error(
         "the data in {data_dir} is of PostgreSQL {version}, which is not installed; install it, or choose another --data-dir"
@@ -105,11 +108,15 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts the server of `data_dir`; of the default folder if `None`. Makes the cluster first if there is none.
-    pub async fn start(data_dir: Option<&Path>) -> Result<Self, EmbeddedError> {
+    /// Starts the server of `data_dir`; of the default folder if `None`. Makes the cluster first if there is none. The
+    /// binaries are those in `postgres_bin`; if `None`, the newest that are found.
+    pub async fn start(
+        data_dir: Option<&Path>,
+        postgres_bin: Option<&Path>,
+    ) -> Result<Self, EmbeddedError> {
         let user = Unprivileged::current()?;
         let folder = Folder::open(data_dir, user)?;
-        let binaries = Binaries::find(&folder)?;
+        let binaries = Binaries::find(&folder, postgres_bin)?;
         folder.stop_orphan(STOP_TIMEOUT, POLL_INTERVAL).await?;
         if !folder.has_cluster() {
             initdb(&folder, &binaries).await?;

@@ -88,9 +88,14 @@ impl Server {
         let balances = BalanceServiceServer::new(BalanceRpc::new(batcher.clone(), store.clone()));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
+                .include_reflection_service(false)
                 .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(
+                    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+                )
         };
         let routes = Routes::new(balances.max_decoding_message_size(MESSAGE_SIZE_MAX))
             .add_service(accounts.max_decoding_message_size(MESSAGE_SIZE_MAX))

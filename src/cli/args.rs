@@ -1,5 +1,6 @@
 //! The arguments and their meaning. Each has an environment variable of its own.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, migrate, serve, verify};
+use super::{CliError, health, migrate, serve, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
 use crate::store::StoreConfig;
@@ -33,6 +34,8 @@ enum Command {
     Migrate(DatabaseArgs),
     /// Recompute the whole ledger and report everything that is not in order
     Verify(DatabaseArgs),
+    /// Ask a running server whether it can serve, and exit with 0 if so
+    Health(HealthArgs),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +50,18 @@ pub(super) struct DatabaseArgs {
     pub(super) database_url: Option<String>,
     #[command(flatten)]
     log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HealthArgs {
+    /// The server
+    #[arg(
+        long,
+        env = "BALLAST_TARGET",
+        default_value = "127.0.0.1:50051",
+        value_name = "HOST:PORT"
+    )]
+    pub(super) target: String,
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +99,9 @@ pub(super) struct ServeArgs {
     /// Where the private PostgreSQL keeps its data if no database is named [default: .ballast]
     #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR")]
     pub(super) data_dir: Option<PathBuf>,
+    /// Where the binaries of the private PostgreSQL are [default: the newest on PATH or in the usual places]
+    #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR")]
+    pub(super) postgres_bin: Option<PathBuf>,
     /// The address to listen on; port 0 takes a free one
     #[arg(
         long,
@@ -152,6 +170,7 @@ impl Cli {
             Some(Command::Serve(args)) => serve::run(args).await,
             Some(Command::Migrate(args)) => migrate::run(&args).await,
             Some(Command::Verify(args)) => verify::run(&args).await,
+            Some(Command::Health(args)) => health::run(&args).await,
         }
     }
 }
@@ -168,6 +187,7 @@ impl DatabaseArgs {
         let filter = EnvFilter::builder().parse_lossy(log);
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);
         match log_format {
             LogFormat::Text => subscriber.init(),

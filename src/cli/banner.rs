@@ -76,12 +76,12 @@ impl fmt::Display for Banner<'_> {
             f,
             "Move 25.00 EUR. Sent again, it answers the same and moves nothing:\n"
         )?;
-        writeln!(f, "{}\n", transfer("first-transfer", 25_00))?;
+        writeln!(f, "{}\n", transfer("first-transfer", 2_500))?;
         writeln!(
             f,
             "Ask for more than is there. The answer is INSUFFICIENT_FUNDS, now and for ever:\n"
         )?;
-        writeln!(f, "{}\n", transfer("too-much", 1_000_000_00))?;
+        writeln!(f, "{}\n", transfer("too-much", 100_000_000))?;
         writeln!(f, "See the balance, and what happened:\n")?;
         writeln!(
             f,

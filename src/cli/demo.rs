@@ -19,7 +19,7 @@ pub(super) const RICH: &str = "alice";
 /// The account that has none.
 pub(super) const POOR: &str = "bob";
 const CURRENCY: &str = "EUR";
-const MINOR_UNITS: i64 = 100_00;
+const MINOR_UNITS: i64 = 10_000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes the demo accounts if the database has no account at all. True if they are there, from now or from before.

@@ -16,7 +16,8 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     match &args.database.database_url {
         Some(url) => serve(&args, url.clone(), None).await,
         None => {
-            let embedded = Embedded::start(args.data_dir.as_deref()).await?;
+            let embedded =
+                Embedded::start(args.data_dir.as_deref(), args.postgres_bin.as_deref()).await?;
             let served = serve(&args, embedded.database_url(), Some(&embedded)).await;
             embedded.stop().await;
             served

@@ -277,12 +277,12 @@ impl std::fmt::Display for Refusal {
             } => {
                 let available = available
                     .iter()
-                    .map(|(category, available)| format!("{available} in {category}"));
+                    .map(|(category, available)| format!("{available} available in {category}"));
                 let available = available.collect::<Vec<_>>().join(", ");
                 let needed = needed.minor_units();
                 write!(
                     f,
-                    "account {account_id} has {available} available, {needed} needed ({currency} minor units)"
+                    "account {account_id} has {available}, {needed} needed ({currency} minor units)"
                 )
             }
             Self::BalanceLimitExceeded {

@@ -25,13 +25,17 @@ pub(super) struct Binaries {
 
 impl Binaries {
     /// The newest binaries that fit the folder: those of its cluster's version, or any if it has none.
-    pub(super) fn find(data: &Folder) -> Result<Self, EmbeddedError> {
-        let mut found: Vec<Self> = candidates().filter_map(Self::in_folder).collect();
+    pub(super) fn find(data: &Folder, chosen: Option<&Path>) -> Result<Self, EmbeddedError> {
+        let (folders, looked) = match chosen {
+            Some(chosen) => (vec![chosen.to_owned()], format!("in {}", chosen.display())),
+            None => (
+                candidates(),
+                "on PATH or under /usr/lib/postgresql".to_owned(),
+            ),
+        };
+        let mut found: Vec<Self> = folders.into_iter().filter_map(Self::in_folder).collect();
         found.retain(|binaries| binaries.major >= VERSION_MIN);
-        if found.is_empty() {
-            return Err(EmbeddedError::NoBinaries);
-        }
-        if let Some(version) = data.cluster_version() {
+        if let (false, Some(version)) = (found.is_empty(), data.cluster_version()) {
             found.retain(|binaries| binaries.major.to_string() == version);
             if found.is_empty() {
                 return Err(EmbeddedError::OtherVersion {
@@ -42,10 +46,10 @@ impl Binaries {
         }
         // The first of the newest: PATH comes first.
         let newest = found.iter().map(|binaries| binaries.major).max();
-        found
+        let first = found
             .into_iter()
-            .find(|binaries| Some(binaries.major) == newest)
-            .ok_or(EmbeddedError::NoBinaries)
+            .find(|binaries| Some(binaries.major) == newest);
+        first.ok_or(EmbeddedError::NoBinaries { looked })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -83,7 +87,7 @@ impl Binaries {
     }
 }
 
-fn candidates() -> impl Iterator<Item = PathBuf> {
+fn candidates() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path: Vec<PathBuf> = std::env::split_paths(&path)
         .filter_map(|folder| real_folder(&folder))
@@ -94,6 +98,7 @@ fn candidates() -> impl Iterator<Item = PathBuf> {
     on_path
         .into_iter()
         .chain(versions.map(|version| version.path().join("bin")))
+        .collect()
 }
 
 /// The folder that a `postgres` on PATH really lives in, where its `initdb` is too.

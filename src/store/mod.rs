@@ -14,11 +14,39 @@ pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSp
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
-pub use pool::{StoreConfig, StoreConfigError};
+pub use pool::{Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
 
 use deadpool_postgres::Pool;
+
+/// The statements of the reads by name, for a look at their plans.
+pub const READ_STATEMENTS: [(&str, &str); 9] = [
+    ("get_accounts", include_str!("sql/get_accounts.sql")),
+    ("list_account_ids", include_str!("sql/list_account_ids.sql")),
+    (
+        "settlement_account",
+        include_str!("sql/settlement_account.sql"),
+    ),
+    ("get_balance", include_str!("sql/get_balance.sql")),
+    ("get_balance_at", include_str!("sql/get_balance_at.sql")),
+    (
+        "lookup_operations",
+        include_str!("sql/lookup_operations.sql"),
+    ),
+    (
+        "list_operation_ids",
+        include_str!("sql/list_operation_ids.sql"),
+    ),
+    (
+        "list_entries_newest_first",
+        include_str!("sql/list_entries_newest_first.sql"),
+    ),
+    (
+        "list_entries_oldest_first",
+        include_str!("sql/list_entries_oldest_first.sql"),
+    ),
+];
 
 /// The database behind Ballast: one pool for the batches of the write path and one for everything else, so that
 /// neither starves the other. Cheap to clone.
@@ -32,8 +60,8 @@ impl Store {
     /// Builds both pools. No connection is made before the first use.
     pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
         Ok(Self {
-            batches: pool::batches(config)?,
-            requests: pool::requests(config)?,
+            batches: pool::pool(config, Session::Batches, config.batch_connections)?,
+            requests: pool::pool(config, Session::Requests, config.request_connections)?,
         })
     }
 

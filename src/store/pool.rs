@@ -33,45 +33,57 @@ pub enum StoreConfigError {
     Pool(#[from] deadpool_postgres::BuildError),
 }
 
-/// A statement timeout that PostgreSQL itself ends when the instance that held the locks went silent.
+/// After this long without a word inside a transaction, PostgreSQL ends it: its instance went silent holding locks.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 
-pub(super) fn batches(config: &StoreConfig) -> Result<Pool, StoreConfigError> {
-    // Index plans are pinned: a join with unnest is misestimated and turns into a scan of the whole table as statistics
-    // please. Every statement of the write path has an index for each of its keys.
-    let session = format!(
-        "SET statement_timeout = {}; SET lock_timeout = {}; SET idle_in_transaction_session_timeout = {};
-         SET plan_cache_mode = force_generic_plan; SET jit = off;
-         SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off",
-        config.statement_timeout_ms, config.statement_timeout_ms, IDLE_IN_TRANSACTION_TIMEOUT_MS,
-    );
-    pool(config, "ballast batches", config.batch_connections, session)
+/// What the connections of a pool are set to.
+#[derive(Debug, Clone, Copy)]
+pub enum Session {
+    /// Those of the write path.
+    Batches,
+    /// Those of the reads, and of opening accounts.
+    Requests,
 }
 
-pub(super) fn requests(config: &StoreConfig) -> Result<Pool, StoreConfigError> {
-    let session = format!(
-        "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = {}; SET jit = off;
-         SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off",
-        config.statement_timeout_ms, IDLE_IN_TRANSACTION_TIMEOUT_MS,
-    );
-    pool(
-        config,
-        "ballast requests",
-        config.request_connections,
-        session,
-    )
+impl Session {
+    /// The settings, as SQL.
+    ///
+    /// Index plans are pinned: a join with `unnest` is misestimated and turns into a scan of the whole table as
+    /// statistics please. Every statement has an index for each of its keys.
+    pub fn settings(self, statement_timeout_ms: u64) -> String {
+        let common = format!(
+            "SET statement_timeout = {statement_timeout_ms};
+             SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
+             SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off"
+        );
+        match self {
+            Self::Batches => format!(
+                "{common}; SET lock_timeout = {statement_timeout_ms};
+                 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
+            ),
+            Self::Requests => common,
+        }
+    }
+
+    fn application_name(self) -> &'static str {
+        match self {
+            Self::Batches => "ballast batches",
+            Self::Requests => "ballast requests",
+        }
+    }
 }
 
-fn pool(
+pub(super) fn pool(
     config: &StoreConfig,
-    name: &str,
+    session: Session,
     size: usize,
-    session: String,
 ) -> Result<Pool, StoreConfigError> {
     let mut postgres: tokio_postgres::Config = config.database_url.parse()?;
     let timeout = Duration::from_millis(config.connect_timeout_ms);
-    postgres.application_name(name).connect_timeout(timeout);
-    let session: std::sync::Arc<str> = session.into();
+    postgres
+        .application_name(session.application_name())
+        .connect_timeout(timeout);
+    let settings: std::sync::Arc<str> = session.settings(config.statement_timeout_ms).into();
     let manager_config = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
@@ -84,10 +96,10 @@ fn pool(
             recycle: Some(timeout),
         })
         .post_create(Hook::async_fn(move |client, _| {
-            let session = session.clone();
+            let settings = settings.clone();
             Box::pin(async move {
                 client
-                    .batch_execute(&session)
+                    .batch_execute(&settings)
                     .await
                     .map_err(HookError::Backend)
             })

@@ -164,7 +164,7 @@ pub fn newest() -> i32 {
         .iter()
         .map(|migration| migration.version())
         .max()
-        .unwrap_or(0) as i32
+        .unwrap_or(0)
 }
 
 async fn check_server_version(client: &Client) -> Result<(), SchemaError> {
@@ -185,7 +185,7 @@ async fn check_not_newer(client: &Client) -> Result<(), SchemaError> {
     for (found, name, checksum) in applied(client).await? {
         let Some(migration) = migrations
             .iter()
-            .find(|migration| migration.version() as i32 == found)
+            .find(|migration| migration.version() == found)
         else {
             return Err(SchemaError::Newer { found, known });
         };

@@ -1,0 +1,144 @@
+//! Deadlines: the caller's time counts, is answered with DEADLINE_EXCEEDED, and bounds the database's work.
+
+use std::time::Duration;
+
+use ballast::rpc::proto::{GetOperationRequest, ListEntriesRequest};
+use tonic::{Code, Request};
+
+use crate::support::*;
+
+fn within<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    // Only the header: tonic's client would otherwise give up by itself, before the server answers.
+    let header = format!("{}m", timeout.as_millis())
+        .parse()
+        .expect("a header");
+    request.metadata_mut().insert("grpc-timeout", header);
+    request
+}
+
+#[tokio::test]
+async fn a_deadline_before_the_decision_means_that_nothing_happened() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let mut sql = ballast.database.sql().await;
+    let lock = sql.transaction().await.expect("a transaction");
+    lock.query(
+        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
+        &[],
+    )
+    .await
+    .expect("locked");
+    let request = within(debit("d", "a", 1), Duration::from_millis(150));
+    let rejection = Rejection::of(ballast.balances.debit(request).await);
+    assert_eq!(
+        rejection.expect(Code::DeadlineExceeded, "DEADLINE").facts(),
+        [("outcome", "none")]
+    );
+    lock.rollback().await.expect("unlocked");
+
+    // What waited behind the lock was withdrawn: a later operation on the account finds it undone.
+    assert_eq!(
+        ballast
+            .balances
+            .debit(debit("e", "a", 1))
+            .await
+            .expect("posted")
+            .into_inner()
+            .balances[0]
+            .version,
+        2
+    );
+    let unknown = GetOperationRequest {
+        operation_id: "d".to_owned(),
+    };
+    Rejection::of(ballast.balances.get_operation(unknown).await)
+        .expect(Code::NotFound, "OPERATION_NOT_FOUND");
+    ballast.assert_in_order().await;
+}
+
+#[tokio::test]
+async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let mut sql = ballast.database.sql().await;
+    let lock = sql.transaction().await.expect("a transaction");
+    lock.batch_execute("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("locked");
+    let list = ListEntriesRequest {
+        account_id: "a".to_owned(),
+        ..ListEntriesRequest::default()
+    };
+    let rejection = Rejection::of(
+        ballast
+            .balances
+            .list_entries(within(list, Duration::from_millis(150)))
+            .await,
+    );
+    assert_eq!(
+        rejection.expect(Code::DeadlineExceeded, "DEADLINE").facts(),
+        [("outcome", "none")]
+    );
+
+    // The lock is still held; the statement that waited for it is gone all the same.
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let observer = ballast.database.sql().await;
+    let gone = async {
+        while observer
+            .query_one(waiting, &[])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0)
+            > 0
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), gone)
+        .await
+        .expect("cancelled long before the statement timeout");
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_is_answered_at_once() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let rejection = Rejection::of(
+        ballast
+            .balances
+            .debit(within(debit("d", "a", 1), Duration::ZERO))
+            .await,
+    );
+    rejection.expect(Code::DeadlineExceeded, "DEADLINE");
+    let mut malformed = Request::new(debit("d", "a", 1));
+    malformed
+        .metadata_mut()
+        .insert("grpc-timeout", "soon".parse().expect("a header"));
+    let rejection = Rejection::of(ballast.balances.debit(malformed).await);
+    assert_eq!(
+        rejection
+            .expect(Code::InvalidArgument, "INVALID_ARGUMENT")
+            .fields,
+        ["grpc-timeout"]
+    );
+    ballast.assert_in_order().await;
+}
+
+#[tokio::test]
+async fn the_server_s_own_limit_counts_without_a_deadline() {
+    let mut ballast =
+        Ballast::start_with(|config| config.request_timeout_max = Duration::from_millis(150)).await;
+    open(&mut ballast, "a", 100).await;
+    let mut sql = ballast.database.sql().await;
+    let lock = sql.transaction().await.expect("a transaction");
+    lock.query(
+        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
+        &[],
+    )
+    .await
+    .expect("locked");
+    let rejection = Rejection::of(ballast.balances.debit(debit("d", "a", 1)).await);
+    rejection.expect(Code::DeadlineExceeded, "DEADLINE");
+}

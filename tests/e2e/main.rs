@@ -1,0 +1,15 @@
+//! The promises of Ballast, shown from outside: through gRPC, on a real PostgreSQL. One module per promise.
+
+mod accounts;
+mod batches;
+mod concurrency;
+mod deadlines;
+mod errors;
+mod history;
+mod idempotency;
+mod movements;
+mod plans;
+mod reflection;
+mod shutdown;
+mod start;
+mod support;

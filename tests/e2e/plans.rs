@@ -1,0 +1,75 @@
+//! Plans: every statement of the write path, and every read, finds its rows through an index, on tables of a realistic
+//! size, with statistics and without.
+
+use ballast::store::{READ_STATEMENTS, Session, WRITE_STATEMENTS};
+
+use crate::support::postgres::Database;
+
+const FILL: &str = "
+    INSERT INTO accounts (account_id, owner_id, currency_code, settlement, create_time)
+    SELECT 'account-' || i, 'owner-' || i / 3, 'EUR', false, now() FROM generate_series(1, 30000) i;
+    INSERT INTO balances (account_id, category, currency_code, posted, version)
+    SELECT 'account-' || i, 'main', 'EUR', 10, 1 FROM generate_series(1, 30000) i;
+    INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
+                            destination_category, destination_version)
+    SELECT 'operation-' || i, 'CREDIT', 10, 'EUR', now(), 'account-' || i, 'main', 1 FROM generate_series(1, 30000) i;
+    INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
+    SELECT 'account-' || i, 'main', 1, 'operation-' || i, 10, 10, now() FROM generate_series(1, 30000) i;";
+
+#[tokio::test]
+async fn no_statement_scans_a_table() {
+    let database = Database::migrated().await;
+    let sql = database.sql().await;
+    sql.batch_execute(FILL).await.expect("filled");
+    for statistics in ["without statistics", "with statistics"] {
+        if statistics == "with statistics" {
+            sql.batch_execute("ANALYZE").await.expect("analyzed");
+        }
+        let sessions = [
+            (Session::Batches, &WRITE_STATEMENTS[..]),
+            (Session::Requests, &READ_STATEMENTS[..]),
+        ];
+        for (session, statements) in sessions {
+            // A connection as the pool makes it.
+            sql.batch_execute(&session.settings(5_000))
+                .await
+                .expect("set");
+            for (name, statement) in statements {
+                sql.batch_execute(&format!("PREPARE statement AS {statement}"))
+                    .await
+                    .expect("prepared");
+                let count = sql
+                    .prepare(statement)
+                    .await
+                    .expect("prepared")
+                    .params()
+                    .len();
+                let arguments = vec!["NULL"; count].join(", ");
+                let arguments = if count == 0 {
+                    String::new()
+                } else {
+                    format!("({arguments})")
+                };
+                let plan = sql
+                    .simple_query(&format!("EXPLAIN EXECUTE statement{arguments}"))
+                    .await
+                    .expect("a plan");
+                let plan: Vec<String> = plan
+                    .iter()
+                    .filter_map(|message| match message {
+                        tokio_postgres::SimpleQueryMessage::Row(row) => {
+                            row.get(0).map(str::to_owned)
+                        }
+                        _ => None,
+                    })
+                    .collect();
+                let scans = plan.iter().any(|line| line.contains("Seq Scan"));
+                assert!(!scans, "{name} {statistics}:\n{}", plan.join("\n"));
+                sql.batch_execute("DEALLOCATE statement")
+                    .await
+                    .expect("deallocated");
+            }
+            sql.batch_execute("RESET ALL").await.expect("reset");
+        }
+    }
+}

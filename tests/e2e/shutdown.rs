@@ -1,0 +1,124 @@
+//! Shutdown: every accepted request is answered, the process ends in time with exit code 0, and nothing stays behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use crate::support::binary::Running;
+use crate::support::postgres::Database;
+use crate::support::*;
+
+#[tokio::test]
+async fn a_stop_under_load_answers_everything_that_was_accepted() {
+    let database = Database::migrated().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = Running::start(folder.path(), &["--database-url", &database.url()]);
+    let mut accounts = running.accounts();
+    accounts.create_account(account("a")).await.expect("opened");
+    let silent = TcpStream::connect(running.address)
+        .await
+        .expect("a client that never sends a byte");
+
+    let posted_count = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..32)
+        .map(|client| {
+            let (mut balances, posted_count) = (running.balances(), posted_count.clone());
+            tokio::spawn(async move {
+                for round in 0.. {
+                    let request = credit(&format!("c-{client}-{round}"), "a", 1);
+                    match balances.credit(request).await {
+                        Ok(_) => posted_count.fetch_add(1, Ordering::Relaxed),
+                        // Not accepted: the connection was refused or closed before the request was taken.
+                        Err(status) => return (round, status),
+                    };
+                }
+                unreachable!("clients go on until they are refused")
+            })
+        })
+        .collect();
+    while posted_count.load(Ordering::Relaxed) < 500 {
+        tokio::task::yield_now().await;
+    }
+    let asked = Instant::now();
+    let status = running.stopped().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        asked.elapsed() < Duration::from_secs(15),
+        "well within the drain timeout of 20 s"
+    );
+    drop(silent);
+
+    let mut unanswered = Vec::new();
+    for (client, task) in clients.into_iter().enumerate() {
+        let (round, status) = task.await.expect("no panic");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        unanswered.push(format!("c-{client}-{round}"));
+    }
+    // What was refused did not happen, and what was answered did: the ledger has exactly the answered ones.
+    let sql = database.sql().await;
+    let recorded = sql
+        .query_one("SELECT count(*) FROM operations", &[])
+        .await
+        .expect("a count")
+        .get::<_, i64>(0);
+    assert_eq!(recorded as usize, posted_count.load(Ordering::Relaxed));
+    let never = "SELECT count(*) FROM operations WHERE operation_id = ANY($1)";
+    assert_eq!(
+        sql.query_one(never, &[&unanswered])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0),
+        0
+    );
+
+    let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    while sql
+        .query_one(ours, &[])
+        .await
+        .expect("a count")
+        .get::<_, i64>(0)
+        > 0
+    {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let mut sql = ballast.database.sql().await;
+    let lock = sql.transaction().await.expect("a transaction");
+    lock.query(
+        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
+        &[],
+    )
+    .await
+    .expect("locked");
+    let mut balances = ballast.balances.clone();
+    let in_flight = tokio::spawn(async move { balances.debit(debit("d", "a", 1)).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let observer = ballast.database.sql().await;
+    while observer
+        .query_one(waits, &[])
+        .await
+        .expect("a count")
+        .get::<_, i64>(0)
+        == 0
+    {
+        tokio::task::yield_now().await;
+    }
+    ballast.begin_to_stop();
+    while TcpStream::connect(ballast.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    lock.rollback().await.expect("unlocked");
+    in_flight
+        .await
+        .expect("no panic")
+        .expect("it was accepted, so it is answered");
+    assert!(ballast.stopped().await);
+}

@@ -1,0 +1,224 @@
+//! The start: one command on an empty machine, the same balances after the next one, and one line that names the cure
+//! when it cannot be.
+
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::support::binary::{Running, run};
+use crate::support::postgres::Database;
+use crate::support::*;
+
+/// A folder that an unprivileged PostgreSQL may enter, also when the tests run as root.
+fn folder() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("permissions");
+    folder
+}
+
+/// The one line of an error, without the log before it.
+fn error_line(arguments: &[&str], at: &Path) -> String {
+    let (code, _, stderr) = run(at, arguments);
+    assert_eq!(code, Some(1), "{stderr}");
+    let lines: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(lines.len(), 1, "{stderr}");
+    assert_eq!(stderr.lines().last(), Some(lines[0]), "the cure comes last");
+    lines[0].to_owned()
+}
+
+#[tokio::test]
+async fn without_any_configuration_it_starts_serves_and_finds_its_balances_again() {
+    let folder = folder();
+    let first = Running::start(folder.path(), &[]);
+    assert!(
+        first.banner.contains(".ballast"),
+        "the banner says where the data lives: {}",
+        first.banner
+    );
+    let mut balances = first.balances();
+    assert_eq!(posted(&mut balances, "alice").await, 10_000);
+    // The two transfers that the banner suggests.
+    balances
+        .transfer(transfer("first-transfer", "alice", "bob", 2_500))
+        .await
+        .expect("posted");
+    let refused = Rejection::of(
+        balances
+            .transfer(transfer("too-much", "alice", "bob", 100_000_000))
+            .await,
+    );
+    refused.expect(tonic::Code::FailedPrecondition, "INSUFFICIENT_FUNDS");
+    first.signal(Signal::SIGINT);
+    assert_eq!(first.ended().await.code(), Some(0));
+    assert!(
+        !folder
+            .path()
+            .join(".ballast/postgres/postmaster.pid")
+            .exists(),
+        "its PostgreSQL stopped too"
+    );
+
+    let second = Running::start(folder.path(), &[]);
+    assert_eq!(posted(&mut second.balances(), "alice").await, 7_500);
+    let line = error_line(&[], folder.path());
+    assert!(
+        line.contains("another ballast uses the data folder"),
+        "{line}"
+    );
+
+    // Killed, it leaves its PostgreSQL behind; the next start takes over, and nothing that was answered is lost.
+    second
+        .balances()
+        .transfer(transfer("before-the-end", "alice", "bob", 500))
+        .await
+        .expect("posted");
+    second.signal(Signal::SIGKILL);
+    second.ended().await;
+    let third = Running::start(folder.path(), &[]);
+    assert_eq!(posted(&mut third.balances(), "alice").await, 7_000);
+    assert_eq!(third.stopped().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_names_its_cure_in_one_line() {
+    let folder = folder();
+    let at = folder.path();
+    let database = Database::migrated().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let file = at.join("file");
+    std::fs::write(&file, "").expect("a file");
+    let below_a_file = file.join("data").to_string_lossy().into_owned();
+    let no_binaries = at.to_string_lossy().into_owned();
+    let url = database.url();
+    let rows: [(&[&str], &str); 6] = [
+        (&["--database-url", &url, "--listen", &taken], "--listen"),
+        (
+            &["--database-url", "postgresql://nobody@127.0.0.1:1/x"],
+            "check the host, the port",
+        ),
+        (&["--database-url", "nonsense"], "--database-url"),
+        (&["--data-dir", &below_a_file], "--data-dir"),
+        (&["--postgres-bin", &no_binaries], "apt install postgresql"),
+        (&["migrate"], "BALLAST_DATABASE_URL"),
+    ];
+    for (arguments, cure) in rows {
+        let line = error_line(arguments, at);
+        assert!(line.contains(cure), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_schema_is_migrated_or_refused_and_a_newer_one_refused() {
+    let (folder, empty) = (folder(), Database::empty().await);
+    let url = empty.url();
+    let line = error_line(&["--database-url", &url, "--no-migrate"], folder.path());
+    assert!(line.contains("run `ballast migrate`"), "{line}");
+    let (code, stdout, stderr) = run(folder.path(), &["migrate", "--database-url", &url]);
+    assert_eq!(
+        (code, stdout.contains("the schema is at version")),
+        (Some(0), true),
+        "{stderr}"
+    );
+    let running = Running::start(folder.path(), &["--database-url", &url, "--no-migrate"]);
+    assert!(
+        !running.banner.contains("alice"),
+        "no demo in a database that somebody named"
+    );
+    assert_eq!(running.stopped().await.code(), Some(0));
+    let (code, stdout, _) = run(folder.path(), &["verify", "--database-url", &url]);
+    assert_eq!((code, stdout.contains("in order")), (Some(0), true));
+
+    let sql = empty.sql().await;
+    let from_the_future = "INSERT INTO schema_history (version, name, applied_on, checksum)
+                           VALUES (999, 'future', '2026-01-01T00:00:00Z', '1')";
+    sql.batch_execute(from_the_future)
+        .await
+        .expect("a newer schema");
+    for arguments in [
+        &["--database-url", url.as_str()][..],
+        &["--database-url", &url, "--no-migrate"],
+    ] {
+        let line = error_line(arguments, folder.path());
+        assert!(line.contains("start a newer ballast"), "{line}");
+    }
+    sql.batch_execute("DELETE FROM schema_history WHERE version = 999")
+        .await
+        .expect("gone");
+    sql.batch_execute("UPDATE schema_history SET checksum = '1'")
+        .await
+        .expect("changed");
+    let line = error_line(&["--database-url", &url], folder.path());
+    assert!(line.contains("applied with other content"), "{line}");
+}
+
+#[tokio::test]
+async fn a_database_that_forgets_is_refused_unless_allowed() {
+    let (folder, database) = (folder(), Database::migrated().await);
+    let url = database.url();
+    let sql = database.sql().await;
+    let name: String = sql
+        .query_one("SELECT current_database()", &[])
+        .await
+        .expect("a name")
+        .get(0);
+    sql.batch_execute(&format!(
+        "ALTER DATABASE {name} SET synchronous_commit = off"
+    ))
+    .await
+    .expect("set");
+    let line = error_line(&["--database-url", &url], folder.path());
+    assert!(
+        line.contains("synchronous_commit is off") && line.contains("--allow-data-loss"),
+        "{line}"
+    );
+    let running = Running::start(
+        folder.path(),
+        &["--database-url", &url, "--allow-data-loss"],
+    );
+    assert_eq!(running.stopped().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_ledger_that_somebody_changed_is_not_in_order() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    open(&mut ballast, "b", 100).await;
+    let (folder, url) = (folder(), ballast.database.url());
+    let sql = ballast.database.sql().await;
+    for (change, finding) in [
+        (
+            "UPDATE balances SET posted = posted + 1 WHERE account_id = 'a'",
+            "balance a/main",
+        ),
+        (
+            "UPDATE entries SET posted_after = 7 WHERE account_id = 'a'",
+            "entry a/main",
+        ),
+        (
+            "DELETE FROM operations WHERE operation_id = 'a-opening'",
+            "operation a-opening",
+        ),
+        (
+            "UPDATE balances SET sibling_count = 3 WHERE account_id = 'a'",
+            "account a",
+        ),
+        (
+            "UPDATE operations SET amount = 99 WHERE operation_id = 'b-opening'",
+            "EUR balances",
+        ),
+    ] {
+        sql.batch_execute(change).await.expect("changed");
+        let (code, stdout, _) = run(folder.path(), &["verify", "--database-url", &url]);
+        assert_eq!(
+            (code, stdout.contains(&format!("finding: {finding}"))),
+            (Some(1), true),
+            "{change}: {stdout}"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! A Ballast under test: the server of the library, in this process, on a database of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ballast::batcher::BatcherConfig;
+use ballast::rpc::proto::account_service_client::AccountServiceClient;
+use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
+use ballast::server::{Server, ServerConfig};
+use ballast::store::{StoreConfig, verify};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+use super::postgres::Database;
+
+pub type Accounts = AccountServiceClient<Channel>;
+pub type Balances = BalanceServiceClient<Channel>;
+
+/// A running server, and clients for it.
+pub struct Ballast {
+    pub accounts: Accounts,
+    pub balances: Balances,
+    pub address: SocketAddr,
+    pub database: std::sync::Arc<Database>,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<bool>,
+}
+
+/// The configuration of a server under test, on a free port.
+pub fn config(database_url: String) -> ServerConfig {
+    ServerConfig {
+        listen: ([127, 0, 0, 1], 0).into(),
+        store: StoreConfig {
+            database_url,
+            batch_connections: 4,
+            request_connections: 4,
+            statement_timeout_ms: 5_000,
+            connect_timeout_ms: 3_000,
+        },
+        batcher: BatcherConfig {
+            lanes: 2,
+            patient_lanes: 2,
+            batch_size_max: 500,
+            queue_depth_max: 10_000,
+            lock_wait_max: Duration::from_secs(2),
+        },
+        request_timeout_max: Duration::from_secs(20),
+        drain_timeout: Duration::from_secs(10),
+        connection_count_max: 1_000,
+    }
+}
+
+impl Ballast {
+    /// On a fresh database.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// On a fresh database, configured differently.
+    pub async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_on(Database::migrated().await.into(), change).await
+    }
+
+    /// Another instance on the same database.
+    pub async fn sibling(&self) -> Self {
+        Self::start_on(self.database.clone(), |_| {}).await
+    }
+
+    pub async fn start_on(
+        database: std::sync::Arc<Database>,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
+        let mut config = config(database.url());
+        change(&mut config);
+        let server = Server::bind(config).await.expect("a server starts");
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async move {
+            // Dropped without a word is a stop too.
+            let _dropped = stopped.await;
+        }));
+        let channel = channel(address);
+        Self {
+            accounts: AccountServiceClient::new(channel.clone()),
+            balances: BalanceServiceClient::new(channel),
+            address,
+            database,
+            stop: Some(stop),
+            running,
+        }
+    }
+
+    /// Tells it to stop, as SIGTERM does.
+    pub fn begin_to_stop(&mut self) {
+        self.stop.take();
+    }
+
+    /// Stops it and says whether everything was answered in time.
+    pub async fn stopped(mut self) -> bool {
+        self.begin_to_stop();
+        self.running.await.expect("the server does not panic")
+    }
+
+    /// Recomputes the whole ledger, and expects it in order.
+    pub async fn assert_in_order(&self) {
+        let report = verify::run(&self.database.sql().await)
+            .await
+            .expect("the verification runs");
+        assert_eq!(report.findings, Vec::<String>::new());
+    }
+
+    /// A client on a connection of its own.
+    pub fn own_balances(&self) -> Balances {
+        BalanceServiceClient::new(channel(self.address))
+    }
+}
+
+/// A channel that connects when it is first used.
+pub fn channel(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .expect("an address is a URI")
+        .connect_lazy()
+}

@@ -1,0 +1,268 @@
+//! PostgreSQL for the tests. One server per run: `TEST_DATABASE_URL`; else Docker, through testcontainers; else the
+//! machine's own binaries. One fresh database per test: a copy of a template that is migrated once.
+//!
+//! | variable                      | meaning                                                         |
+//! |-------------------------------|-----------------------------------------------------------------|
+//! | `TEST_DATABASE_URL`           | a server whose role may create databases                        |
+//! | `BALLAST_TEST_POSTGRES_IMAGE` | image:tag for testcontainers; default `postgres:17-bookworm`    |
+//! | `BALLAST_TEST_REQUIRE`        | `testcontainers`: fail instead of using anything else           |
+
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use ballast::embedded::Embedded;
+use ballast::store::schema;
+use testcontainers_modules::postgres::Postgres;
+use testcontainers_modules::testcontainers::runners::AsyncRunner;
+use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
+use tokio_postgres::{Client, NoTls};
+
+const IMAGE: &str = "postgres:17-bookworm";
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The server of this run.
+struct Server {
+    /// A connection string without a database name.
+    url: String,
+    /// Ends what was started when this process ends, however it ends.
+    _reaper: Option<ChildStdin>,
+    template: String,
+}
+
+/// A database that belongs to one test. It is dropped with the value.
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// A fresh database with the current schema and no rows.
+    pub async fn migrated() -> Self {
+        let server = server();
+        Self::create(&format!("TEMPLATE {}", server.template)).await
+    }
+
+    /// A fresh database without any schema.
+    pub async fn empty() -> Self {
+        Self::create("").await
+    }
+
+    async fn create(options: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ballast_test_{}_{number}", std::process::id());
+        let admin = connect(&server().url_of("postgres")).await;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name} {options}"))
+            .await
+            .expect("a test's database is created");
+        Self { name }
+    }
+
+    pub fn url(&self) -> String {
+        server().url_of(&self.name)
+    }
+
+    /// A connection to it, for looking at what only SQL shows.
+    pub async fn sql(&self) -> Client {
+        connect(&self.url()).await
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+        let dropped = std::thread::spawn(|| {
+            block_on(async move {
+                let admin = connect(&server().url_of("postgres")).await;
+                admin
+                    .batch_execute(&drop)
+                    .await
+                    .expect("a test's database is dropped");
+            });
+        });
+        let _panicked = dropped.join();
+    }
+}
+
+impl Server {
+    fn url_of(&self, database: &str) -> String {
+        format!("{} dbname={database}", self.url)
+    }
+}
+
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    // In a thread with a runtime of its own: it outlives the runtime of the test that came first.
+    SERVER.get_or_init(|| {
+        std::thread::spawn(|| block_on(Server::start()))
+            .join()
+            .expect("a PostgreSQL for the tests starts")
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .expect("the test database accepts connections");
+    tokio::spawn(connection);
+    client
+}
+
+impl Server {
+    async fn start() -> Self {
+        let required = std::env::var("BALLAST_TEST_REQUIRE").ok();
+        let named = std::env::var("TEST_DATABASE_URL").ok();
+        let (what, url, reaper) = match (named, required.as_deref()) {
+            (Some(url), None) => ("TEST_DATABASE_URL".to_owned(), key_values(&url), None),
+            (_, Some("testcontainers")) => in_container()
+                .await
+                .unwrap_or_else(|cause| panic!("testcontainers are required: {cause}")),
+            (_, Some(other)) => panic!("BALLAST_TEST_REQUIRE={other} is not known"),
+            (None, None) => match in_container().await {
+                Ok(started) => started,
+                Err(cause) => {
+                    eprintln!("no PostgreSQL through testcontainers: {cause}");
+                    from_binaries().await
+                }
+            },
+        };
+        let mut server = Self {
+            url,
+            _reaper: reaper,
+            template: format!("ballast_template_{}", std::process::id()),
+        };
+        let version = server.make_template().await;
+        eprintln!("tests run on PostgreSQL {version} from {what}");
+        server
+    }
+
+    async fn make_template(&mut self) -> String {
+        let admin = connect(&self.url_of("postgres")).await;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {}", self.template))
+            .await
+            .expect("a template is created");
+        let mut client = schema::connect(&self.url_of(&self.template), TIMEOUT)
+            .await
+            .expect("the template is there");
+        schema::migrate(&mut client)
+            .await
+            .expect("the migrations run");
+        drop(client);
+        // A template in use cannot be copied: wait for its connection to end.
+        let others = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'",
+            self.template
+        );
+        while admin
+            .query_one(&others, &[])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0)
+            > 0
+        {
+            tokio::task::yield_now().await;
+        }
+        admin
+            .query_one("SHOW server_version", &[])
+            .await
+            .expect("a version")
+            .get(0)
+    }
+}
+
+type Started = (String, String, Option<ChildStdin>);
+
+async fn in_container() -> Result<Started, String> {
+    let image = std::env::var("BALLAST_TEST_POSTGRES_IMAGE").unwrap_or_else(|_| IMAGE.to_owned());
+    let (name, tag) = image
+        .rsplit_once(':')
+        .ok_or_else(|| format!("image {image} has no tag"))?;
+    let request = Postgres::default()
+        .with_fsync_enabled()
+        .with_name(name)
+        .with_tag(tag)
+        .with_cmd(["-c", "max_connections=400"])
+        .with_startup_timeout(TIMEOUT);
+    let container = request.start().await.map_err(|error| error.to_string())?;
+    let url = container_url(&container)
+        .await
+        .map_err(|error| error.to_string())?;
+    let reaper = reaper("docker rm --force --volumes \"$0\"", container.id());
+    // Its end is the reaper's business: a static is never dropped, a killed process drops nothing.
+    std::mem::forget(container);
+    Ok((format!("{image}, in a container"), url, reaper))
+}
+
+async fn container_url(
+    container: &ContainerAsync<Postgres>,
+) -> Result<String, testcontainers_modules::testcontainers::TestcontainersError> {
+    let (host, port) = (
+        container.get_host().await?,
+        container.get_host_port_ipv4(5432).await?,
+    );
+    Ok(format!(
+        "host={host} port={port} user=postgres password=postgres"
+    ))
+}
+
+async fn from_binaries() -> Started {
+    let folder = tempfile::Builder::new()
+        .prefix("ballast-test-")
+        .tempdir()
+        .expect("a temporary folder")
+        .keep();
+    let postgres = Embedded::start(Some(&folder), None)
+        .await
+        .unwrap_or_else(|error| panic!("{error}"));
+    let url = postgres.database_url().replace(" dbname=ballast", "");
+    let pid_file = folder.join("postgres/postmaster.pid");
+    let stop = "kill -INT $(head -n 1 \"$0\"/postgres/postmaster.pid); \
+                while test -e \"$0\"/postgres/postmaster.pid; do sleep 0.1; done; rm -rf \"$0\"";
+    assert!(pid_file.exists(), "PostgreSQL says who it is");
+    let reaper = reaper(stop, &folder.to_string_lossy());
+    let version = postgres.version().to_owned();
+    std::mem::forget(postgres);
+    (format!("the binaries of {version}"), url, reaper)
+}
+
+/// Runs `command` with `argument` when this process ends: then the pipe that it reads from ends.
+fn reaper(command: &str, argument: &str) -> Option<ChildStdin> {
+    let script = format!("cat >/dev/null; {command}");
+    let mut shell = Command::new("setsid");
+    shell
+        .args(["sh", "-c", &script, argument])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    shell.spawn().expect("a shell starts").stdin.take()
+}
+
+/// A connection string as words, without its database.
+fn key_values(url: &str) -> String {
+    let config: tokio_postgres::Config = url
+        .parse()
+        .expect("TEST_DATABASE_URL is a connection string");
+    let mut words = Vec::new();
+    for host in config.get_hosts() {
+        words.push(match host {
+            tokio_postgres::config::Host::Tcp(name) => format!("host={name}"),
+            tokio_postgres::config::Host::Unix(path) => format!("host='{}'", path.display()),
+        });
+    }
+    words.extend(config.get_ports().iter().map(|port| format!("port={port}")));
+    words.extend(config.get_user().map(|user| format!("user='{user}'")));
+    let password = config.get_password().map(String::from_utf8_lossy);
+    words.extend(password.map(|password| format!("password='{password}'")));
+    words.join(" ")
+}
