@@ -83,7 +83,7 @@ impl Server {
         let address = listener.local_addr().map_err(at)?;
         let store = Store::new(&config.store)?;
         let (batcher, batches) = Batcher::start(Arc::new(store.clone()), config.batcher.clone());
-        let (health, health_service) = Health::new(store.clone());
+        let (health, health_service) = Health::new(store.clone()).await;
         let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
         let balances = BalanceServiceServer::new(BalanceRpc::new(batcher.clone(), store.clone()));
         let reflection = || {

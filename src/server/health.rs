@@ -30,9 +30,14 @@ pub(super) struct Health {
 
 impl Health {
     /// The reporter, and the service that shows its reports.
-    pub(super) fn new(store: Store) -> (Self, HealthServer<impl HealthService>) {
+    pub(super) async fn new(store: Store) -> (Self, HealthServer<impl HealthService>) {
         let (reporter, service) = tonic_health::server::health_reporter();
-        (Self { reporter, store }, service)
+        let health = Self { reporter, store };
+        // Known from the start, so that nobody who watches is told that there is no such service.
+        health
+            .report(&DATABASE_SERVICES, ServingStatus::NotServing)
+            .await;
+        (health, service)
     }
 
     /// Asks the database until the server drains, then reports NOT_SERVING for everything.

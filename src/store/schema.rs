@@ -21,6 +21,11 @@ const SERVER_VERSION_MIN: i32 = 15;
 /// Why a database cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
+    /// The URL is not one.
+    #[error(
+        "--database-url is not valid ({0}); write it like postgresql://user:password@host:5432/ballast"
+    )]
+    Url(String),
     /// No connection.
     #[error("cannot reach the database: {0}; check the host, the port and that PostgreSQL runs")]
     Unreachable(String),
@@ -82,7 +87,7 @@ impl From<tokio_postgres::Error> for SchemaError {
 pub async fn connect(database_url: &str, timeout: Duration) -> Result<Client, SchemaError> {
     let mut config: tokio_postgres::Config = database_url
         .parse()
-        .map_err(|e| SchemaError::Failed(with_source(&e)))?;
+        .map_err(|error: tokio_postgres::Error| SchemaError::Url(with_source(&error)))?;
     config
         .application_name("ballast schema")
         .connect_timeout(timeout);

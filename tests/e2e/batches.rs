@@ -26,8 +26,13 @@ fn commands() -> Vec<Arc<Command>> {
             .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % bound
     };
-    (0..1000)
-        .map(|_| {
+    let mut commands: Vec<Arc<Command>> = Vec::new();
+    for index in 0..1000 {
+        if index % 10 == 9 {
+            commands.push(commands[next(index)].clone());
+            continue;
+        }
+        commands.push({
             let key = |account: usize, category: usize| BalanceKey {
                 account_id: AccountId::parse(ACCOUNTS[account]).expect("an id"),
                 category: Category::parse(CATEGORIES[category]).expect("a category"),
@@ -55,8 +60,9 @@ fn commands() -> Vec<Arc<Command>> {
                     .expect("a currency"),
                 note: Note::default(),
             })
-        })
-        .collect()
+        });
+    }
+    commands
 }
 
 /// What a caller is told, without the times.

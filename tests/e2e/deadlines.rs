@@ -2,14 +2,30 @@
 
 use std::time::Duration;
 
+use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 use ballast::rpc::proto::{GetOperationRequest, ListEntriesRequest};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use tonic::{Code, Request};
 
 use crate::support::*;
 
+type Patient = BalanceServiceClient<Client<HttpConnector, tonic::body::Body>>;
+
+/// A client that sends a deadline and waits for the answer nevertheless; tonic's own would give up first.
+fn patient(ballast: &Ballast) -> Patient {
+    let http = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    let origin = format!("http://{}", ballast.address)
+        .parse()
+        .expect("an address is a URI");
+    BalanceServiceClient::with_origin(http, origin)
+}
+
 fn within<T>(message: T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    // Only the header: tonic's client would otherwise give up by itself, before the server answers.
     let header = format!("{}m", timeout.as_millis())
         .parse()
         .expect("a header");
@@ -30,7 +46,7 @@ async fn a_deadline_before_the_decision_means_that_nothing_happened() {
     .await
     .expect("locked");
     let request = within(debit("d", "a", 1), Duration::from_millis(150));
-    let rejection = Rejection::of(ballast.balances.debit(request).await);
+    let rejection = Rejection::of(patient(&ballast).debit(request).await);
     assert_eq!(
         rejection.expect(Code::DeadlineExceeded, "DEADLINE").facts(),
         [("outcome", "none")]
@@ -71,8 +87,7 @@ async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
         ..ListEntriesRequest::default()
     };
     let rejection = Rejection::of(
-        ballast
-            .balances
+        patient(&ballast)
             .list_entries(within(list, Duration::from_millis(150)))
             .await,
     );
@@ -106,8 +121,7 @@ async fn a_deadline_that_has_passed_is_answered_at_once() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
     let rejection = Rejection::of(
-        ballast
-            .balances
+        patient(&ballast)
             .debit(within(debit("d", "a", 1), Duration::ZERO))
             .await,
     );
@@ -116,7 +130,7 @@ async fn a_deadline_that_has_passed_is_answered_at_once() {
     malformed
         .metadata_mut()
         .insert("grpc-timeout", "soon".parse().expect("a header"));
-    let rejection = Rejection::of(ballast.balances.debit(malformed).await);
+    let rejection = Rejection::of(patient(&ballast).debit(malformed).await);
     assert_eq!(
         rejection
             .expect(Code::InvalidArgument, "INVALID_ARGUMENT")

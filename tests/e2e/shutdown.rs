@@ -54,7 +54,10 @@ async fn a_stop_under_load_answers_everything_that_was_accepted() {
     let mut unanswered = Vec::new();
     for (client, task) in clients.into_iter().enumerate() {
         let (round, status) = task.await.expect("no panic");
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        // No answer of the server: refused, or told by GOAWAY that it was not taken, which tonic's client calls INTERNAL.
+        let is_from_client = status.details().is_empty()
+            && matches!(status.code(), Code::Unavailable | Code::Internal);
+        assert!(is_from_client, "{status:?}");
         unanswered.push(format!("c-{client}-{round}"));
     }
     // What was refused did not happen, and what was answered did: the ledger has exactly the answered ones.
