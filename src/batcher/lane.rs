@@ -117,7 +117,10 @@ fn is_worth_singling_out(error: &StoreError) -> bool {
         | StoreError::Corrupt(_)
         | StoreError::Serialization
         | StoreError::StatementTimeout => true,
-        StoreError::LockTimeout | StoreError::Exhausted | StoreError::Unavailable { .. } => false,
+        StoreError::LockTimeout
+        | StoreError::Deadline
+        | StoreError::Exhausted
+        | StoreError::Unavailable { .. } => false,
     }
 }
 
@@ -184,6 +187,7 @@ fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool
         // A pooled connection may have died with a restart of the database; the next one is new.
         StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
         StoreError::LockTimeout
+        | StoreError::Deadline
         | StoreError::StatementTimeout
         | StoreError::Rejected { .. }
         | StoreError::Corrupt(_) => in_doubt,
@@ -223,7 +227,7 @@ fn failed(error: &StoreError, locking: &Locking) -> Result<Verdict, Failure> {
             account_id,
         ) => Failure::Contention { account_id },
         (StoreError::Exhausted, _) => Failure::Overloaded,
-        (StoreError::StatementTimeout, _) => Failure::DatabaseUnavailable {
+        (StoreError::StatementTimeout | StoreError::Deadline, _) => Failure::DatabaseUnavailable {
             outcome_unknown: false,
         },
         (StoreError::Unavailable { outcome, cause }, _) => {

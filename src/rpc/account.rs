@@ -41,9 +41,11 @@ impl AccountService for AccountRpc {
             .await
             .map_err(|error| match error {
                 // Unlike a read, it may have happened.
-                StoreError::StatementTimeout => RpcError::Failure(Failure::Deadline {
-                    outcome_unknown: true,
-                }),
+                StoreError::StatementTimeout | StoreError::Deadline => {
+                    RpcError::Failure(Failure::Deadline {
+                        outcome_unknown: true,
+                    })
+                }
                 error => error.into(),
             })?;
         match created {

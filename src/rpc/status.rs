@@ -66,7 +66,7 @@ impl From<StoreError> for RpcError {
             StoreError::Serialization | StoreError::LockTimeout | StoreError::Duplicate { .. } => {
                 Failure::Contention { account_id: None }
             }
-            StoreError::StatementTimeout => Failure::Deadline {
+            StoreError::StatementTimeout | StoreError::Deadline => Failure::Deadline {
                 outcome_unknown: false,
             },
             StoreError::Exhausted => Failure::Overloaded,

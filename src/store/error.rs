@@ -32,6 +32,9 @@ pub enum StoreError {
     /// SQLSTATE 57014: the statement took longer than the statement timeout. Nothing was committed.
     #[error("a statement ran into the statement timeout")]
     StatementTimeout,
+    /// The caller's deadline passed before the answer came.
+    #[error("the deadline passed")]
+    Deadline,
     /// Every connection stayed in use for as long as a request may wait for one.
     #[error("no connection became free in time")]
     Exhausted,

@@ -37,7 +37,7 @@ impl Requests {
         let (pool, deadline) = (self.pool.clone(), self.deadline);
         let task = tokio::spawn(async move {
             let client = tokio::time::timeout_at(deadline, pool.get()).await;
-            let client = Arc::new(client.map_err(|_elapsed| StoreError::Exhausted)??);
+            let client = Arc::new(client.map_err(|_elapsed| StoreError::Deadline)??);
             let mut work = std::pin::pin!(work(client.clone()));
             if let Ok(result) = tokio::time::timeout_at(deadline, &mut work).await {
                 return result;
@@ -57,7 +57,7 @@ impl Requests {
                 )))
             }),
             // The task goes on for as long as it takes to leave the connection in order.
-            Err(_elapsed) => Err(StoreError::StatementTimeout),
+            Err(_elapsed) => Err(StoreError::Deadline),
         }
     }
 }

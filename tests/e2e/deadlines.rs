@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 use ballast::rpc::proto::{GetOperationRequest, ListEntriesRequest};
+use ballast::server::ServerConfig;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -142,9 +143,11 @@ async fn a_deadline_that_has_passed_is_answered_at_once() {
 
 #[tokio::test]
 async fn the_server_s_own_limit_counts_without_a_deadline() {
-    let mut ballast =
-        Ballast::start_with(|config| config.request_timeout_max = Duration::from_millis(150)).await;
-    open(&mut ballast, "a", 100).await;
+    let mut roomy = Ballast::start().await;
+    open(&mut roomy, "a", 100).await;
+    let limit = Duration::from_millis(150);
+    let change = |config: &mut ServerConfig| config.request_timeout_max = limit;
+    let mut ballast = Ballast::start_on(roomy.database.clone(), change).await;
     let mut sql = ballast.database.sql().await;
     let lock = sql.transaction().await.expect("a transaction");
     lock.query(
