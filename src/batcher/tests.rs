@@ -1,1 +1,453 @@
+//! The coalescing loop alone, on a ledger that does what the test says: what goes into which batch, who waits for whom,
+//! and what callers hear when the ledger fails.
 
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::sync::Notify;
+
+use super::*;
+use crate::domain::{
+    AccountId, Amount, BalanceKey, Category, Currency, Movement, Note, Operation, OperationId,
+    Outcome, Timestamp,
+};
+use crate::store::{Locking, Outcome as StoreOutcome, StoreError, Verdict};
+
+/// What the ledger does with the next batch.
+enum Script {
+    Decide,
+    Replay,
+    Contended(&'static str),
+    Fail(StoreError),
+    Panic,
+    /// Waits for `gate`, then decides.
+    Gated,
+}
+
+/// A ledger that notes the batches it gets. Without a script left, it decides.
+#[derive(Default)]
+struct Scripted {
+    scripts: Mutex<VecDeque<Script>>,
+    batches: Mutex<Vec<Vec<String>>>,
+    waited: Mutex<Vec<bool>>,
+    arrived: Notify,
+    gate: Notify,
+}
+
+impl Scripted {
+    fn new(scripts: impl IntoIterator<Item = Script>) -> Arc<Self> {
+        Arc::new(Self {
+            scripts: Mutex::new(scripts.into_iter().collect()),
+            ..Self::default()
+        })
+    }
+
+    fn batches(&self) -> Vec<Vec<String>> {
+        self.batches.lock().expect("no test panics in here").clone()
+    }
+}
+
+fn receipt(job: &Job, replayed: bool) -> Verdict {
+    let outcome = Outcome::Posted {
+        source: None,
+        destination: None,
+    };
+    let operation = Operation {
+        command: job.command.clone(),
+        outcome,
+        create_time: Timestamp::default(),
+    };
+    Verdict::Decided(Ok(Receipt {
+        operation: Arc::new(operation),
+        replayed,
+    }))
+}
+
+impl Ledger for Scripted {
+    async fn execute(&self, jobs: &[Job], locking: &Locking) -> Result<Vec<Verdict>, StoreError> {
+        let ids = jobs
+            .iter()
+            .map(|job| job.command.operation_id.to_string())
+            .collect();
+        self.batches
+            .lock()
+            .expect("no test panics in here")
+            .push(ids);
+        self.waited
+            .lock()
+            .expect("no test panics in here")
+            .push(*locking != Locking::Skip);
+        self.arrived.notify_one();
+        let script = self
+            .scripts
+            .lock()
+            .expect("no test panics in here")
+            .pop_front();
+        match script.unwrap_or(Script::Decide) {
+            Script::Gated => self.gate.notified().await,
+            Script::Fail(error) => return Err(error),
+            Script::Panic => panic!("a bug in the ledger"),
+            Script::Contended(account) => {
+                let contended = AccountId::from_stored(account);
+                let touches = |job: &Job| {
+                    job.command
+                        .movement
+                        .account_ids()
+                        .any(|id| *id == contended)
+                };
+                let verdict = |job| {
+                    if touches(job) {
+                        Verdict::Contended(contended.clone())
+                    } else {
+                        receipt(job, false)
+                    }
+                };
+                return Ok(jobs.iter().map(verdict).collect());
+            }
+            Script::Replay => return Ok(jobs.iter().map(|job| receipt(job, true)).collect()),
+            Script::Decide => {}
+        }
+        let decide = |job: &Job| {
+            if job.claim.start() {
+                receipt(job, false)
+            } else {
+                Verdict::Withdrawn
+            }
+        };
+        Ok(jobs.iter().map(decide).collect())
+    }
+}
+
+fn config() -> BatcherConfig {
+    BatcherConfig {
+        lanes: 2,
+        patient_lanes: 1,
+        batch_size_max: 100,
+        queue_depth_max: 100,
+        lock_wait_max: Duration::from_secs(2),
+    }
+}
+
+fn credit(operation: &str, account: &str) -> Command {
+    let destination = BalanceKey {
+        account_id: AccountId::from_stored(account),
+        category: Category::main(),
+    };
+    Command {
+        operation_id: OperationId::from_stored(operation),
+        movement: Movement::Credit { destination },
+        amount: Amount::new(1).expect("one is an amount"),
+        currency: Currency::new("EUR").expect("EUR is a currency"),
+        note: Note::default(),
+    }
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+/// Sends a command and comes back when the batcher has it.
+async fn send(batcher: &Batcher, operation: &str, account: &str) -> JoinHandle<Answer> {
+    let (batcher, command) = (batcher.clone(), credit(operation, account));
+    let sent = tokio::spawn(async move { batcher.execute(command, later()).await });
+    // The runtime of the test has one thread and runs tasks in order: one turn to send it, one to take it.
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    sent
+}
+
+async fn decided(sent: JoinHandle<Answer>) -> bool {
+    match sent.await.expect("no panic") {
+        Answer::Decided(Ok(receipt)) => !receipt.replayed,
+        other => panic!("not decided: {other:?}"),
+    }
+}
+
+async fn failure(sent: JoinHandle<Answer>) -> Failure {
+    match sent.await.expect("no panic") {
+        Answer::Failed(failure) => failure,
+        other => panic!("not failed: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let first = send(&batcher, "1", "hot").await;
+    let parked = [
+        send(&batcher, "2", "hot").await,
+        send(&batcher, "3", "hot").await,
+    ];
+    let other = send(&batcher, "4", "cold").await;
+    assert!(
+        decided(other).await,
+        "the second lane is free for another account"
+    );
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    for sent in parked {
+        assert!(decided(sent).await);
+    }
+    assert_eq!(ledger.batches(), [vec!["1"], vec!["4"], vec!["2", "3"]]);
+}
+
+#[tokio::test]
+async fn a_batch_has_a_largest_size() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            batch_size_max: 2,
+            lanes: 1,
+            ..config()
+        },
+    );
+    let mut sent = Vec::new();
+    for index in 0..6 {
+        sent.push(send(&batcher, &index.to_string(), "a").await);
+    }
+    ledger.gate.notify_one();
+    for sent in sent {
+        assert!(decided(sent).await);
+    }
+    assert_eq!(
+        ledger.batches(),
+        [vec!["0"], vec!["1", "2"], vec!["3", "4"], vec!["5"]]
+    );
+}
+
+#[tokio::test]
+async fn a_contended_account_steps_aside_and_waits_alone() {
+    let ledger = Scripted::new([Script::Contended("locked"), Script::Gated]);
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            lanes: 1,
+            ..config()
+        },
+    );
+    let locked = send(&batcher, "1", "locked").await;
+    while ledger.batches().len() < 2 {
+        ledger.arrived.notified().await;
+    }
+    let behind = send(&batcher, "2", "locked").await;
+    assert!(
+        decided(send(&batcher, "3", "other").await).await,
+        "the only lane is not held up"
+    );
+    ledger.gate.notify_one();
+    assert!(decided(locked).await && decided(behind).await);
+    assert_eq!(
+        ledger.batches(),
+        [vec!["1"], vec!["1"], vec!["3"], vec!["2"]]
+    );
+    assert_eq!(
+        *ledger.waited.lock().expect("no panic"),
+        [false, true, false, false]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_never_comes_is_contention() {
+    let contended = || Script::Contended("locked");
+    let ledger = Scripted::new(
+        [contended()]
+            .into_iter()
+            .chain((0..1000).map(|_| Script::Fail(StoreError::LockTimeout))),
+    );
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            lock_wait_max: Duration::ZERO,
+            ..config()
+        },
+    );
+    let sent = send(&batcher, "1", "locked").await;
+    assert_eq!(
+        failure(sent).await,
+        Failure::Contention {
+            account_id: Some(AccountId::from_stored("locked"))
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_rejected_runs_one_by_one() {
+    let rejected = || StoreError::Rejected {
+        sqlstate: "22000".to_owned(),
+        message: "poison".to_owned(),
+    };
+    let scripts = [
+        Script::Gated,
+        Script::Fail(rejected()),
+        Script::Decide,
+        Script::Fail(rejected()),
+        Script::Decide,
+    ];
+    let ledger = Scripted::new(scripts);
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            lanes: 1,
+            ..config()
+        },
+    );
+    let mut sent = Vec::new();
+    for index in 0..4 {
+        sent.push(send(&batcher, &index.to_string(), "a").await);
+    }
+    ledger.gate.notify_one();
+    let poisonous = sent.remove(2);
+    for sent in sent {
+        assert!(decided(sent).await);
+    }
+    assert_eq!(failure(poisonous).await, Failure::Internal);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_race_is_repeated_within_bounds() {
+    let ledger = Scripted::new([Script::Fail(StoreError::Serialization), Script::Decide]);
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    assert!(decided(send(&batcher, "1", "a").await).await);
+    let ledger = Scripted::new((0..1000).map(|_| Script::Fail(StoreError::Serialization)));
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    assert_eq!(
+        failure(send(&batcher, "1", "a").await).await,
+        Failure::Contention { account_id: None }
+    );
+    assert!(ledger.batches().len() < 10);
+}
+
+fn lost_commit(operation: &str) -> Script {
+    let outcome = StoreOutcome::Unknown(vec![OperationId::from_stored(operation)]);
+    Script::Fail(StoreError::Unavailable {
+        outcome,
+        cause: "connection reset".to_owned(),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_commit_is_resolved_and_is_the_first_answer() {
+    let ledger = Scripted::new([lost_commit("1"), Script::Replay]);
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    assert!(
+        decided(send(&batcher, "1", "a").await).await,
+        "found, and not called a replay"
+    );
+    assert_eq!(
+        *ledger.waited.lock().expect("no panic"),
+        [false, true],
+        "its locks may still be held: it waits for them"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
+    // Whatever goes wrong afterwards, the first commit may have happened.
+    for afterwards in [
+        StoreError::unavailable("down"),
+        StoreError::LockTimeout,
+        StoreError::Serialization,
+    ] {
+        let fail = move |_| Script::Fail(afterwards.clone());
+        let ledger = Scripted::new([lost_commit("1")].into_iter().chain((0..1000).map(fail)));
+        let (batcher, _running) = Batcher::start(ledger.clone(), config());
+        let expected = Failure::DatabaseUnavailable {
+            outcome_unknown: true,
+        };
+        assert_eq!(failure(send(&batcher, "1", "a").await).await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_withdraws_what_was_not_started() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let soon = Instant::now() + Duration::from_millis(10);
+    let answer = batcher.execute(credit("1", "a"), soon).await;
+    assert!(
+        matches!(
+            answer,
+            Answer::Failed(Failure::Deadline {
+                outcome_unknown: false
+            })
+        ),
+        "{answer:?}"
+    );
+    let parked = batcher.execute(credit("2", "a"), soon).await;
+    assert!(
+        matches!(
+            parked,
+            Answer::Failed(Failure::Deadline {
+                outcome_unknown: false
+            })
+        ),
+        "{parked:?}"
+    );
+    ledger.gate.notify_one();
+    assert!(decided(send(&batcher, "3", "a").await).await);
+    assert_eq!(
+        ledger.batches(),
+        [vec!["1"], vec!["3"]],
+        "the second one was never executed"
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_a_closed_one_too() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            queue_depth_max: 2,
+            lanes: 1,
+            ..config()
+        },
+    );
+    let first = send(&batcher, "0", "a").await;
+    let mut sent = Vec::new();
+    for index in 1..20 {
+        sent.push(send(&batcher, &index.to_string(), "a").await);
+    }
+    let refused = sent.iter().filter(|sent| sent.is_finished()).count();
+    assert_eq!(refused, 19 - 4, "two wait in the loop, two in its inbox");
+    batcher.close();
+    assert_eq!(
+        failure(send(&batcher, "late", "a").await).await,
+        Failure::ShuttingDown
+    );
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    drop(batcher);
+    running.await.expect("the loop ends when all is answered");
+    let mut decided_count = 0;
+    for sent in sent {
+        match sent.await.expect("no panic") {
+            Answer::Decided(_) => decided_count += 1,
+            Answer::Failed(failure) => assert_eq!(failure, Failure::Overloaded),
+        }
+    }
+    assert_eq!(decided_count, 4);
+}
+
+#[tokio::test]
+async fn a_lane_that_dies_takes_no_account_with_it() {
+    let ledger = Scripted::new([Script::Panic]);
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            lanes: 1,
+            ..config()
+        },
+    );
+    let lost = send(&batcher, "1", "a").await;
+    assert_eq!(
+        failure(lost).await,
+        Failure::DatabaseUnavailable {
+            outcome_unknown: false
+        }
+    );
+    assert!(decided(send(&batcher, "2", "a").await).await);
+}
