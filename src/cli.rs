@@ -2,6 +2,7 @@
 
 mod args;
 mod banner;
+mod bench;
 mod demo;
 mod health;
 mod migrate;
@@ -36,6 +37,12 @@ pub enum CliError {
     /// The ledger is not in order.
     #[error("the ledger is not in order: {0} findings, see above")]
     Findings(usize),
+    /// A benchmark has no result.
+    #[error(transparent)]
+    Bench(#[from] crate::bench::BenchError),
+    /// Requests of a benchmark failed.
+    #[error("some requests failed, see above; their throughput and latency mean little")]
+    BenchFailures,
     /// A running server cannot serve.
     #[error("{target} is not healthy: {cause}")]
     Unhealthy {

@@ -137,6 +137,11 @@ impl Embedded {
         self.url_of(NAME)
     }
 
+    /// The process that all its others are children of.
+    pub fn pid(&self) -> Option<i32> {
+        self.server.id().and_then(|id| i32::try_from(id).ok())
+    }
+
     /// Where its data lives.
     pub fn data_dir(&self) -> &Path {
         self.folder.path()

@@ -4,6 +4,7 @@
 //! `main → server → rpc → batcher → store → domain`.
 
 pub mod batcher;
+pub mod bench;
 pub mod cli;
 pub mod domain;
 pub mod embedded;

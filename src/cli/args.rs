@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, health, migrate, serve, verify};
+use super::{CliError, bench, health, migrate, serve, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
 use crate::store::StoreConfig;
@@ -34,6 +34,11 @@ enum Command {
     Migrate(DatabaseArgs),
     /// Recompute the whole ledger and report everything that is not in order
     Verify(DatabaseArgs),
+    /// Measure throughput and latency, beside the usual way to do it
+    Bench(bench::BenchArgs),
+    /// Serve what the benchmark compares with
+    #[command(hide = true)]
+    BenchBaseline(bench::BaselineArgs),
     /// Ask a running server whether it can serve, and exit with 0 if so
     Health(HealthArgs),
 }
@@ -170,6 +175,8 @@ impl Cli {
             Some(Command::Serve(args)) => serve::run(args).await,
             Some(Command::Migrate(args)) => migrate::run(&args).await,
             Some(Command::Verify(args)) => verify::run(&args).await,
+            Some(Command::Bench(args)) => bench::run(args).await,
+            Some(Command::BenchBaseline(args)) => bench::run_baseline(args).await,
             Some(Command::Health(args)) => health::run(&args).await,
         }
     }

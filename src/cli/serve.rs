@@ -81,7 +81,7 @@ impl StopSignals {
 }
 
 /// Each connection is an open file, and the usual soft limit is 1024.
-fn raise_open_files() {
+pub(super) fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

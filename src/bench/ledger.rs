@@ -1,0 +1,176 @@
+//! The ledger of a benchmark: a database of its own, with accounts that have money, loaded in bulk.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, NoTls};
+
+use super::BenchError;
+use crate::store::{schema, verify};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What each account begins with, in minor units: enough for any run.
+const OPENING_MINOR_UNITS: i64 = 1_000_000_000_000;
+
+pub(super) struct Ledger {
+    name: String,
+    url: String,
+    admin: Client,
+    client: Client,
+}
+
+/// How much has been written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Size {
+    /// Of the whole server.
+    pub wal_bytes: i64,
+    /// Of this database.
+    pub disk_bytes: i64,
+}
+
+impl Size {
+    /// What was written since an earlier moment.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            wal_bytes: self.wal_bytes - before.wal_bytes,
+            disk_bytes: self.disk_bytes - before.disk_bytes,
+        }
+    }
+}
+
+impl Ledger {
+    /// A fresh database of this name with so many accounts, each opened by one credit.
+    pub(super) async fn create(
+        admin_url: &str,
+        name: &str,
+        account_count: u64,
+    ) -> Result<Self, BenchError> {
+        let admin = connect(admin_url).await?;
+        admin
+            .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+            .await?;
+        admin
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .await?;
+        let url = with_database(admin_url, name)?;
+        let mut migrating = schema::connect(&url, CONNECT_TIMEOUT)
+            .await
+            .map_err(|error| BenchError::Database(error.to_string()))?;
+        schema::migrate(&mut migrating)
+            .await
+            .map_err(|error| BenchError::Database(error.to_string()))?;
+        let client = connect(&url).await?;
+        let count = i64::try_from(account_count).unwrap_or(i64::MAX);
+        for statement in FILL {
+            client
+                .execute(statement, &[&count, &OPENING_MINOR_UNITS])
+                .await?;
+        }
+        client.batch_execute("VACUUM ANALYZE").await?;
+        Ok(Self {
+            name: name.to_owned(),
+            url,
+            admin,
+            client,
+        })
+    }
+
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(super) async fn size(&self) -> Result<Size, BenchError> {
+        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint,
+                          pg_database_size(current_database())";
+        let row = self.client.query_one(sql, &[]).await?;
+        Ok(Size {
+            wal_bytes: row.get(0),
+            disk_bytes: row.get(1),
+        })
+    }
+
+    /// Writes out what is dirty, so that every turn begins alike.
+    pub(super) async fn settle(&self) -> Result<(), BenchError> {
+        Ok(self.client.batch_execute("CHECKPOINT").await?)
+    }
+
+    /// Recomputes the ledger.
+    pub(super) async fn verify(&self, name: &str) -> Result<(), BenchError> {
+        let report = verify::run(&self.client)
+            .await
+            .map_err(|error| BenchError::Database(error.to_string()))?;
+        match report.findings.into_iter().next() {
+            None => Ok(()),
+            Some(finding) => Err(BenchError::NotInOrder {
+                name: name.to_owned(),
+                finding,
+            }),
+        }
+    }
+
+    pub(super) async fn drop(self) -> Result<(), BenchError> {
+        drop(self.client);
+        Ok(self
+            .admin
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
+            .await?)
+    }
+}
+
+/// Both parameters in each: the number of accounts, and what each begins with.
+const FILL: [&str; 4] = [
+    "INSERT INTO accounts (account_id, owner_id, currency_code, settlement, create_time)
+     SELECT 'account-' || i, 'owner-' || i, 'EUR', false, clock_timestamp()
+     FROM generate_series(0, $1::bigint - 1) i WHERE $2::bigint > 0",
+    "INSERT INTO balances (account_id, category, currency_code, posted, version, update_time)
+     SELECT 'account-' || i, 'main', 'EUR', $2::bigint, 1, 'epoch' FROM generate_series(0, $1::bigint - 1) i",
+    "INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
+                             destination_category, destination_version)
+     SELECT 'opening-' || i, 'CREDIT', $2::bigint, 'EUR', 'epoch', 'account-' || i, 'main', 1
+     FROM generate_series(0, $1::bigint - 1) i",
+    "INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
+     SELECT 'account-' || i, 'main', 1, 'opening-' || i, $2::bigint, $2::bigint, 'epoch'
+     FROM generate_series(0, $1::bigint - 1) i",
+];
+
+async fn connect(url: &str) -> Result<Client, BenchError> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The same connection string for another database.
+fn with_database(url: &str, name: &str) -> Result<String, BenchError> {
+    if !url.contains("://") {
+        // The last word of a kind counts.
+        return Ok(format!("{url} dbname={name}"));
+    }
+    let (head, query) = url
+        .split_once('?')
+        .map_or((url, None), |(head, query)| (head, Some(query)));
+    let scheme_end = head.find("://").map_or(0, |index| index + 3);
+    let host_end = head[scheme_end..]
+        .find('/')
+        .map_or(head.len(), |index| scheme_end + index);
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    Ok(format!("{}/{name}{query}", &head[..host_end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_database;
+
+    #[test]
+    fn a_url_is_turned_to_another_database() {
+        let turned = |url| with_database(url, "b").expect("a URL");
+        assert_eq!(
+            turned("host=/tmp user=x dbname=a"),
+            "host=/tmp user=x dbname=a dbname=b"
+        );
+        assert_eq!(
+            turned("postgresql://u:p@h:1/a?x=y"),
+            "postgresql://u:p@h:1/b?x=y"
+        );
+        assert_eq!(turned("postgresql://h"), "postgresql://h/b");
+    }
+}

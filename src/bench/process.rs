@@ -1,0 +1,146 @@
+//! Processes: the servers that are measured, started from this same binary, and what they use.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{BenchError, Variant};
+
+/// A server that is measured.
+pub(super) struct Served {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Served {
+    /// Starts it on a free port and waits until it says where it listens.
+    pub(super) async fn start(variant: &Variant, database_url: &str) -> Result<Self, BenchError> {
+        let failed = |cause: String| BenchError::Server {
+            name: variant.name(),
+            cause,
+        };
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .env("BALLAST_DATABASE_URL", database_url)
+            .env("BALLAST_LISTEN", "127.0.0.1:0");
+        match variant {
+            Variant::Ballast(arguments) => command.args(["serve", "--log", "warn"]).args(arguments),
+            Variant::Baseline(config) => command
+                .args(["bench-baseline", config.baseline.name()])
+                .args(["--connections", &config.connection_count.to_string()]),
+        };
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let stdout = child
+            .stdout
+            .take()
+            .ok_or_else(|| failed("no output".to_owned()))?;
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await? {
+            let address = line
+                .trim()
+                .strip_prefix("gRPC")
+                .and_then(|rest| rest.split_whitespace().next());
+            if let Some(address) = address.and_then(|address| address.parse().ok()) {
+                // Read on, so that it never waits for a full pipe.
+                tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+                return Ok(Self { child, address });
+            }
+        }
+        Err(failed(
+            "it ended before it listened; see its error above".to_owned(),
+        ))
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.child.id().and_then(|id| i32::try_from(id).ok())
+    }
+
+    pub(super) async fn stop(mut self) {
+        if let Some(pid) = self.pid() {
+            // Fails if it ended already.
+            let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let _status = self.child.wait().await;
+    }
+}
+
+/// What server and database have used so far. Zero where /proc does not tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// CPU seconds of the server.
+    pub server_cpu_seconds: f64,
+    /// CPU seconds of all processes of PostgreSQL; zero if it is not ours.
+    pub database_cpu_seconds: f64,
+    /// The resident memory of the server now.
+    pub server_rss_bytes: u64,
+}
+
+impl Usage {
+    pub(super) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
+        Self {
+            server_cpu_seconds: server.map_or(0.0, cpu_seconds),
+            database_cpu_seconds: postmaster.map_or(0.0, |pid| {
+                cpu_seconds(pid) + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
+            }),
+            server_rss_bytes: server.map_or(0, rss_bytes),
+        }
+    }
+
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            server_cpu_seconds: self.server_cpu_seconds - before.server_cpu_seconds,
+            database_cpu_seconds: self.database_cpu_seconds - before.database_cpu_seconds,
+            ..self
+        }
+    }
+}
+
+/// The fields of /proc/PID/stat behind the name, which may itself have spaces: from the state on.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    Some(fields.split_whitespace().map(str::to_owned).collect())
+}
+
+/// User and system time of a process and of its children that have ended.
+fn cpu_seconds(pid: i32) -> f64 {
+    let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
+    let fields = stat(pid).unwrap_or_default();
+    let ticks = fields
+        .iter()
+        .skip(11)
+        .take(4)
+        .filter_map(|field| field.parse::<f64>().ok());
+    ticks.sum::<f64>() / ticks_per_second
+}
+
+fn rss_bytes(pid: i32) -> u64 {
+    let page_bytes = sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .unwrap_or(4096);
+    let pages = stat(pid)
+        .and_then(|fields| fields.get(21)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * u64::try_from(page_bytes).unwrap_or(4096)
+}
+
+fn children(parent: i32) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    let is_child =
+        |pid: &i32| stat(*pid).and_then(|fields| fields.get(1)?.parse().ok()) == Some(parent);
+    pids.filter(is_child).collect()
+}
