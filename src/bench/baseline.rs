@@ -1,6 +1,7 @@
 //! Baselines: what Ballast is compared with, behind the same gRPC method.
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use tokio::net::TcpListener;
@@ -109,16 +110,17 @@ impl Naive {
             .get()
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        let select = "SELECT posted, version FROM balances WHERE account_id = $1 AND category = 'main' FOR UPDATE";
-        let update = "UPDATE balances SET posted = posted + $2, version = version + 1, update_time = clock_timestamp()
+        let select = "SELECT posted, version, clock_timestamp() FROM balances WHERE account_id = $1 AND category = 'main' FOR UPDATE";
+        let update =
+            "UPDATE balances SET posted = posted + $2, version = version + 1, update_time = $3
                       WHERE account_id = $1 AND category = 'main'";
         let operation =
             "INSERT INTO operations (operation_id, kind, amount, currency_code, create_time,
                 source_account_id, source_category, source_version,
                 destination_account_id, destination_category, destination_version)
-            VALUES ($1, 'TRANSFER', $2, 'EUR', now(), $3, 'main', $4, $5, 'main', $6)";
+            VALUES ($1, 'TRANSFER', $2, 'EUR', $7, $3, 'main', $4, $5, 'main', $6)";
         let entries = "INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-            VALUES ($1, 'main', $2, $3, $4, $5, now()), ($6, 'main', $7, $3, $8, $9, now())";
+            VALUES ($1, 'main', $2, $3, $4, $5, $10), ($6, 'main', $7, $3, $8, $9, $10)";
         let [select, update, operation, entries] = {
             let mut statements = Vec::with_capacity(4);
             for sql in [select, update, operation, entries] {
@@ -130,6 +132,8 @@ impl Naive {
         let mut in_order = [from, to];
         in_order.sort_unstable();
         let mut sides = Vec::with_capacity(2);
+        // The time after the last lock, so that it never runs backwards within a balance.
+        let mut time = SystemTime::UNIX_EPOCH;
         for account_id in in_order {
             let row = transaction
                 .query_opt(&select, &[&account_id])
@@ -138,6 +142,7 @@ impl Naive {
             let row = row.ok_or_else(|| Status::not_found(account_id))?;
             let amount = if account_id == from { -amount } else { amount };
             let (posted, version): (i64, i64) = (row.get(0), row.get(1));
+            time = row.get(2);
             let side = Side {
                 account_id: account_id.to_owned(),
                 version: version + 1,
@@ -153,7 +158,7 @@ impl Naive {
         }
         for side in [&from, &to] {
             transaction
-                .execute(&update, &[&side.account_id, &side.amount])
+                .execute(&update, &[&side.account_id, &side.amount, &time])
                 .await
                 .map_err(failed)?;
         }
@@ -168,6 +173,7 @@ impl Naive {
                     &from.version,
                     &to.account_id,
                     &to.version,
+                    &time,
                 ],
             )
             .await
@@ -185,6 +191,7 @@ impl Naive {
                     &to.version,
                     &to.amount,
                     &to.posted,
+                    &time,
                 ],
             )
             .await
