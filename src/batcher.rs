@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::domain::{Claim, Command, Receipt, Refusal};
+use crate::domain::{AccountId, Claim, Command, Receipt, Refusal};
 use crate::store::{Job, Ledger};
 
 use schedule::Schedule;
@@ -42,7 +42,7 @@ pub enum Failure {
     /// A lock stayed taken, or a transaction kept losing. Nothing happened.
     Contention {
         /// The account that is locked, if one is known.
-        account_id: Option<crate::domain::AccountId>,
+        account_id: Option<AccountId>,
     },
     /// The queue is full. Nothing happened.
     Overloaded,
@@ -77,14 +77,22 @@ struct Ticket {
     job: Job,
     answer: oneshot::Sender<Answer>,
     deadline: Instant,
-    /// When its lock wait ends; set when it first steps aside.
+    /// When its lock wait ends; set when it first has to wait for a lock held outside.
     lock_wait_end: Option<Instant>,
+    /// How often it had to wait behind others.
+    detours: u32,
+    /// The account that is kept free for it.
+    reserved: Option<AccountId>,
 }
 
 impl Ticket {
     /// Nobody waits for the answer any more, and nothing has happened.
     fn is_abandoned(&self) -> bool {
         self.answer.is_closed() && self.job.claim.withdraw()
+    }
+
+    fn has_waited_enough(&self, now: Instant) -> bool {
+        self.lock_wait_end.is_some_and(|end| end <= now)
     }
 
     fn answer(self, answer: Answer) {
@@ -104,7 +112,13 @@ impl Batcher {
     /// Starts the loop on `ledger`. It ends, with every accepted command answered, when it was closed and all clones of
     /// the batcher are gone.
     pub fn start<L: Ledger>(ledger: Arc<L>, config: BatcherConfig) -> (Self, JoinHandle<()>) {
-        let (queue, inbox) = mpsc::channel(config.queue_depth_max);
+        // Half of what may wait does so in the inbox, the other half where the loop sorts it.
+        let inbox_depth = config.queue_depth_max.div_ceil(2);
+        let (queue, inbox) = mpsc::channel(inbox_depth);
+        let config = BatcherConfig {
+            queue_depth_max: (config.queue_depth_max - inbox_depth).max(1),
+            ..config
+        };
         let schedule = Schedule::new(ledger, config);
         let running = tokio::spawn(schedule.run(inbox));
         (
@@ -138,6 +152,8 @@ impl Batcher {
             answer,
             deadline,
             lock_wait_end: None,
+            detours: 0,
+            reserved: None,
         };
         match self.queue.try_send(ticket) {
             Ok(()) => {}

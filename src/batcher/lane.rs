@@ -54,6 +54,7 @@ struct Waiting {
     answer: oneshot::Sender<Answer>,
     deadline: Instant,
     lock_wait_end: Option<Instant>,
+    detours: u32,
 }
 
 impl Waiting {
@@ -63,6 +64,8 @@ impl Waiting {
             answer,
             deadline,
             lock_wait_end,
+            detours,
+            reserved: _,
         } = ticket;
         (
             job,
@@ -70,6 +73,7 @@ impl Waiting {
                 answer,
                 deadline,
                 lock_wait_end,
+                detours,
             },
         )
     }
@@ -79,12 +83,15 @@ impl Waiting {
             answer,
             deadline,
             lock_wait_end,
+            detours,
         } = self;
         Ticket {
             job,
             answer,
             deadline,
             lock_wait_end,
+            detours,
+            reserved: None,
         }
     }
 }
@@ -94,7 +101,7 @@ type Results = Vec<Result<Verdict, Failure>>;
 async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: &Locking) -> Results {
     match attempt(ledger, jobs, locking).await {
         Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
-        Err(error) if jobs.len() > 1 && is_worth_singling_out(&error) => {
+        Err(error) if jobs.len() > 1 && is_worth_singling_out(&error, locking) => {
             tracing::warn!(%error, commands = jobs.len(), "a batch failed; its commands run one by one");
             let mut results = Vec::with_capacity(jobs.len());
             for job in jobs.chunks(1) {
@@ -110,17 +117,16 @@ async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: &Locking) -> Resu
 }
 
 /// Whether single commands may succeed where their batch failed.
-fn is_worth_singling_out(error: &StoreError) -> bool {
+fn is_worth_singling_out(error: &StoreError, locking: &Locking) -> bool {
     match error {
         StoreError::Rejected { .. }
         | StoreError::Duplicate { .. }
         | StoreError::Corrupt(_)
         | StoreError::Serialization
         | StoreError::StatementTimeout => true,
-        StoreError::LockTimeout
-        | StoreError::Deadline
-        | StoreError::Exhausted
-        | StoreError::Unavailable { .. } => false,
+        // Without waiting for accounts, only an operation id that somebody else is just inserting takes so long.
+        StoreError::LockTimeout => *locking == Locking::Skip,
+        StoreError::Deadline | StoreError::Exhausted | StoreError::Unavailable { .. } => false,
     }
 }
 
@@ -141,7 +147,7 @@ async fn attempt<L: Ledger>(
             .execute(jobs, doubtful.as_ref().unwrap_or(locking))
             .await
         {
-            Ok(verdicts) => return Ok(first_answers(verdicts, &in_doubt)),
+            Ok(verdicts) => return Ok(first_answers(verdicts, in_doubt)),
             Err(error) => error,
         };
         if let StoreError::Unavailable {
@@ -201,13 +207,13 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 /// A receipt that was found after a lost commit of our own is the first answer, not a replay.
-fn first_answers(mut verdicts: Vec<Verdict>, in_doubt: &HashSet<OperationId>) -> Vec<Verdict> {
+fn first_answers(mut verdicts: Vec<Verdict>, mut in_doubt: HashSet<OperationId>) -> Vec<Verdict> {
     for verdict in &mut verdicts {
         if let Verdict::Decided(Ok(Receipt {
             operation,
             replayed,
         })) = verdict
-            && in_doubt.contains(&operation.command.operation_id)
+            && in_doubt.remove(&operation.command.operation_id)
         {
             *replayed = false;
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
@@ -12,6 +13,37 @@ use super::lane::{self, SteppedAside};
 use super::{Answer, BatcherConfig, Failure, Ticket};
 use crate::domain::AccountId;
 use crate::store::{Ledger, Locking};
+
+/// How often a command waits behind others before it is given the right of way.
+const DETOURS_MAX: u32 = 4;
+/// How long a patient lane waits for one lock while commands on other accounts want the lane.
+const PATIENT_TURN: Duration = Duration::from_millis(150);
+
+/// Who has an account in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// A lane.
+    Lane,
+    /// Somebody outside; a patient lane waits for it, or will.
+    Outside,
+    /// A command that waits for its other account.
+    Ticket,
+}
+
+/// An account in somebody's hands, and the commands that wait for it.
+struct Held {
+    holder: Holder,
+    parked: VecDeque<Ticket>,
+}
+
+impl Held {
+    fn by(holder: Holder) -> Self {
+        Self {
+            holder,
+            parked: VecDeque::new(),
+        }
+    }
+}
 
 /// The accounts that a task has in hand.
 enum Hand {
@@ -33,16 +65,16 @@ pub(super) struct Schedule<L> {
     config: BatcherConfig,
     /// Commands whose accounts are in nobody's hands, as far as is known; oldest first.
     ready: VecDeque<Ticket>,
-    /// The accounts in the hands of a lane, each with the commands that wait for it.
-    busy: HashMap<AccountId, VecDeque<Ticket>>,
-    /// Accounts that are locked from outside, each with the commands that found out. Also in `busy`.
+    /// The accounts in somebody's hands.
+    held: HashMap<AccountId, Held>,
+    /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
     contended: VecDeque<(AccountId, Vec<Ticket>)>,
     running: JoinSet<SteppedAside>,
     /// What each running task has in hand.
     hands: HashMap<Id, Hand>,
     lanes_running: usize,
     patient_lanes_running: usize,
-    /// Commands in `ready`, `busy` and `contended`.
+    /// Commands in `ready`, `held` and `contended`.
     waiting: usize,
 }
 
@@ -52,7 +84,7 @@ impl<L: Ledger> Schedule<L> {
             ledger,
             config,
             ready: VecDeque::new(),
-            busy: HashMap::new(),
+            held: HashMap::new(),
             contended: VecDeque::new(),
             running: JoinSet::new(),
             hands: HashMap::new(),
@@ -81,31 +113,72 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Puts a command where it has to wait.
+    /// Puts a command that arrived where it has to wait.
     fn place(&mut self, ticket: Ticket) {
-        let busy = ticket
-            .job
-            .command
-            .movement
-            .account_ids()
-            .find(|id| self.busy.contains_key(*id))
-            .cloned();
-        match busy.and_then(|id| self.busy.get_mut(&id)) {
-            Some(parked) => parked.push_back(ticket),
+        match self.obstacle(&ticket) {
+            Some(account_id) => self.park(ticket, account_id, &HashSet::new()),
             None => self.ready.push_back(ticket),
         }
     }
 
-    /// Gives work to every lane that has none.
-    fn dispatch(&mut self) {
-        while self.lanes_running < self.config.lanes {
-            let tickets = self.gather();
-            if tickets.is_empty() {
-                break;
-            }
-            self.lanes_running += 1;
-            self.start(tickets, Locking::Skip);
+    /// The account that keeps a command from running: one in somebody's hands.
+    fn obstacle(&self, ticket: &Ticket) -> Option<AccountId> {
+        let mut account_ids = ticket.job.command.movement.account_ids();
+        let is_ours = |id: &AccountId| ticket.reserved.as_ref() == Some(id);
+        account_ids
+            .find(|id| self.held.contains_key(*id) && !is_ours(id))
+            .cloned()
+    }
+
+    /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
+    /// the one that is free reserved, and goes first when the other one is released; else it might wait for ever.
+    fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &HashSet<AccountId>) {
+        let Some(holder) = self.held.get(&account_id).map(|held| held.holder) else {
+            self.ready.push_back(ticket);
+            return;
+        };
+        ticket.detours += 1;
+        let is_old = ticket.detours > DETOURS_MAX;
+        match holder {
+            Holder::Outside => self.expect_a_long_wait(&mut ticket),
+            // It ends soon, whatever else happens. Waiting for a reservation of another command might not.
+            Holder::Lane if is_old && ticket.reserved.is_none() => self.reserve(&mut ticket, taken),
+            Holder::Lane | Holder::Ticket => {}
         }
+        match self.held.get_mut(&account_id) {
+            Some(held) if is_old => held.parked.push_front(ticket),
+            Some(held) => held.parked.push_back(ticket),
+            None => self.ready.push_back(ticket),
+        }
+    }
+
+    fn reserve(&mut self, ticket: &mut Ticket, taken: &HashSet<AccountId>) {
+        let mut account_ids = ticket.job.command.movement.account_ids();
+        let is_free = |id: &&AccountId| !self.held.contains_key(*id) && !taken.contains(*id);
+        ticket.reserved = account_ids.find(is_free).cloned();
+        if let Some(account_id) = &ticket.reserved {
+            self.held
+                .insert(account_id.clone(), Held::by(Holder::Ticket));
+        }
+    }
+
+    /// Its lock wait begins, and what it reserved is free for others meanwhile.
+    fn expect_a_long_wait(&mut self, ticket: &mut Ticket) {
+        let lock_wait_max = self.config.lock_wait_max;
+        ticket
+            .lock_wait_end
+            .get_or_insert_with(|| Instant::now() + lock_wait_max);
+        self.unreserve(ticket);
+    }
+
+    fn unreserve(&mut self, ticket: &mut Ticket) {
+        if let Some(account_id) = ticket.reserved.take() {
+            self.release(&account_id);
+        }
+    }
+
+    /// Gives work to every lane that has none. Patient lanes come first: what they turn out not to need is released.
+    fn dispatch(&mut self) {
         while self.patient_lanes_running < self.config.patient_lanes {
             let Some((account_id, mut tickets)) = self.contended.pop_front() else {
                 break;
@@ -118,12 +191,7 @@ impl<L: Ledger> Schedule<L> {
                 continue;
             }
             self.patient_lanes_running += 1;
-            let now = Instant::now();
-            let wait_end = tickets
-                .iter()
-                .map(|ticket| ticket.lock_wait_end.unwrap_or(now).min(ticket.deadline))
-                .max();
-            let wait_max = wait_end.unwrap_or(now).saturating_duration_since(now);
+            let wait_max = self.wait_max(&tickets);
             self.start(
                 tickets,
                 Locking::Wait {
@@ -132,36 +200,57 @@ impl<L: Ledger> Schedule<L> {
                 },
             );
         }
+        while self.lanes_running < self.config.lanes {
+            let tickets = self.gather();
+            if tickets.is_empty() {
+                break;
+            }
+            self.lanes_running += 1;
+            self.start(tickets, Locking::Skip);
+        }
     }
 
-    /// The next batch: commands on accounts that no lane has in hand. Their accounts are in its hands from now on.
+    /// How long a patient lane may wait: as long as one of its commands does, but only in turns while others want it.
+    fn wait_max(&self, tickets: &[Ticket]) -> Duration {
+        let now = Instant::now();
+        let wait_end = |ticket: &Ticket| ticket.lock_wait_end.unwrap_or(now).min(ticket.deadline);
+        let wait_end = tickets.iter().map(wait_end).max().unwrap_or(now);
+        let wait_max = wait_end.saturating_duration_since(now);
+        if self.contended.is_empty() {
+            wait_max
+        } else {
+            wait_max.min(PATIENT_TURN)
+        }
+    }
+
+    /// The next batch: commands on accounts in nobody's hands. Their accounts are in its hands from now on.
     fn gather(&mut self) -> Vec<Ticket> {
         let mut tickets = Vec::new();
+        let mut taken = HashSet::new();
         while tickets.len() < self.config.batch_size_max {
-            let Some(ticket) = self.ready.pop_front() else {
+            let Some(mut ticket) = self.ready.pop_front() else {
                 break;
             };
             if ticket.is_abandoned() {
                 self.waiting -= 1;
+                self.unreserve(&mut ticket);
                 continue;
             }
-            let busy = ticket
-                .job
-                .command
-                .movement
-                .account_ids()
-                .find(|id| self.busy.contains_key(*id))
-                .cloned();
-            match busy.and_then(|id| self.busy.get_mut(&id)) {
-                Some(parked) => parked.push_back(ticket),
-                None => tickets.push(ticket),
+            match self.obstacle(&ticket) {
+                Some(account_id) => self.park(ticket, account_id, &taken),
+                None => {
+                    ticket.reserved = None;
+                    taken.extend(ticket.job.command.movement.account_ids().cloned());
+                    tickets.push(ticket);
+                }
             }
         }
         self.waiting -= tickets.len();
-        for account_id in accounts_of(&tickets) {
-            if !self.busy.contains_key(account_id) {
-                self.busy.insert(account_id.clone(), VecDeque::new());
-            }
+        for account_id in taken {
+            self.held
+                .entry(account_id)
+                .or_insert_with(|| Held::by(Holder::Lane))
+                .holder = Holder::Lane;
         }
         tickets
     }
@@ -198,13 +287,9 @@ impl<L: Ledger> Schedule<L> {
         let now = Instant::now();
         let mut contended: HashMap<AccountId, Vec<Ticket>> = HashMap::new();
         for (account_id, mut ticket) in stepped_aside {
-            let wait_end = *ticket
-                .lock_wait_end
-                .get_or_insert(now + self.config.lock_wait_max);
-            if wait_end <= now {
-                ticket.answer(Answer::Failed(Failure::Contention {
-                    account_id: Some(account_id),
-                }));
+            self.expect_a_long_wait(&mut ticket);
+            if ticket.has_waited_enough(now) {
+                ticket.answer(contention(account_id));
                 continue;
             }
             self.waiting += 1;
@@ -214,7 +299,7 @@ impl<L: Ledger> Schedule<L> {
             self.release(account_id);
         }
         for (account_id, tickets) in contended {
-            self.busy.entry(account_id.clone()).or_default();
+            self.hold_outside(&account_id, now);
             match self.contended.iter_mut().find(|(id, _)| *id == account_id) {
                 Some((_, waiting)) => waiting.extend(tickets),
                 None => self.contended.push_back((account_id, tickets)),
@@ -222,16 +307,45 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
+    /// Notes that somebody outside holds an account. Those who wait for it, wait for a lock from now on, and those who
+    /// waited enough are told.
+    fn hold_outside(&mut self, account_id: &AccountId, now: Instant) {
+        let held = self
+            .held
+            .entry(account_id.clone())
+            .or_insert_with(|| Held::by(Holder::Outside));
+        held.holder = Holder::Outside;
+        let parked = std::mem::take(&mut held.parked);
+        let mut staying = VecDeque::with_capacity(parked.len());
+        for mut ticket in parked {
+            self.expect_a_long_wait(&mut ticket);
+            if ticket.has_waited_enough(now) {
+                self.waiting -= 1;
+                ticket.answer(contention(account_id.clone()));
+            } else {
+                staying.push_back(ticket);
+            }
+        }
+        if let Some(held) = self.held.get_mut(account_id) {
+            held.parked = staying;
+        }
+    }
+
     /// Takes an account out of all hands. The commands that waited for it are older than all that are ready.
     fn release(&mut self, account_id: &AccountId) {
-        for ticket in self
-            .busy
+        let parked = self
+            .held
             .remove(account_id)
-            .unwrap_or_default()
-            .into_iter()
-            .rev()
-        {
+            .map(|held| held.parked)
+            .unwrap_or_default();
+        for ticket in parked.into_iter().rev() {
             self.ready.push_front(ticket);
         }
     }
+}
+
+fn contention(account_id: AccountId) -> Answer {
+    Answer::Failed(Failure::Contention {
+        account_id: Some(account_id),
+    })
 }

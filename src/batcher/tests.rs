@@ -401,7 +401,7 @@ async fn a_full_queue_refuses_and_a_closed_one_too() {
     let (batcher, running) = Batcher::start(
         ledger.clone(),
         BatcherConfig {
-            queue_depth_max: 2,
+            queue_depth_max: 4,
             lanes: 1,
             ..config()
         },
@@ -450,4 +450,76 @@ async fn a_lane_that_dies_takes_no_account_with_it() {
         }
     );
     assert!(decided(send(&batcher, "2", "a").await).await);
+}
+
+fn transfer(operation: &str, from: &str, to: &str) -> Command {
+    let source = crate::domain::Source {
+        account_id: AccountId::from_stored(from),
+        categories: vec![Category::main()],
+    };
+    let destination = BalanceKey {
+        account_id: AccountId::from_stored(to),
+        category: Category::main(),
+    };
+    let movement = Movement::transfer(source, destination, None).expect("two accounts");
+    Command {
+        movement,
+        ..credit(operation, to)
+    }
+}
+
+/// Two accounts that are always in a lane's hands, in turns: whoever needs both must get both all the same.
+#[tokio::test]
+async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
+    let ledger = Scripted::new((0..200).map(|_| Script::Gated));
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let mut sent = vec![
+        send(&batcher, "a-0", "a").await,
+        send(&batcher, "b-0", "b").await,
+    ];
+    let (both, command) = (batcher.clone(), transfer("both", "a", "b"));
+    let both = tokio::spawn(async move { both.execute(command, later()).await });
+    for round in 1..100 {
+        // While one batch ends, the next commands on its account are waiting already, and the other lane goes on.
+        for account in ["a", "b"] {
+            sent.push(send(&batcher, &format!("{account}-{round}"), account).await);
+        }
+        ledger.gate.notify_one();
+        tokio::task::yield_now().await;
+        if both.is_finished() {
+            break;
+        }
+    }
+    assert!(decided(both).await);
+    assert!(
+        sent.len() < 100,
+        "after some detours, not at the end of the load"
+    );
+}
+
+/// Nobody else comes by: what a patient lane no longer needs must reach an ordinary lane by itself.
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_an_abandoned_command_goes_on() {
+    let scripts = [
+        Script::Contended("x"),
+        Script::Fail(StoreError::LockTimeout),
+    ];
+    let ledger = Scripted::new(scripts);
+    let (batcher, _running) = Batcher::start(
+        ledger.clone(),
+        BatcherConfig {
+            patient_lanes: 1,
+            ..config()
+        },
+    );
+    let hasty = batcher.clone();
+    let hasty = tokio::spawn(async move { hasty.execute(credit("1", "x"), Instant::now()).await });
+    let behind = send(&batcher, "2", "x").await;
+    assert!(decided(behind).await);
+    assert!(matches!(
+        hasty.await.expect("no panic"),
+        Answer::Failed(Failure::Deadline {
+            outcome_unknown: false
+        })
+    ));
 }
