@@ -38,6 +38,8 @@ impl BalanceRpc {
         }
     }
 
+    /// The account that a transfer goes to. Asked before the operation id is looked at: an owner without a settlement
+    /// account is not found, whatever the id.
     async fn destination(
         &self,
         destination: TransferDestination,
@@ -232,10 +234,10 @@ impl BalanceService for BalanceRpc {
                 .map_err(RpcError::from)?
             {
                 None => None,
-                Some((now, BalanceAt::Entry(then))) => {
+                Some(BalanceAt::Entry { now, then }) => {
                     Some(reply::balance_at(account_id.as_str(), &now, then.as_ref()))
                 }
-                Some((_, BalanceAt::Future(clock))) => {
+                Some(BalanceAt::Future(clock)) => {
                     let rule = format!(
                         "lies in the future, the database's clock shows {}",
                         reply::timestamp(clock)

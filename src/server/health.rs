@@ -45,9 +45,8 @@ impl Health {
         tokio::spawn(async move {
             let mut was_ok = None;
             loop {
-                let store = self.store.before(Instant::now() + CHECK_TIMEOUT);
                 let is_ok = tokio::select! {
-                    checked = store.ping() => checked.is_ok(),
+                    checked = self.store.ping(Instant::now() + CHECK_TIMEOUT) => checked.is_ok(),
                     () = draining.cancelled() => break,
                 };
                 if was_ok != Some(is_ok) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::error::StoreError;
+use super::error::{Outcome, StoreError};
 use super::requests::Requests;
 use super::row;
 use crate::domain::{AccountId, Balance, Category, Currency, OwnerId, Timestamp};
@@ -80,7 +80,7 @@ pub enum Created {
     /// It is there; `created` if this call opened it.
     Account {
         /// As it is now.
-        account: AccountDetails,
+        account: Box<AccountDetails>,
         /// Whether this call opened it.
         created: bool,
     },
@@ -96,34 +96,19 @@ const LIST_ACCOUNT_IDS: &str = include_str!("sql/list_account_ids.sql");
 const SETTLEMENT_ACCOUNT: &str = include_str!("sql/settlement_account.sql");
 
 impl Requests {
-    /// Opens the account unless it is there. Two at once: one opens it, the other finds it.
+    /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
+    /// the way leaves the outcome unknown.
     pub async fn create_account(&self, spec: AccountSpec) -> Result<Created, StoreError> {
         self.request(move |client| async move {
-            let created = match insert_account(&client, &spec).await {
-                Err(StoreError::Duplicate { .. }) => false,
-                inserted => inserted?,
-            };
-            let account = get_accounts(&client, &[spec.account_id.as_str()])
-                .await?
-                .pop();
-            if let Some(account) = account {
-                let fields = if created {
-                    Vec::new()
-                } else {
-                    differing_fields(&spec, &account)
-                };
-                return Ok(match fields.is_empty() {
-                    true => Created::Account { account, created },
-                    false => Created::Different(fields),
-                });
-            }
-            let other = settlement_account(&client, &spec.owner_id).await?;
-            other.map(Created::OtherSettlement).ok_or_else(|| {
-                StoreError::Corrupt(format!(
-                    "account {} was neither inserted nor found",
-                    spec.account_id
-                ))
-            })
+            create_account(&client, &spec)
+                .await
+                .map_err(|error| match error {
+                    StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
+                        outcome: Outcome::Unknown(Vec::new()),
+                        cause,
+                    },
+                    error => error,
+                })
         })
         .await
     }
@@ -177,6 +162,38 @@ impl Requests {
         self.request(move |client| async move { settlement_account(&client, &owner_id).await })
             .await
     }
+}
+
+async fn create_account(client: &Client, spec: &AccountSpec) -> Result<Created, StoreError> {
+    let created = match insert_account(client, spec).await {
+        Err(StoreError::Duplicate { .. }) => false,
+        inserted => inserted?,
+    };
+    if let Some(account) = get_accounts(client, &[spec.account_id.as_str()])
+        .await?
+        .pop()
+    {
+        let fields = if created {
+            Vec::new()
+        } else {
+            differing_fields(spec, &account)
+        };
+        return Ok(match fields.is_empty() {
+            true => Created::Account {
+                account: Box::new(account),
+                created,
+            },
+            false => Created::Different(fields),
+        });
+    }
+    let other = settlement_account(client, &spec.owner_id).await?;
+    let lost = || {
+        StoreError::Corrupt(format!(
+            "account {} was neither inserted nor found",
+            spec.account_id
+        ))
+    };
+    other.map(Created::OtherSettlement).ok_or_else(lost)
 }
 
 async fn insert_account(client: &Client, spec: &AccountSpec) -> Result<bool, StoreError> {

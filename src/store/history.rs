@@ -37,8 +37,13 @@ pub enum PageOrder {
 /// A balance at a time.
 #[derive(Debug, Clone)]
 pub enum BalanceAt {
-    /// The last entry at or before that time; `None`: there was none yet.
-    Entry(Option<EntryRecord>),
+    /// That time is past.
+    Entry {
+        /// The balance as it is now.
+        now: BalanceDetails,
+        /// The last entry at or before that time; `None`: there was none yet.
+        then: Option<EntryRecord>,
+    },
     /// That time has not come; the database's clock shows this one.
     Future(Timestamp),
 }
@@ -81,11 +86,8 @@ impl Requests {
         &self,
         key: BalanceKey,
         at: Timestamp,
-    ) -> Result<Option<(BalanceDetails, BalanceAt)>, StoreError> {
+    ) -> Result<Option<BalanceAt>, StoreError> {
         self.request(move |client| async move {
-            let Some(now) = get_balance(&client, &key).await? else {
-                return Ok(None);
-            };
             let statement = client.prepare_cached(GET_BALANCE_AT).await?;
             let params = [
                 &key.account_id.as_str() as _,
@@ -95,8 +97,11 @@ impl Requests {
             let row = client.query_one(&statement, &params).await?;
             let clock = row::time(&row, "now");
             if at > clock {
-                return Ok(Some((now, BalanceAt::Future(clock))));
+                return Ok(Some(BalanceAt::Future(clock)));
             }
+            let Some(now) = get_balance(&client, &key).await? else {
+                return Ok(None);
+            };
             let found = row
                 .get::<_, Option<i64>>("version")
                 .map(|version| EntryRecord {
@@ -104,7 +109,7 @@ impl Requests {
                     operation_id: OperationId::from_stored(""),
                     create_time: row::time(&row, "create_time"),
                 });
-            Ok(Some((now, BalanceAt::Entry(found))))
+            Ok(Some(BalanceAt::Entry { now, then: found }))
         })
         .await
     }

@@ -48,20 +48,22 @@ pub const READ_STATEMENTS: [(&str, &str); 9] = [
     ),
 ];
 
-/// The database behind Ballast: one pool for the batches of the write path and one for everything else, so that
-/// neither starves the other. Cheap to clone.
+/// The database behind Ballast: one pool for the batches of the write path, one for everything else and one
+/// connection for health, so that none starves the other. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     batches: Pool,
     requests: Pool,
+    health: Pool,
 }
 
 impl Store {
-    /// Builds both pools. No connection is made before the first use.
+    /// Builds the pools. No connection is made before the first use.
     pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
         Ok(Self {
             batches: pool::pool(config, Session::Batches, config.batch_connections)?,
             requests: pool::pool(config, Session::Requests, config.request_connections)?,
+            health: pool::pool(config, Session::Requests, 1)?,
         })
     }
 
@@ -70,9 +72,15 @@ impl Store {
         Requests::new(self.requests.clone(), deadline)
     }
 
-    /// Closes both pools. Connections in use close when they come back.
+    /// Whether the database answers until `deadline`. Asked on a connection of its own: busy is not unhealthy.
+    pub async fn ping(&self, deadline: tokio::time::Instant) -> Result<(), StoreError> {
+        Requests::new(self.health.clone(), deadline).ping().await
+    }
+
+    /// Closes all pools. Connections in use close when they come back.
     pub fn close(&self) {
         self.batches.close();
         self.requests.close();
+        self.health.close();
     }
 }

@@ -88,9 +88,8 @@ pub async fn connect(database_url: &str, timeout: Duration) -> Result<Client, Sc
     let mut config: tokio_postgres::Config = database_url
         .parse()
         .map_err(|error: tokio_postgres::Error| SchemaError::Url(with_source(&error)))?;
-    config
-        .application_name("ballast schema")
-        .connect_timeout(timeout);
+    config.application_name("ballast schema");
+    super::pool::bound_silence(&mut config, timeout);
     let connected = tokio::time::timeout(timeout, config.connect(NoTls)).await;
     let connected =
         connected.map_err(|_| SchemaError::Unreachable(format!("no answer within {timeout:?}")))?;

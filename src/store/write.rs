@@ -122,7 +122,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let client = self.batches.get().await?;
         let wait = async {
-            let begin = format!("BEGIN; SET LOCAL lock_timeout = {}", millis(wait_max));
+            let wait_ms = millis(wait_max);
+            // The wait may be longer than a statement usually may take.
+            let begin = format!(
+                "BEGIN; SET LOCAL lock_timeout = {wait_ms}; SET LOCAL statement_timeout = 0"
+            );
             client.batch_execute(&begin).await?;
             let statement = client.prepare_cached(AWAIT_ACCOUNT).await?;
             client.execute(&statement, &[&account_id.as_str()]).await?;
@@ -356,8 +360,15 @@ impl Transaction<'_> {
         let sent: [Result<u64, tokio_postgres::Error>; 4] = [updated, inserted, recorded, entered];
         if let Some(error) = sent.iter().find_map(|result| result.as_ref().err()) {
             return Err(match error.as_db_error() {
-                Some(_) => error.into(),
-                None => StoreError::during_commit(error, operation_ids()),
+                // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
+                Some(database)
+                    if !["08", "57P"]
+                        .iter()
+                        .any(|class| database.code().code().starts_with(class)) =>
+                {
+                    error.into()
+                }
+                _ => StoreError::during_commit(error, operation_ids()),
             });
         }
         let [updated, ..] = sent;
