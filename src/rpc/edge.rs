@@ -14,6 +14,10 @@ use tower::ServiceExt;
 
 use super::request::Violations;
 use super::status::{self, RpcError};
+use crate::batcher::Failure;
+
+/// How long after its deadline a request is given up whose message has not arrived.
+const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
 /// When the caller stops waiting, or this server does; the earlier of the two.
 #[derive(Debug, Clone, Copy)]
@@ -43,15 +47,23 @@ where
         Ok(timeout) => timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max)),
         Err(violations) => return Status::from(RpcError::from(violations)).into_http(),
     };
-    request
-        .extensions_mut()
-        .insert(Deadline(Instant::now() + timeout));
+    let deadline = Instant::now() + timeout;
+    request.extensions_mut().insert(Deadline(deadline));
+    let encoding = request.headers().get("grpc-encoding");
+    let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
     let served = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
-    match served.await {
-        Ok(Ok(response)) => with_details(response),
-        Ok(Err(infallible)) => match infallible {},
+    // An RPC answers by its deadline itself. This is for a request whose message never arrives in full.
+    match tokio::time::timeout_at(deadline + MESSAGE_GRACE, served).await {
+        Ok(Ok(Ok(response))) => with_details(response, is_compressed),
+        Ok(Ok(Err(infallible))) => match infallible {},
         // The panic hook has logged it.
-        Err(_panic) => status::internal().into_http(),
+        Ok(Err(_panic)) => status::internal().into_http(),
+        Err(_elapsed) => {
+            let never_started = Failure::Deadline {
+                outcome_unknown: false,
+            };
+            Status::from(RpcError::Failure(never_started)).into_http()
+        }
     }
 }
 
@@ -85,24 +97,34 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Violations> {
 }
 
 /// Gives details to an error that has none: one that tonic made before or instead of an RPC.
-fn with_details(response: Response<Body>) -> Response<Body> {
+fn with_details(response: Response<Body>, is_compressed: bool) -> Response<Body> {
     let headers = response.headers();
     if !headers.contains_key("grpc-status") || headers.contains_key("grpc-status-details-bin") {
         return response;
     }
     match Status::from_header_map(headers) {
-        Some(bare) if bare.code() != Code::Ok => detailed(&bare).into_http(),
+        Some(bare) if bare.code() != Code::Ok => detailed(&bare, is_compressed).into_http(),
         _ => response,
     }
 }
 
-fn detailed(bare: &Status) -> Status {
+fn detailed(bare: &Status, is_compressed: bool) -> Status {
     let message = bare.message().to_owned();
     match bare.code() {
         // tonic's words for a message that is too large, or is no message of the method.
         Code::OutOfRange | Code::Internal => {
             let rule = format!("cannot be read: {message}");
             RpcError::from(Violations::one("request", rule)).into()
+        }
+        Code::Unimplemented if is_compressed => {
+            let message =
+                "compressed requests are not supported; send them with grpc-encoding identity"
+                    .to_owned();
+            status::status(
+                Code::Unimplemented,
+                message,
+                status::info("COMPRESSION_NOT_SUPPORTED", []),
+            )
         }
         Code::Unimplemented => {
             let message = "no such method; list them with server reflection".to_owned();

@@ -16,6 +16,8 @@ const CATEGORY_COUNT_MAX: usize = 16;
 const TEXT_LENGTH_MAX: usize = 256;
 /// The most pairs of a map.
 const PAIR_COUNT_MAX: usize = 32;
+/// The most characters of what a caller sent that are sent back.
+const ECHO_LENGTH_MAX: usize = 64;
 /// The most ids of one BatchGetAccounts.
 const BATCH_GET_MAX: usize = 1000;
 /// The largest overdraft limit, in minor units: that of an amount.
@@ -38,6 +40,17 @@ impl Violations {
 
     fn add(&mut self, field: impl Into<String>, rule: impl ToString) {
         self.0.push((field.into(), rule.to_string()));
+    }
+
+    /// What the caller sent, short enough to be sent back: a whole error has to fit into the headers of HTTP/2, for
+    /// which clients have 16 KiB by default.
+    fn quoted(text: &str) -> String {
+        let shown: String = text.chars().take(ECHO_LENGTH_MAX).collect();
+        if shown.len() < text.len() {
+            format!("{shown:?}...")
+        } else {
+            format!("{shown:?}")
+        }
     }
 
     /// The value, or `None` and a violation.
@@ -144,8 +157,9 @@ impl Violations {
         let map: BTreeMap<_, _> = map.into_iter().collect();
         for (key, value) in &map {
             // The rule of an id is the rule of a key.
-            self.note(&format!("{field} key {key:?}"), OperationId::parse(key));
-            self.text(&format!("{field}[{key:?}]"), value);
+            let key_shown = Self::quoted(key);
+            self.note(&format!("{field} key {key_shown}"), OperationId::parse(key));
+            self.text(&format!("{field}[{key_shown}]"), value);
         }
         map
     }
@@ -613,7 +627,11 @@ pub fn history_position_text(position: &HistoryPosition) -> String {
 
 fn history_position(text: &str) -> Option<HistoryPosition> {
     let (micros, operation_id) = text.split_once(',')?;
-    let create_time = Timestamp::from_micros(micros.parse().ok()?);
+    let micros: i64 = micros.parse().ok()?;
+    TIMESTAMP_SECONDS
+        .contains(&micros.div_euclid(1_000_000))
+        .then_some(())?;
+    let create_time = Timestamp::from_micros(micros);
     Some(HistoryPosition {
         create_time,
         operation_id: OperationId::parse(operation_id).ok()?.to_string(),

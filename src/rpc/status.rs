@@ -15,6 +15,11 @@ use crate::store::{Outcome, StoreError};
 /// The domain of every ErrorInfo.
 pub const ERROR_DOMAIN: &str = "ballast.v1";
 
+/// The most violations that a BadRequest lists, and that a message spells out: an error has to fit into HTTP/2 headers,
+/// for which clients have 16 KiB by default.
+const VIOLATIONS_MAX: usize = 30;
+const VIOLATIONS_IN_MESSAGE_MAX: usize = 5;
+
 /// When a caller may try again after contention: a little longer than an instance holds its locks.
 const RETRY_CONTENTION: Duration = Duration::from_millis(50);
 /// When a caller may try again after overload or an outage.
@@ -249,17 +254,29 @@ fn outcome(unknown: bool) -> (&'static str, &'static str) {
 }
 
 fn invalid(violations: Violations) -> Status {
-    let violations = violations.into_list();
-    let summary: Vec<String> = violations
+    let mut violations = violations.into_list();
+    let count = violations.len();
+    if count > VIOLATIONS_MAX {
+        violations.truncate(VIOLATIONS_MAX);
+        violations.push((
+            "...".to_owned(),
+            format!("{} more violations", count - VIOLATIONS_MAX),
+        ));
+    }
+    let shown = violations
         .iter()
-        .map(|(field, rule)| format!("{field} {rule}"))
-        .collect();
+        .take(VIOLATIONS_IN_MESSAGE_MAX)
+        .map(|(field, rule)| format!("{field} {rule}"));
+    let mut message = shown.collect::<Vec<_>>().join("; ");
+    if count > VIOLATIONS_IN_MESSAGE_MAX {
+        message.push_str(&format!("; and {} more", count - VIOLATIONS_IN_MESSAGE_MAX));
+    }
     let fields: Vec<&str> = violations.iter().map(|(field, _)| field.as_str()).collect();
     let mut details = info("INVALID_ARGUMENT", [("fields", fields.join(",").as_str())]);
     for (field, rule) in &violations {
         details.add_bad_request_violation(field, rule);
     }
-    status(Code::InvalidArgument, summary.join("; "), details)
+    status(Code::InvalidArgument, message, details)
 }
 
 fn same_balance(same: &SameBalance) -> Status {
