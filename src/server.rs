@@ -21,8 +21,9 @@ use crate::store::{Store, StoreConfig, StoreConfigError};
 
 use health::Health;
 
-/// The largest request message, in bytes: 4 MiB, the default of gRPC clients for what they accept.
-const MESSAGE_SIZE_MAX: usize = 4 * 1024 * 1024;
+/// The largest request message, in bytes. The largest that keeps all rules has 70 KiB (1000 ids); more is room for new
+/// fields, and less than what a client could use to fill the memory.
+const MESSAGE_SIZE_MAX: usize = 1024 * 1024;
 
 /// Everything that a server needs to know.
 #[derive(Debug, Clone)]
@@ -58,6 +59,17 @@ pub enum StartError {
     /// The reflection service does not accept the descriptors.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was accepted is answered.
+    Drained,
+    /// The drain timeout passed before that.
+    CutShort,
+    /// The write path ended by itself: a bug, and the reason why the server stopped.
+    WritePathDied,
 }
 
 /// A server that listens and does not yet answer.
@@ -126,8 +138,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` completes, then drains: reports NOT_SERVING, accepts nothing new, answers everything
-    /// that was accepted, closes the pools. Returns after `drain_timeout` at the latest; false if it was cut short.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
+    /// that was accepted, closes the pools. Returns after `drain_timeout` at the latest.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Ended {
         let Self {
             listener,
             store,
@@ -150,7 +162,16 @@ impl Server {
             draining: draining.clone(),
         };
         let accepting = tokio::spawn(acceptor.run());
-        shutdown.await;
+        let mut batches = batches;
+        let mut write_path_is_alive = true;
+        tokio::select! {
+            () = shutdown => {}
+            // It only ends of a bug. A server that cannot write must not look as if it could.
+            ended = &mut batches => {
+                tracing::error!(?ended, "the write path ended");
+                write_path_is_alive = false;
+            }
+        }
 
         tracing::info!("draining");
         draining.cancel();
@@ -160,10 +181,16 @@ impl Server {
             let _ended = tokio::join!(watching, accepting, connections.wait());
             batcher.close();
             drop(batcher);
-            let _ended = batches.await;
+            if write_path_is_alive {
+                let _ended = batches.await;
+            }
         })
         .await;
         store.close();
-        drained.is_ok()
+        match drained {
+            _ if !write_path_is_alive => Ended::WritePathDied,
+            Ok(()) => Ended::Drained,
+            Err(_elapsed) => Ended::CutShort,
+        }
     }
 }

@@ -20,8 +20,8 @@ use tonic::service::Routes;
 
 use crate::rpc::edge;
 
-/// Requests in flight on one connection. 4 KiB of headers and messages each, that is some MiB for the worst client.
-const STREAMS_PER_CONNECTION_MAX: u32 = 2000;
+/// Requests in flight on one connection.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
 /// Streams that a client may open and reset without being taken for an attacker (CVE-2023-44487).
 const PENDING_RESETS_MAX: usize = 100;
 /// Bytes of headers of one request.
@@ -32,6 +32,8 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// When a silent peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a new connection may say nothing at all.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// While draining: how long a connection without a request in flight may take to say good-bye.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// A pause after a failed accept, which mostly means that the process is out of file descriptors.
@@ -84,6 +86,12 @@ impl Acceptor {
     }
 }
 
+/// Whether a request of this path has an answer that a drain waits for. A watch of the health has no end, and neither
+/// has a client that keeps reflection open.
+fn is_answered(path: &str) -> bool {
+    path.starts_with("/ballast.")
+}
+
 async fn serve(
     stream: TcpStream,
     routes: Routes,
@@ -94,9 +102,17 @@ async fn serve(
         tracing::debug!(%error, "a connection was gone before it began");
         return;
     }
+    let first_byte = tokio::select! {
+        first_byte = tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()) => first_byte,
+        () = draining.cancelled() => return,
+    };
+    if !matches!(first_byte, Ok(Ok(()))) {
+        tracing::debug!("a connection never said a word");
+        return;
+    }
     let in_flight = Arc::new(AtomicUsize::new(0));
-    let service = service_fn(|request| {
-        let guard = InFlight::new(&in_flight);
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+        let guard = is_answered(request.uri().path()).then(|| InFlight::new(&in_flight));
         let response = edge::serve(routes.clone(), request, request_timeout_max);
         async move {
             let response = response.await;
@@ -124,10 +140,11 @@ async fn serve(
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
             loop {
+                let was_idle = in_flight.load(Ordering::Acquire) == 0;
                 match tokio::time::timeout(IDLE_GRACE, &mut connection).await {
                     Ok(ended) => break ended,
-                    // Nothing to wait for: a client that never sends a byte, or never closes.
-                    Err(_elapsed) if in_flight.load(Ordering::Acquire) == 0 => return,
+                    // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
+                    Err(_elapsed) if was_idle && in_flight.load(Ordering::Acquire) == 0 => return,
                     Err(_elapsed) => {}
                 }
             }
@@ -160,7 +177,7 @@ impl Drop for InFlight {
 /// A response body that counts as in flight until it is dropped.
 struct Counted {
     body: Body,
-    _guard: InFlight,
+    _guard: Option<InFlight>,
 }
 
 impl http_body::Body for Counted {

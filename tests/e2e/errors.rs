@@ -630,3 +630,44 @@ async fn a_database_that_went_away_is_unavailable_and_comes_back() {
     Rejection::of(balances.debit(debit("d", "a", 1)).await)
         .expect(Code::NotFound, "ACCOUNT_NOT_FOUND");
 }
+
+/// A client has 16 KiB for headers by default, and an error is a header: the worst request still gets its answer.
+#[tokio::test]
+async fn an_error_fits_into_the_headers_of_http_2() {
+    let mut ballast = Ballast::start().await;
+    let bad_ids = BatchGetAccountsRequest {
+        account_ids: vec!["b d".to_owned(); 1_000],
+    };
+    let rejection = Rejection::of(ballast.accounts.batch_get_accounts(bad_ids).await);
+    let rejection = rejection.expect(Code::InvalidArgument, "INVALID_ARGUMENT");
+    assert_eq!(
+        (rejection.fields.len(), rejection.fields[30].as_str()),
+        (31, "...")
+    );
+
+    let metadata = (0..32)
+        .map(|index| {
+            (
+                format!("{index} {}", long(6_000)),
+                format!("\0{}", long(6_000)),
+            )
+        })
+        .collect();
+    let request = CreditRequest {
+        metadata,
+        ..credit("c", &long(6_000), 1)
+    };
+    Rejection::of(ballast.balances.credit(request).await)
+        .expect(Code::InvalidArgument, "INVALID_ARGUMENT");
+}
+
+#[tokio::test]
+async fn a_compressed_request_is_told_so() {
+    let ballast = Ballast::start().await;
+    let mut balances = ballast
+        .balances
+        .clone()
+        .send_compressed(tonic::codec::CompressionEncoding::Gzip);
+    let rejection = Rejection::of(balances.credit(credit("c", "a", 1)).await);
+    rejection.expect(Code::Unimplemented, "COMPRESSION_NOT_SUPPORTED");
+}

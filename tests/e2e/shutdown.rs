@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
 use crate::support::binary::Running;
 use crate::support::postgres::Database;
 use crate::support::*;
@@ -112,6 +115,16 @@ async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
     {
         tokio::task::yield_now().await;
     }
+    // Neither of these ends by itself, and neither holds up the drain.
+    let mut health = HealthClient::new(crate::support::instance::channel(ballast.address));
+    let watched = HealthCheckRequest {
+        service: String::new(),
+    };
+    let _watch = health.watch(watched).await.expect("a watch");
+    let _silent = TcpStream::connect(ballast.address)
+        .await
+        .expect("a client that never sends a byte");
+    let asked = Instant::now();
     ballast.begin_to_stop();
     while TcpStream::connect(ballast.address).await.is_ok() {
         tokio::task::yield_now().await;
@@ -122,4 +135,8 @@ async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
         .expect("no panic")
         .expect("it was accepted, so it is answered");
     assert!(ballast.stopped().await);
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "well within the drain timeout of 10 s"
+    );
 }

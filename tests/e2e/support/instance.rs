@@ -6,7 +6,7 @@ use std::time::Duration;
 use ballast::batcher::BatcherConfig;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
-use ballast::server::{Server, ServerConfig};
+use ballast::server::{Ended, Server, ServerConfig};
 use ballast::store::{StoreConfig, verify};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -24,7 +24,7 @@ pub struct Ballast {
     pub address: SocketAddr,
     pub database: std::sync::Arc<Database>,
     stop: Option<oneshot::Sender<()>>,
-    running: JoinHandle<bool>,
+    running: JoinHandle<Ended>,
 }
 
 /// The configuration of a server under test, on a free port.
@@ -99,7 +99,7 @@ impl Ballast {
     /// Stops it and says whether everything was answered in time.
     pub async fn stopped(mut self) -> bool {
         self.begin_to_stop();
-        self.running.await.expect("the server does not panic")
+        self.running.await.expect("the server does not panic") == Ended::Drained
     }
 
     /// Recomputes the whole ledger, and expects it in order.
