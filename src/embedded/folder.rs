@@ -199,7 +199,7 @@ impl Folder {
         else {
             return Ok(());
         };
-        if !is_postgres(pid) {
+        if !serves(pid, &self.cluster()) {
             // The file is what a crash of the machine left; PostgreSQL removes it.
             return Ok(());
         }
@@ -221,13 +221,15 @@ impl Folder {
     }
 }
 
-fn is_postgres(pid: Pid) -> bool {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-    // Without /proc, the process that is there counts as the one that the file names.
-    name.map_or_else(
-        |_| kill(pid, None).is_ok(),
-        |name| name.trim() == "postgres",
-    )
+/// Whether the process is the server of this cluster: a postmaster works in the folder of its cluster. After a crash of
+/// the machine the number may be that of anybody.
+fn serves(pid: Pid, cluster: &Path) -> bool {
+    let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
+    works_in.is_ok_and(|folder| {
+        cluster
+            .canonicalize()
+            .is_ok_and(|cluster| cluster == folder)
+    })
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> EmbeddedError + Copy {
