@@ -43,6 +43,11 @@ pub enum CliError {
     /// Requests of a benchmark failed.
     #[error("some requests failed, see above; their throughput and latency mean little")]
     BenchFailures,
+    /// A bug.
+    #[error(
+        "the write path ended by itself, which is a bug; the log says more, and a new start is safe"
+    )]
+    WritePathDied,
     /// A running server cannot serve.
     #[error("{target} is not healthy: {cause}")]
     Unhealthy {

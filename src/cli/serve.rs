@@ -2,23 +2,25 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::banner::Banner;
 use super::{CliError, demo};
 use crate::embedded::Embedded;
-use crate::server::Server;
+use crate::server::{Ended, Server};
 use crate::store::schema;
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     args.database.start_logging();
     raise_open_files();
+    let stop = stop_signal()?;
     match &args.database.database_url {
-        Some(url) => serve(&args, url.clone(), None).await,
+        Some(url) => serve(&args, url.clone(), None, &stop).await,
         None => {
             let embedded =
                 Embedded::start(args.data_dir.as_deref(), args.postgres_bin.as_deref()).await?;
-            let served = serve(&args, embedded.database_url(), Some(&embedded)).await;
+            let served = serve(&args, embedded.database_url(), Some(&embedded), &stop).await;
             embedded.stop().await;
             served
         }
@@ -29,17 +31,12 @@ async fn serve(
     args: &ServeArgs,
     database_url: String,
     embedded: Option<&Embedded>,
+    stop: &CancellationToken,
 ) -> Result<(), CliError> {
-    let mut stop = StopSignals::listen()?;
-    let mut client = schema::connect(&database_url, args.connect_timeout()).await?;
-    if !args.allow_data_loss {
-        schema::check_durable(&client).await?;
+    tokio::select! {
+        prepared = prepare(args, &database_url) => prepared?,
+        () = stop.cancelled() => return Ok(()),
     }
-    match args.no_migrate {
-        true => schema::check(&client).await?,
-        false => schema::migrate(&mut client).await?,
-    }
-    drop(client);
     let server = Server::bind(args.config(database_url)).await?;
     let has_demo = match embedded {
         Some(_) => demo::seed(server.store()).await?,
@@ -51,34 +48,55 @@ async fn serve(
         has_demo,
     }
     .print()?;
-    if !server.run(stop.first()).await {
-        tracing::warn!("the drain timeout passed before every request was answered");
+    match server.run(stop.cancelled()).await {
+        Ended::Drained => tracing::info!("stopped"),
+        Ended::CutShort => {
+            tracing::warn!("stopped by the drain timeout before every request was answered")
+        }
+        Ended::WritePathDied => return Err(CliError::WritePathDied),
     }
-    tracing::info!("stopped");
     Ok(())
 }
 
-/// SIGTERM and Ctrl-C. The first one drains; whoever sends a second one does not want to wait.
-struct StopSignals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// Sees to it that the database can be served.
+async fn prepare(args: &ServeArgs, database_url: &str) -> Result<(), CliError> {
+    let mut client = schema::connect(database_url, args.connect_timeout()).await?;
+    if !args.allow_data_loss {
+        schema::check_durable(&client).await?;
+    }
+    match args.no_migrate {
+        true => schema::check(&client).await?,
+        false => schema::migrate(&mut client).await?,
+    }
+    Ok(())
 }
 
-impl StopSignals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn first(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+/// Listens to SIGTERM and Ctrl-C. The first one cancels the token; whoever sends a second one does not want to wait.
+fn stop_signal() -> std::io::Result<CancellationToken> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        for is_first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if !is_first {
+                tracing::warn!("stopped at once; what was in flight is not answered");
+                std::process::exit(EXIT_CODE_INTERRUPTED);
+            }
+            stopping.cancel();
         }
-    }
+    });
+    Ok(stop)
 }
+
+/// What shells show for a process that a signal ended.
+const EXIT_CODE_INTERRUPTED: i32 = 130;
 
 /// Each connection is an open file, and the usual soft limit is 1024.
 pub(super) fn raise_open_files() {
