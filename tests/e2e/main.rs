@@ -2,6 +2,7 @@
 
 mod accounts;
 mod batches;
+mod bench;
 mod concurrency;
 mod deadlines;
 mod errors;
