@@ -5,10 +5,6 @@ use std::process::ExitCode;
 use ballast::cli::Cli;
 use clap::Parser;
 
-// gRPC makes many small strings per request; see docs/performance.md for what this is worth.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().run().await {
