@@ -4,6 +4,10 @@
 //! compared runs alternately in one run, because machines are noisy: every variant gets its turn in every round, each
 //! on a database of its own on the same PostgreSQL. After its last round each ledger is verified.
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is compared is written the usual way"
+)]
 mod baseline;
 mod ledger;
 mod load;

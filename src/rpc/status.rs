@@ -318,3 +318,93 @@ fn retry(code: Code, message: String, mut details: ErrorDetails, after: Duration
     details.set_retry_info(Some(after));
     status(code, message, details)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows that need a broken database, a full queue or a stop; the others are tested through gRPC.
+    #[test]
+    fn each_failure_has_its_code_its_reason_and_its_outcome() {
+        let account_id = Some(AccountId::from_stored("a"));
+        let unavailable = |outcome_unknown| Failure::DatabaseUnavailable { outcome_unknown };
+        let deadline = |outcome_unknown| Failure::Deadline { outcome_unknown };
+        let rows = [
+            (
+                Failure::Contention { account_id },
+                Code::Aborted,
+                "CONTENTION",
+                Some(("account_id", "a")),
+                true,
+            ),
+            (
+                Failure::Contention { account_id: None },
+                Code::Aborted,
+                "CONTENTION",
+                None,
+                true,
+            ),
+            (
+                Failure::Overloaded,
+                Code::ResourceExhausted,
+                "OVERLOADED",
+                None,
+                true,
+            ),
+            (
+                Failure::ShuttingDown,
+                Code::Unavailable,
+                "SHUTTING_DOWN",
+                None,
+                true,
+            ),
+            (
+                unavailable(false),
+                Code::Unavailable,
+                "DATABASE_UNAVAILABLE",
+                Some(("outcome", "none")),
+                true,
+            ),
+            (
+                unavailable(true),
+                Code::Unavailable,
+                "DATABASE_UNAVAILABLE",
+                Some(("outcome", "unknown")),
+                true,
+            ),
+            (
+                deadline(false),
+                Code::DeadlineExceeded,
+                "DEADLINE",
+                Some(("outcome", "none")),
+                false,
+            ),
+            (
+                deadline(true),
+                Code::DeadlineExceeded,
+                "DEADLINE",
+                Some(("outcome", "unknown")),
+                false,
+            ),
+            (Failure::Internal, Code::Internal, "INTERNAL", None, false),
+        ];
+        for (failure, code, reason, fact, is_worth_retrying) in rows {
+            let shown = format!("{failure:?}");
+            let status = Status::from(RpcError::Failure(failure));
+            let details = status.get_error_details();
+            let info = details.error_info().expect("every status has an ErrorInfo");
+            let facts: Vec<_> = info
+                .metadata
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            assert_eq!(
+                (status.code(), info.reason.as_str(), info.domain.as_str()),
+                (code, reason, "ballast.v1"),
+                "{shown}"
+            );
+            assert_eq!(facts, Vec::from_iter(fact), "{shown}");
+            assert_eq!(details.retry_info().is_some(), is_worth_retrying, "{shown}");
+        }
+    }
+}
