@@ -12,8 +12,8 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-use super::request::Violations;
 use super::status::{self, RpcError};
+use super::violations::Violations;
 use crate::batcher::Failure;
 
 /// How long after its deadline a request is given up whose message has not arrived.

@@ -7,6 +7,7 @@ mod page;
 mod reply;
 mod request;
 mod status;
+mod violations;
 
 pub use account::AccountRpc;
 pub use balance::BalanceRpc;

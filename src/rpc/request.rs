@@ -1,213 +1,20 @@
 //! Requests: proto in, valid values out. All violations of a request are found before any is reported.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::page::{self, List};
+use super::page::List;
 use super::proto::{self, list_operations_request::Filter, transfer_request::Destination};
+use super::violations::{CATEGORY_COUNT_MAX, Violations};
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Command, Currency, IdError, Note, OperationId,
-    OwnerId, Source, Timestamp,
+    AccountId, Amount, BalanceKey, Category, Command, Currency, Note, OperationId, OwnerId, Source,
+    Timestamp,
 };
 use crate::store::{AccountSpec, HistoryPosition, LimitSpec, PageOrder};
 
-/// The most categories that one request may ask to pay, or give limits to.
-const CATEGORY_COUNT_MAX: usize = 16;
-/// The most characters of a description, or of a value of a map.
-const TEXT_LENGTH_MAX: usize = 256;
-/// The most pairs of a map.
-const PAIR_COUNT_MAX: usize = 32;
-/// The most characters of what a caller sent that are sent back.
-const ECHO_LENGTH_MAX: usize = 64;
 /// The most ids of one BatchGetAccounts.
 const BATCH_GET_MAX: usize = 1000;
 /// The largest overdraft limit, in minor units: that of an amount.
 const OVERDRAFT_MAX_MINOR_UNITS: i64 = crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
-
-/// The fields of a request that break their rule.
-#[derive(Debug, Default)]
-pub struct Violations(Vec<(String, String)>);
-
-impl Violations {
-    /// One violation alone.
-    pub fn one(field: &str, rule: impl ToString) -> Self {
-        Self(vec![(field.to_owned(), rule.to_string())])
-    }
-
-    /// Field and broken rule, in the order of their discovery.
-    pub fn into_list(self) -> Vec<(String, String)> {
-        self.0
-    }
-
-    fn add(&mut self, field: impl Into<String>, rule: impl ToString) {
-        self.0.push((field.into(), rule.to_string()));
-    }
-
-    /// What the caller sent, short enough to be sent back: a whole error has to fit into the headers of HTTP/2, for
-    /// which clients have 16 KiB by default.
-    fn quoted(text: &str) -> String {
-        let shown: String = text.chars().take(ECHO_LENGTH_MAX).collect();
-        if shown.len() < text.len() {
-            format!("{shown:?}...")
-        } else {
-            format!("{shown:?}")
-        }
-    }
-
-    /// The value, or `None` and a violation.
-    fn note<T, E: ToString>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|rule| self.add(field, rule)).ok()
-    }
-
-    /// `parsed` if no field broke a rule. A value that is missing then has its violation here.
-    fn check<T>(self, parsed: Option<T>) -> Result<T, Self> {
-        match (parsed, self.0.is_empty()) {
-            (Some(parsed), true) => Ok(parsed),
-            _ => Err(self),
-        }
-    }
-
-    fn account_id(&mut self, field: &str, text: &str) -> Option<AccountId> {
-        self.note(field, AccountId::parse(text))
-    }
-
-    fn owner_id(&mut self, field: &str, text: &str) -> Option<OwnerId> {
-        self.note(field, OwnerId::parse(text))
-    }
-
-    fn category(&mut self, field: &str, text: &str) -> Option<Category> {
-        match text {
-            "" => Some(Category::main()),
-            text => self.note(field, Category::parse(text)),
-        }
-    }
-
-    /// The categories that may pay; an empty list means main.
-    fn categories(&mut self, field: &str, texts: &[String]) -> Option<Vec<Category>> {
-        if texts.is_empty() {
-            return Some(vec![Category::main()]);
-        }
-        if texts.len() > CATEGORY_COUNT_MAX {
-            self.add(
-                field,
-                format!(
-                    "has {} categories, at most {CATEGORY_COUNT_MAX} are allowed",
-                    texts.len()
-                ),
-            );
-            return None;
-        }
-        let mut seen = HashSet::new();
-        let mut categories = Some(Vec::with_capacity(texts.len()));
-        for (index, text) in texts.iter().enumerate() {
-            let item = format!("{field}[{index}]");
-            let category = self.note(&item, Category::parse(text));
-            if category.is_some() && !seen.insert(text) {
-                self.add(
-                    item,
-                    format!("repeats {text}, each category may be named once"),
-                );
-            }
-            categories = categories.zip(category).map(|(mut all, one)| {
-                all.push(one);
-                all
-            });
-        }
-        categories
-    }
-
-    fn currency(&mut self, field: &str, code: &str) -> Option<Currency> {
-        let listed = iso_currency::Currency::from_code(code).is_some();
-        let currency = Currency::new(code).ok().filter(|_| listed);
-        self.note(field, currency.ok_or(crate::domain::money::CurrencyError))
-    }
-
-    fn money(&mut self, money: Option<&proto::Money>) -> Option<(Amount, Currency)> {
-        let Some(money) = money else {
-            self.add("amount", "is required");
-            return None;
-        };
-        let amount = self.note("amount.minor_units", Amount::new(money.minor_units));
-        amount.zip(self.currency("amount.currency_code", &money.currency_code))
-    }
-
-    fn text(&mut self, field: &str, text: &str) {
-        let length = text.chars().count();
-        if length > TEXT_LENGTH_MAX {
-            self.add(
-                field,
-                format!("has {length} characters, at most {TEXT_LENGTH_MAX} are allowed"),
-            );
-        }
-        if text.chars().any(char::is_control) {
-            self.add(field, "has control characters, none are allowed");
-        }
-    }
-
-    fn map(&mut self, field: &str, map: HashMap<String, String>) -> BTreeMap<String, String> {
-        if map.len() > PAIR_COUNT_MAX {
-            self.add(
-                field,
-                format!(
-                    "has {} pairs, at most {PAIR_COUNT_MAX} are allowed",
-                    map.len()
-                ),
-            );
-            return BTreeMap::new();
-        }
-        let map: BTreeMap<_, _> = map.into_iter().collect();
-        for (key, value) in &map {
-            // The rule of an id is the rule of a key.
-            let key_shown = Self::quoted(key);
-            self.note(&format!("{field} key {key_shown}"), OperationId::parse(key));
-            self.text(&format!("{field}[{key_shown}]"), value);
-        }
-        map
-    }
-
-    fn head(
-        &mut self,
-        operation_id: &str,
-        amount: Option<&proto::Money>,
-        description: String,
-        metadata: HashMap<String, String>,
-    ) -> Option<Head> {
-        let operation_id = self.note("operation_id", OperationId::parse(operation_id));
-        let money = self.money(amount);
-        self.text("description", &description);
-        let note = Note {
-            description,
-            metadata: self.map("metadata", metadata),
-        };
-        let ((operation_id, (amount, currency)), note) = operation_id.zip(money).zip(Some(note))?;
-        Some(Head {
-            operation_id,
-            amount,
-            currency,
-            note,
-        })
-    }
-
-    fn page_size(&mut self, size: i32) -> Option<i64> {
-        self.note(
-            "page_size",
-            page::size(size).ok_or("is negative, must be 0 or more"),
-        )
-    }
-
-    fn page_token<T>(
-        &mut self,
-        token: &str,
-        list: &List<'_>,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Option<Option<T>> {
-        if token.is_empty() {
-            return Some(None);
-        }
-        let position = list.position(token).and_then(|position| parse(&position));
-        let rule = "is not a next_page_token of this list; begin again without one";
-        self.note("page_token", position.ok_or(rule)).map(Some)
-    }
-}
 
 /// What all requests that move money have in common.
 struct Head {
@@ -218,6 +25,29 @@ struct Head {
 }
 
 impl Head {
+    fn parse(
+        violations: &mut Violations,
+        operation_id: &str,
+        amount: Option<&proto::Money>,
+        description: String,
+        metadata: HashMap<String, String>,
+    ) -> Option<Self> {
+        let operation_id = violations.note("operation_id", OperationId::parse(operation_id));
+        let money = violations.money(amount);
+        violations.text("description", &description);
+        let note = Note {
+            description,
+            metadata: violations.map("metadata", metadata),
+        };
+        let ((operation_id, (amount, currency)), note) = operation_id.zip(money).zip(Some(note))?;
+        Some(Self {
+            operation_id,
+            amount,
+            currency,
+            note,
+        })
+    }
+
     fn command(self, movement: crate::domain::Movement) -> Command {
         let Self {
             operation_id,
@@ -246,7 +76,13 @@ pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
         description,
         metadata,
     } = request;
-    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let head = Head::parse(
+        &mut violations,
+        &operation_id,
+        amount.as_ref(),
+        description,
+        metadata,
+    );
     let account_id = violations.account_id("account_id", &account_id);
     let categories = violations.categories("categories", &categories);
     let source = account_id
@@ -272,7 +108,13 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         description,
         metadata,
     } = request;
-    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let head = Head::parse(
+        &mut violations,
+        &operation_id,
+        amount.as_ref(),
+        description,
+        metadata,
+    );
     let destination = balance_key(&mut violations, &account_id, &category);
     let credit = |(head, destination): (Head, _)| {
         head.command(crate::domain::Movement::Credit { destination })
@@ -328,7 +170,13 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         description,
         metadata,
     } = request;
-    let head = violations.head(&operation_id, amount.as_ref(), description, metadata);
+    let head = Head::parse(
+        &mut violations,
+        &operation_id,
+        amount.as_ref(),
+        description,
+        metadata,
+    );
     let account_id = violations.account_id("source_account_id", &source_account_id);
     let categories = violations.categories("source_categories", &source_categories);
     let category = violations.category("destination_category", &destination_category);
@@ -550,14 +398,9 @@ fn timestamp(time: &prost_types::Timestamp) -> Result<Timestamp, &'static str> {
 
 /// An operation to read.
 pub fn get_operation(request: &proto::GetOperationRequest) -> Result<OperationId, Violations> {
-    Violations::default().check_one("operation_id", OperationId::parse(&request.operation_id))
-}
-
-impl Violations {
-    fn check_one<T>(mut self, field: &str, result: Result<T, IdError>) -> Result<T, Self> {
-        let value = self.note(field, result);
-        self.check(value)
-    }
+    let mut violations = Violations::default();
+    let operation_id = violations.note("operation_id", OperationId::parse(&request.operation_id));
+    violations.check(operation_id)
 }
 
 /// Whose operations are listed.

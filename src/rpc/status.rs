@@ -7,7 +7,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::request::Violations;
+use super::violations::Violations;
 use crate::batcher::Failure;
 use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
 use crate::store::{Outcome, StoreError};

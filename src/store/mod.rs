@@ -1,6 +1,7 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
 mod accounts;
+mod columns;
 mod error;
 mod history;
 mod pool;

@@ -1,0 +1,194 @@
+//! Violations: the fields of a request that break their rule, and the rules of the kinds of fields. Each rule returns the
+//! valid value, or `None` and a violation; so all violations of a request are found before any is reported.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::page::{self, List};
+use super::proto;
+use crate::domain::money::CurrencyError;
+use crate::domain::{AccountId, Amount, Category, Currency, OperationId, OwnerId};
+
+/// The most categories that one request may ask to pay, or give limits to.
+pub(super) const CATEGORY_COUNT_MAX: usize = 16;
+/// The most characters of a description, or of a value of a map.
+const TEXT_LENGTH_MAX: usize = 256;
+/// The most pairs of a map.
+const PAIR_COUNT_MAX: usize = 32;
+/// The most characters of what a caller sent that are sent back.
+const ECHO_LENGTH_MAX: usize = 64;
+/// The fields of a request that break their rule.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<(String, String)>);
+
+impl Violations {
+    /// One violation alone.
+    pub fn one(field: &str, rule: impl ToString) -> Self {
+        Self(vec![(field.to_owned(), rule.to_string())])
+    }
+
+    /// Field and broken rule, in the order of their discovery.
+    pub fn into_list(self) -> Vec<(String, String)> {
+        self.0
+    }
+
+    /// Notes that a field breaks a rule.
+    pub(super) fn add(&mut self, field: impl Into<String>, rule: impl ToString) {
+        self.0.push((field.into(), rule.to_string()));
+    }
+
+    /// What the caller sent, short enough to be sent back: a whole error has to fit into the headers of HTTP/2, for
+    /// which clients have 16 KiB by default.
+    pub(super) fn quoted(text: &str) -> String {
+        let shown: String = text.chars().take(ECHO_LENGTH_MAX).collect();
+        if shown.len() < text.len() {
+            format!("{shown:?}...")
+        } else {
+            format!("{shown:?}")
+        }
+    }
+
+    /// The value, or `None` and a violation.
+    pub(super) fn note<T, E: ToString>(&mut self, field: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|rule| self.add(field, rule)).ok()
+    }
+
+    /// `parsed` if no field broke a rule. A value that is missing then has its violation here.
+    pub(super) fn check<T>(self, parsed: Option<T>) -> Result<T, Self> {
+        match (parsed, self.0.is_empty()) {
+            (Some(parsed), true) => Ok(parsed),
+            _ => Err(self),
+        }
+    }
+
+    /// An account id.
+    pub(super) fn account_id(&mut self, field: &str, text: &str) -> Option<AccountId> {
+        self.note(field, AccountId::parse(text))
+    }
+
+    /// An owner id.
+    pub(super) fn owner_id(&mut self, field: &str, text: &str) -> Option<OwnerId> {
+        self.note(field, OwnerId::parse(text))
+    }
+
+    /// A category; an empty one means main.
+    pub(super) fn category(&mut self, field: &str, text: &str) -> Option<Category> {
+        match text {
+            "" => Some(Category::main()),
+            text => self.note(field, Category::parse(text)),
+        }
+    }
+
+    /// The categories that may pay; an empty list means main.
+    pub(super) fn categories(&mut self, field: &str, texts: &[String]) -> Option<Vec<Category>> {
+        if texts.is_empty() {
+            return Some(vec![Category::main()]);
+        }
+        if texts.len() > CATEGORY_COUNT_MAX {
+            self.add(
+                field,
+                format!(
+                    "has {} categories, at most {CATEGORY_COUNT_MAX} are allowed",
+                    texts.len()
+                ),
+            );
+            return None;
+        }
+        let mut seen = HashSet::new();
+        let mut categories = Some(Vec::with_capacity(texts.len()));
+        for (index, text) in texts.iter().enumerate() {
+            let item = format!("{field}[{index}]");
+            let category = self.note(&item, Category::parse(text));
+            if category.is_some() && !seen.insert(text) {
+                self.add(
+                    item,
+                    format!("repeats {text}, each category may be named once"),
+                );
+            }
+            categories = categories.zip(category).map(|(mut all, one)| {
+                all.push(one);
+                all
+            });
+        }
+        categories
+    }
+
+    /// A currency that ISO 4217 lists.
+    pub(super) fn currency(&mut self, field: &str, code: &str) -> Option<Currency> {
+        let listed = iso_currency::Currency::from_code(code).is_some();
+        let currency = Currency::new(code).ok().filter(|_| listed);
+        self.note(field, currency.ok_or(CurrencyError))
+    }
+
+    /// An amount that a request must have.
+    pub(super) fn money(&mut self, money: Option<&proto::Money>) -> Option<(Amount, Currency)> {
+        let Some(money) = money else {
+            self.add("amount", "is required");
+            return None;
+        };
+        let amount = self.note("amount.minor_units", Amount::new(money.minor_units));
+        amount.zip(self.currency("amount.currency_code", &money.currency_code))
+    }
+
+    /// Checks free text.
+    pub(super) fn text(&mut self, field: &str, text: &str) {
+        let length = text.chars().count();
+        if length > TEXT_LENGTH_MAX {
+            self.add(
+                field,
+                format!("has {length} characters, at most {TEXT_LENGTH_MAX} are allowed"),
+            );
+        }
+        if text.chars().any(char::is_control) {
+            self.add(field, "has control characters, none are allowed");
+        }
+    }
+
+    /// Checks a map of free facts.
+    pub(super) fn map(
+        &mut self,
+        field: &str,
+        map: HashMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        if map.len() > PAIR_COUNT_MAX {
+            self.add(
+                field,
+                format!(
+                    "has {} pairs, at most {PAIR_COUNT_MAX} are allowed",
+                    map.len()
+                ),
+            );
+            return BTreeMap::new();
+        }
+        let map: BTreeMap<_, _> = map.into_iter().collect();
+        for (key, value) in &map {
+            // The rule of an id is the rule of a key.
+            let key_shown = Self::quoted(key);
+            self.note(&format!("{field} key {key_shown}"), OperationId::parse(key));
+            self.text(&format!("{field}[{key_shown}]"), value);
+        }
+        map
+    }
+
+    /// The size of a page.
+    pub(super) fn page_size(&mut self, size: i32) -> Option<i64> {
+        self.note(
+            "page_size",
+            page::size(size).ok_or("is negative, must be 0 or more"),
+        )
+    }
+
+    /// The position of a page token of this list; `None` inside: from the start.
+    pub(super) fn page_token<T>(
+        &mut self,
+        token: &str,
+        list: &List<'_>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if token.is_empty() {
+            return Some(None);
+        }
+        let position = list.position(token).and_then(|position| parse(&position));
+        let rule = "is not a next_page_token of this list; begin again without one";
+        self.note("page_token", position.ok_or(rule)).map(Some)
+    }
+}

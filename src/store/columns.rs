@@ -1,0 +1,242 @@
+//! Columns: many rows as one array per column, which `unnest` turns into rows again. One statement writes a whole batch.
+
+use std::sync::Arc;
+
+use tokio_postgres::types::ToSql;
+
+use super::row::{self, PgTime};
+use crate::domain::{BalanceChange, Category, Entry, Operation, OperationId, Outcome, Refusal};
+
+pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
+
+/// Balances as columns, for `unnest`.
+#[derive(Default)]
+pub(super) struct BalanceColumns<'a> {
+    account_ids: Vec<&'a str>,
+    categories: Vec<&'a str>,
+    currencies: Vec<&'a str>,
+    posted: Vec<i64>,
+    held: Vec<i64>,
+    versions: Vec<i64>,
+    update_times: Vec<PgTime>,
+}
+
+impl<'a> BalanceColumns<'a> {
+    pub(super) fn new(changes: &[&'a BalanceChange]) -> Self {
+        let mut columns = Self::default();
+        for BalanceChange {
+            key,
+            currency,
+            balance,
+            ..
+        } in changes
+        {
+            columns.currencies.push(currency.as_str());
+            columns.account_ids.push(key.account_id.as_str());
+            columns.categories.push(key.category.as_str());
+            columns.posted.push(balance.posted);
+            columns.held.push(balance.held);
+            columns.versions.push(balance.version);
+            columns.update_times.push(PgTime(balance.update_time));
+        }
+        columns
+    }
+
+    pub(super) fn params(&self) -> Params<'_, 6> {
+        [
+            &self.account_ids,
+            &self.categories,
+            &self.posted,
+            &self.held,
+            &self.versions,
+            &self.update_times,
+        ]
+    }
+
+    pub(super) fn params_of_new(&self) -> Params<'_, 7> {
+        let [
+            account_ids,
+            categories,
+            posted,
+            held,
+            versions,
+            update_times,
+        ] = self.params();
+        [
+            account_ids,
+            categories,
+            &self.currencies,
+            posted,
+            held,
+            versions,
+            update_times,
+        ]
+    }
+}
+
+/// Operations as columns, for `unnest`.
+#[derive(Default)]
+pub(super) struct OperationColumns<'a> {
+    operation_ids: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    amounts: Vec<i64>,
+    currencies: Vec<&'a str>,
+    create_times: Vec<PgTime>,
+    source_account_ids: Vec<Option<&'a str>>,
+    source_categories: Vec<Option<&'a str>>,
+    source_versions: Vec<Option<i64>>,
+    source_asked: Vec<Option<String>>,
+    destination_account_ids: Vec<Option<&'a str>>,
+    destination_categories: Vec<Option<&'a str>>,
+    destination_versions: Vec<Option<i64>>,
+    destination_owner_ids: Vec<Option<&'a str>>,
+    descriptions: Vec<Option<&'a str>>,
+    metadata: Vec<Option<String>>,
+    refusal_reasons: Vec<Option<&'a str>>,
+    refusal_facts: Vec<Option<String>>,
+}
+
+impl<'a> OperationColumns<'a> {
+    pub(super) fn new(operations: &[&'a Operation]) -> Self {
+        let mut columns = Self::default();
+        for operation in operations {
+            columns.push(operation);
+        }
+        columns
+    }
+
+    fn push(&mut self, operation: &'a Operation) {
+        let Operation {
+            command,
+            outcome,
+            create_time,
+        } = operation;
+        let (source, destination) = (command.movement.source(), command.movement.destination());
+        let (source_entry, destination_entry, refusal) = match outcome {
+            Outcome::Posted {
+                source,
+                destination,
+            } => (source.as_ref(), destination.as_ref(), None),
+            Outcome::Refused(refusal) => (None, None, Some(refusal)),
+        };
+        let first_asked = || source.and_then(|source| source.categories.first());
+        let paid = source_entry
+            .map(|entry| &entry.balance.category)
+            .or_else(first_asked);
+        let description = command.note.description.as_str();
+
+        self.operation_ids.push(command.operation_id.as_str());
+        self.kinds.push(row::kind(&command.movement));
+        self.amounts.push(command.amount.minor_units());
+        self.currencies.push(command.currency.as_str());
+        self.create_times.push(PgTime(*create_time));
+        self.source_account_ids
+            .push(source.map(|source| source.account_id.as_str()));
+        self.source_categories.push(paid.map(Category::as_str));
+        self.source_versions
+            .push(source_entry.map(|entry| entry.version));
+        self.source_asked
+            .push(source.and_then(row::join_categories));
+        self.destination_account_ids
+            .push(destination.map(|key| key.account_id.as_str()));
+        self.destination_categories
+            .push(destination.map(|key| key.category.as_str()));
+        self.destination_versions
+            .push(destination_entry.map(|entry| entry.version));
+        self.destination_owner_ids.push(
+            command
+                .movement
+                .destination_owner_id()
+                .map(|id| id.as_str()),
+        );
+        self.descriptions
+            .push((!description.is_empty()).then_some(description));
+        self.metadata.push(row::to_json(&command.note.metadata));
+        self.refusal_reasons.push(refusal.map(Refusal::reason));
+        self.refusal_facts
+            .push(refusal.and_then(|refusal| row::to_json(&refusal.facts())));
+    }
+
+    pub(super) fn params(&self) -> Params<'_, 17> {
+        [
+            &self.operation_ids,
+            &self.kinds,
+            &self.amounts,
+            &self.currencies,
+            &self.create_times,
+            &self.source_account_ids,
+            &self.source_categories,
+            &self.source_versions,
+            &self.source_asked,
+            &self.destination_account_ids,
+            &self.destination_categories,
+            &self.destination_versions,
+            &self.destination_owner_ids,
+            &self.descriptions,
+            &self.metadata,
+            &self.refusal_reasons,
+            &self.refusal_facts,
+        ]
+    }
+}
+
+/// Entries as columns, for `unnest`.
+#[derive(Default)]
+pub(super) struct EntryColumns<'a> {
+    account_ids: Vec<&'a str>,
+    categories: Vec<&'a str>,
+    versions: Vec<i64>,
+    operation_ids: Vec<&'a str>,
+    amounts: Vec<i64>,
+    posted_after: Vec<i64>,
+    held_after: Vec<Option<i64>>,
+    available_after: Vec<Option<i64>>,
+    create_times: Vec<PgTime>,
+}
+
+impl<'a> EntryColumns<'a> {
+    pub(super) fn new(operations: &'a [Arc<Operation>]) -> Self {
+        let mut columns = Self::default();
+        for operation in operations {
+            for entry in operation.entries() {
+                columns.push(
+                    &operation.command.operation_id,
+                    entry,
+                    PgTime(operation.create_time),
+                );
+            }
+        }
+        columns
+    }
+
+    fn push(&mut self, operation_id: &'a OperationId, entry: &'a Entry, create_time: PgTime) {
+        let (held_after, available_after) = row::after_columns(entry);
+        self.account_ids.push(entry.balance.account_id.as_str());
+        self.categories.push(entry.balance.category.as_str());
+        self.versions.push(entry.version);
+        self.operation_ids.push(operation_id.as_str());
+        self.amounts.push(entry.amount);
+        self.posted_after.push(entry.posted_after);
+        self.held_after.push(held_after);
+        self.available_after.push(available_after);
+        self.create_times.push(create_time);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    pub(super) fn params(&self) -> Params<'_, 9> {
+        [
+            &self.account_ids,
+            &self.categories,
+            &self.versions,
+            &self.operation_ids,
+            &self.amounts,
+            &self.posted_after,
+            &self.held_after,
+            &self.available_after,
+            &self.create_times,
+        ]
+    }
+}
