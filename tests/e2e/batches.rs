@@ -144,19 +144,13 @@ async fn a_poisonous_command_sinks_alone() {
     let database = Arc::new(Database::migrated().await);
     let mut ballast = Ballast::start_on(database.clone(), |config| config.batcher.lanes = 1).await;
     open(&mut ballast, "a", 1_000).await;
-    let mut sql = database.sql().await;
+    let sql = database.sql().await;
     sql.batch_execute("ALTER TABLE operations ADD CHECK (description <> 'poison')")
         .await
         .expect("altered");
 
     // All of them gather behind a lock, so that they run in one batch.
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let lock = ballast.lock("a").await;
     let calls: Vec<_> = (0..20)
         .map(|index| {
             let mut balances = ballast.balances.clone();
@@ -168,18 +162,8 @@ async fn a_poisonous_command_sinks_alone() {
             tokio::spawn(async move { balances.debit(request).await })
         })
         .collect();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let observer = database.sql().await;
-    while observer
-        .query_one(waits, &[])
-        .await
-        .expect("a count")
-        .get::<_, i64>(0)
-        == 0
-    {
-        tokio::task::yield_now().await;
-    }
-    lock.rollback().await.expect("unlocked");
+    ballast.until_waiting(|count| count > 0).await;
+    lock.release().await;
     for (index, call) in calls.into_iter().enumerate() {
         let answer = call.await.expect("no panic");
         match index {

@@ -111,14 +111,7 @@ async fn an_account_that_is_locked_outside_holds_up_nobody_else() {
     for name in ["locked", "a", "b"] {
         open(&mut ballast, name, 100).await;
     }
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'locked' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let lock = ballast.lock("locked").await;
 
     let mut waiting = ballast.balances.clone();
     let from_a =
@@ -131,7 +124,7 @@ async fn an_account_that_is_locked_outside_holds_up_nobody_else() {
         there.await.expect("a and b are not locked");
     }
     assert!(!from_a.is_finished());
-    lock.rollback().await.expect("unlocked");
+    lock.release().await;
     from_a
         .await
         .expect("no panic")
@@ -148,21 +141,14 @@ async fn a_lock_that_stays_is_contention_not_a_refusal() {
     })
     .await;
     open(&mut ballast, "a", 100).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let lock = ballast.lock("a").await;
     let rejection = Rejection::of(ballast.balances.debit(debit("d", "a", 1)).await);
     let rejection = rejection.expect(Code::Aborted, "CONTENTION");
     assert_eq!(
         (rejection.facts(), rejection.has_retry_info),
         (vec![("account_id", "a")], true)
     );
-    lock.rollback().await.expect("unlocked");
+    lock.release().await;
     let response = ballast
         .balances
         .debit(debit("d", "a", 1))

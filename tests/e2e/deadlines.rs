@@ -38,21 +38,14 @@ fn within<T>(message: T, timeout: Duration) -> Request<T> {
 async fn a_deadline_before_the_decision_means_that_nothing_happened() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let lock = ballast.lock("a").await;
     let request = within(debit("d", "a", 1), Duration::from_millis(150));
     let rejection = Rejection::of(patient(&ballast).debit(request).await);
     assert_eq!(
         rejection.expect(Code::DeadlineExceeded, "DEADLINE").facts(),
         [("outcome", "none")]
     );
-    lock.rollback().await.expect("unlocked");
+    lock.release().await;
 
     // What waited behind the lock was withdrawn: a later operation on the account finds it undone.
     assert_eq!(
@@ -78,11 +71,9 @@ async fn a_deadline_before_the_decision_means_that_nothing_happened() {
 async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.batch_execute("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
-        .await
-        .expect("locked");
+    let _lock = ballast
+        .lock_with("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
+        .await;
     let list = ListEntriesRequest {
         account_id: "a".to_owned(),
         ..ListEntriesRequest::default()
@@ -98,20 +89,7 @@ async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
     );
 
     // The lock is still held; the statement that waited for it is gone all the same.
-    let waiting = "SELECT count(*) FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let observer = ballast.database.sql().await;
-    let gone = async {
-        while observer
-            .query_one(waiting, &[])
-            .await
-            .expect("a count")
-            .get::<_, i64>(0)
-            > 0
-        {
-            tokio::task::yield_now().await;
-        }
-    };
+    let gone = ballast.until_waiting(|count| count == 0);
     tokio::time::timeout(Duration::from_secs(3), gone)
         .await
         .expect("cancelled long before the statement timeout");
@@ -148,14 +126,7 @@ async fn the_server_s_own_limit_counts_without_a_deadline() {
     let limit = Duration::from_millis(150);
     let change = |config: &mut ServerConfig| config.request_timeout_max = limit;
     let mut ballast = Ballast::start_on(roomy.database.clone(), change).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let _lock = ballast.lock("a").await;
     let rejection = Rejection::of(ballast.balances.debit(debit("d", "a", 1)).await);
     rejection.expect(Code::DeadlineExceeded, "DEADLINE");
 }

@@ -564,11 +564,7 @@ fn support_channel(ballast: &Ballast) -> tonic::transport::Channel {
 async fn a_full_queue_is_overloaded_and_nothing_happens() {
     let mut ballast = Ballast::start_with(|config| config.batcher.queue_depth_max = 1).await;
     open(&mut ballast, "a", 10).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query("SELECT 1 FROM balances FOR UPDATE", &[])
-        .await
-        .expect("all locked");
+    let lock = ballast.lock("a").await;
     let calls: Vec<_> = (0..10)
         .map(|index| {
             let mut balances = ballast.balances.clone();
@@ -585,7 +581,7 @@ async fn a_full_queue_is_overloaded_and_nothing_happens() {
         }
     }
     assert!(overloaded > 0);
-    lock.rollback().await.expect("unlocked");
+    lock.release().await;
     assert_eq!(posted(&mut ballast.balances, "a").await, 10);
 }
 

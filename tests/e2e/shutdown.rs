@@ -94,27 +94,10 @@ async fn a_stop_under_load_answers_everything_that_was_accepted() {
 async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
-    let mut sql = ballast.database.sql().await;
-    let lock = sql.transaction().await.expect("a transaction");
-    lock.query(
-        "SELECT 1 FROM balances WHERE account_id = 'a' FOR UPDATE",
-        &[],
-    )
-    .await
-    .expect("locked");
+    let lock = ballast.lock("a").await;
     let mut balances = ballast.balances.clone();
     let in_flight = tokio::spawn(async move { balances.debit(debit("d", "a", 1)).await });
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let observer = ballast.database.sql().await;
-    while observer
-        .query_one(waits, &[])
-        .await
-        .expect("a count")
-        .get::<_, i64>(0)
-        == 0
-    {
-        tokio::task::yield_now().await;
-    }
+    ballast.until_waiting(|count| count > 0).await;
     // Neither of these ends by itself, and neither holds up the drain.
     let mut health = HealthClient::new(crate::support::instance::channel(ballast.address));
     let watched = HealthCheckRequest {
@@ -129,7 +112,7 @@ async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
     while TcpStream::connect(ballast.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
-    lock.rollback().await.expect("unlocked");
+    lock.release().await;
     in_flight
         .await
         .expect("no panic")

@@ -116,6 +116,50 @@ impl Ballast {
     }
 }
 
+/// Locks that somebody outside holds, as from psql, until it is released or dropped.
+pub struct OutsideLock(tokio_postgres::Client);
+
+impl OutsideLock {
+    pub async fn release(self) {
+        self.0.batch_execute("ROLLBACK").await.expect("unlocked");
+    }
+}
+
+impl Ballast {
+    /// Locks all balances of an account from outside.
+    pub async fn lock(&self, account_id: &str) -> OutsideLock {
+        self.lock_with(&format!(
+            "SELECT 1 FROM balances WHERE account_id = '{account_id}' FOR UPDATE"
+        ))
+        .await
+    }
+
+    /// Holds the locks that a statement takes.
+    pub async fn lock_with(&self, statement: &str) -> OutsideLock {
+        let sql = self.database.sql().await;
+        sql.batch_execute(&format!("BEGIN; {statement}"))
+            .await
+            .expect("locked");
+        OutsideLock(sql)
+    }
+
+    /// Comes back when the number of statements that wait for a lock has become what `is_enough` wants.
+    pub async fn until_waiting(&self, is_enough: impl Fn(i64) -> bool) {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let observer = self.database.sql().await;
+        while !is_enough(
+            observer
+                .query_one(waiting, &[])
+                .await
+                .expect("a count")
+                .get(0),
+        ) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// A channel that connects when it is first used.
 pub fn channel(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
