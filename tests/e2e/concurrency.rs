@@ -134,6 +134,38 @@ async fn an_account_that_is_locked_outside_holds_up_nobody_else() {
     ballast.assert_in_order().await;
 }
 
+/// Somebody may hold one category alone; its account then waits as a whole.
+#[tokio::test]
+async fn a_category_that_is_locked_outside_is_waited_for() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "card", 100).await;
+    open(&mut ballast, "other", 100).await;
+    let fill = transfer("fill", "card", "card", 40);
+    let fill = ::ballast::rpc::proto::TransferRequest {
+        destination_category: "MEAL".to_owned(),
+        ..fill
+    };
+    ballast.balances.transfer(fill).await.expect("posted");
+    let one_row =
+        "SELECT 1 FROM balances WHERE account_id = 'card' AND category = 'MEAL' FOR UPDATE";
+    let lock = ballast.lock_with(one_row).await;
+    let mut waiting = ballast.balances.clone();
+    let waits = tokio::spawn(async move { waiting.debit(debit("waits", "card", 1)).await });
+    ballast.until_waiting(|count| count > 0).await;
+    ballast
+        .balances
+        .debit(debit("goes-on", "other", 1))
+        .await
+        .expect("another account");
+    assert!(!waits.is_finished());
+    lock.release().await;
+    waits
+        .await
+        .expect("no panic")
+        .expect("posted once the lock is gone");
+    ballast.assert_in_order().await;
+}
+
 #[tokio::test]
 async fn a_lock_that_stays_is_contention_not_a_refusal() {
     let mut ballast = Ballast::start_with(|config| {

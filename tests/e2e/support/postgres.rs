@@ -27,11 +27,11 @@ struct Server {
     /// A connection string without a database name.
     url: String,
     /// Ends what was started when this process ends, however it ends.
-    _reaper: Option<ChildStdin>,
+    reaper: Option<ChildStdin>,
     template: String,
 }
 
-/// A database that belongs to one test. It is dropped with the value.
+/// A database that belongs to one test. On a server that outlives the run it is dropped with the value.
 pub struct Database {
     name: String,
 }
@@ -72,6 +72,10 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        if server().reaper.is_some() {
+            // Its server ends with this process, and each drop would cost all others a checkpoint.
+            return;
+        }
         let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
         let dropped = std::thread::spawn(|| {
             block_on(async move {
@@ -138,7 +142,7 @@ impl Server {
         };
         let mut server = Self {
             url,
-            _reaper: reaper,
+            reaper,
             template: format!("ballast_template_{}", std::process::id()),
         };
         let version = server.make_template().await;
@@ -192,7 +196,7 @@ async fn in_container() -> Result<Started, String> {
         .with_fsync_enabled()
         .with_name(name)
         .with_tag(tag)
-        .with_cmd(["-c", "max_connections=400"])
+        .with_cmd(["-c", "max_connections=400", "-c", "max_wal_size=4GB"])
         .with_startup_timeout(TIMEOUT);
     let container = request.start().await.map_err(|error| error.to_string())?;
     let url = container_url(&container)
