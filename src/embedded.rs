@@ -78,7 +78,10 @@ pub enum EmbeddedError {
         cause: String,
     },
     /// Another process owns the folder.
-    #[error("another ballast uses the data folder {0}; stop it, or choose another with --data-dir")]
+    #[error(
+        "another ballast uses the data folder {0}; stop it, choose another with --data-dir, or name the database that its \
+         banner shows with --database-url"
+    )]
     InUse(PathBuf),
     /// Running as root without a user to drop to.
     #[error(
@@ -145,11 +148,6 @@ impl Embedded {
     /// Where its data lives.
     pub fn data_dir(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// The folder of its socket.
-    pub fn socket_dir(&self) -> &Path {
-        self.folder.socket_dir()
     }
 
     /// Its version, as its binaries say it.

@@ -1,7 +1,7 @@
 //! The arguments and their meaning. Each has an environment variable of its own.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ enum Command {
     /// Bring the schema of a database to this version, and exit
     Migrate(DatabaseArgs),
     /// Recompute the whole ledger and report everything that is not in order
-    Verify(DatabaseArgs),
+    Verify(VerifyArgs),
     /// Measure throughput and latency, beside the usual way to do it
     Bench(bench::BenchArgs),
     /// Serve what the benchmark compares with
@@ -58,26 +58,60 @@ pub(super) struct DatabaseArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct HealthArgs {
-    /// The server
-    #[arg(
-        long,
-        env = "BALLAST_TARGET",
-        default_value = "127.0.0.1:50051",
-        value_name = "HOST:PORT"
-    )]
-    pub(super) target: String,
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    pub(super) database: DatabaseArgs,
+    /// Where the private PostgreSQL keeps its data if no database is named [default: .ballast]
+    #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Where the binaries of the private PostgreSQL are [default: the newest on PATH or in the usual places]
+    #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR")]
+    pub(super) postgres_bin: Option<PathBuf>,
 }
+
+#[derive(Debug, Args)]
+pub(super) struct HealthArgs {
+    /// The server, as HOST:PORT [default: this machine, at the port of BALLAST_LISTEN or 50051]
+    #[arg(long, env = "BALLAST_TARGET", value_name = "HOST:PORT")]
+    target: Option<String>,
+    #[arg(long, env = "BALLAST_LISTEN", hide = true, default_value = "127.0.0.1:50051", value_parser = address)]
+    listen: SocketAddr,
+}
+
+impl HealthArgs {
+    /// The server to ask: where another one of the same environment listens, if none is named.
+    pub(super) fn target(&self) -> String {
+        let listens_everywhere = self.listen.ip().is_unspecified();
+        let host = if listens_everywhere {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            self.listen.ip()
+        };
+        let here = SocketAddr::new(host, self.listen.port());
+        self.target.clone().unwrap_or_else(|| here.to_string())
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "must be an IP address and a port, such as 127.0.0.1:50051 or 0.0.0.0:50051".to_owned()
+    })
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    let filter = EnvFilter::builder().parse(text);
+    filter
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("{error}; try info, or ballast=debug"))
+}
+
+/// What happens to Ballast, without what its libraries chat about.
+const LOG_DEFAULT: &str = "info,refinery_core=warn,tokio_postgres=warn,deadpool_postgres=error";
 
 #[derive(Debug, Args)]
 struct LogArgs {
     /// What is logged: error, warn, info, debug, or a filter such as ballast=debug
-    #[arg(
-        long,
-        env = "BALLAST_LOG",
-        default_value = "info",
-        value_name = "FILTER"
-    )]
+    #[arg(long, env = "BALLAST_LOG", default_value = LOG_DEFAULT, value_name = "FILTER", value_parser = log_filter)]
     log: String,
     /// How it is logged, to stderr
     #[arg(
@@ -108,12 +142,7 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR")]
     pub(super) postgres_bin: Option<PathBuf>,
     /// The address to listen on; port 0 takes a free one
-    #[arg(
-        long,
-        env = "BALLAST_LISTEN",
-        default_value = "127.0.0.1:50051",
-        value_name = "ADDRESS"
-    )]
+    #[arg(long, env = "BALLAST_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDRESS", value_parser = address)]
     listen: SocketAddr,
     /// Serve only a database whose schema is up to date, do not migrate it
     #[arg(long, env = "BALLAST_NO_MIGRATE")]

@@ -33,16 +33,13 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "  gRPC       {address} (plaintext, with reflection)")?;
         match embedded {
             Some(embedded) => {
-                let (data_dir, socket_dir) = (
-                    embedded.data_dir().display(),
-                    embedded.socket_dir().display(),
-                );
+                let data_dir = embedded.data_dir().display();
                 writeln!(
                     f,
                     "  database   private {}, data in {data_dir}",
                     embedded.version()
                 )?;
-                writeln!(f, "  SQL        psql -h {socket_dir} -U ballast ballast")?;
+                writeln!(f, "  SQL        psql \"{}\"", embedded.database_url())?;
             }
             None => writeln!(f, "  database   as named by --database-url")?,
         }

@@ -14,11 +14,12 @@ use crate::rpc::proto::balance_service_server;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn run(args: &HealthArgs) -> Result<(), CliError> {
+    let target = args.target();
     let unhealthy = |cause: String| CliError::Unhealthy {
-        target: args.target.clone(),
+        target: target.clone(),
         cause,
     };
-    let endpoint = Endpoint::from_shared(format!("http://{}", args.target))
+    let endpoint = Endpoint::from_shared(format!("http://{target}"))
         .map_err(|error| unhealthy(crate::store::with_source(&error)))?
         .timeout(TIMEOUT)
         .connect_timeout(TIMEOUT);

@@ -33,11 +33,12 @@ async fn serve(
     embedded: Option<&Embedded>,
     stop: &CancellationToken,
 ) -> Result<(), CliError> {
+    // The address first: whoever starts a second one by mistake must not migrate the database of the first.
+    let server = Server::bind(args.config(database_url.clone())).await?;
     tokio::select! {
         prepared = prepare(args, &database_url) => prepared?,
         () = stop.cancelled() => return Ok(()),
     }
-    let server = Server::bind(args.config(database_url)).await?;
     let has_demo = match embedded {
         Some(_) => demo::seed(server.store()).await?,
         None => false,

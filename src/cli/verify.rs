@@ -3,18 +3,32 @@
 use std::time::Duration;
 
 use super::CliError;
-use super::args::DatabaseArgs;
+use super::args::VerifyArgs;
+use crate::embedded::Embedded;
 use crate::store::{schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(args: &DatabaseArgs) -> Result<(), CliError> {
-    args.start_logging();
-    let client = schema::connect(args.required()?, CONNECT_TIMEOUT).await?;
+pub(super) async fn run(args: &VerifyArgs) -> Result<(), CliError> {
+    args.database.start_logging();
+    match &args.database.database_url {
+        Some(url) => verify(url).await,
+        None => {
+            let embedded =
+                Embedded::start(args.data_dir.as_deref(), args.postgres_bin.as_deref()).await?;
+            let verified = verify(&embedded.database_url()).await;
+            embedded.stop().await;
+            verified
+        }
+    }
+}
+
+async fn verify(database_url: &str) -> Result<(), CliError> {
+    let client = schema::connect(database_url, CONNECT_TIMEOUT).await?;
     schema::check(&client).await?;
     let report = verify::run(&client).await?;
     for (currency, posted) in &report.posted {
-        println!("{currency}: balances sum up to {posted} minor units, as credits minus debits do");
+        println!("{currency}: all balances together are {posted} minor units");
     }
     for finding in &report.findings {
         println!("finding: {finding}");

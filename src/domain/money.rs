@@ -36,7 +36,7 @@ pub struct Currency([u8; 3]);
 
 /// Why a text is not the code of a currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("is not a currency code of ISO 4217 in capitals, such as EUR")]
+#[error("not a currency code of ISO 4217 in capitals, such as EUR")]
 pub struct CurrencyError;
 
 impl Currency {

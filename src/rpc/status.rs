@@ -100,7 +100,7 @@ impl From<RpcError> for Status {
             RpcError::SettlementAccountNotFound(owner_id) => not_found(
                 "ACCOUNT_NOT_FOUND",
                 format!("owner {owner_id} has no settlement account"),
-                "ballast.v1.Account",
+                "ballast.v1.Owner",
                 ("owner_id", owner_id.as_str()),
             ),
             RpcError::OperationNotFound(operation_id) => not_found(
@@ -110,8 +110,11 @@ impl From<RpcError> for Status {
                 ("operation_id", operation_id.as_str()),
             ),
             RpcError::AccountExists { account_id, fields } => {
+                let message = format!(
+                    "account {account_id} exists with a different {}",
+                    fields.join(", ")
+                );
                 let fields = fields.join(",");
-                let message = format!("account {account_id} exists with a different {fields}");
                 let facts = [("account_id", account_id.as_str()), ("fields", &fields)];
                 status(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
             }

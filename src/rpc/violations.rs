@@ -114,9 +114,23 @@ impl Violations {
 
     /// A currency that ISO 4217 lists.
     pub(super) fn currency(&mut self, field: &str, code: &str) -> Option<Currency> {
-        let listed = iso_currency::Currency::from_code(code).is_some();
-        let currency = Currency::new(code).ok().filter(|_| listed);
-        self.note(field, currency.ok_or(CurrencyError))
+        // Listed, but no money: "no currency" and "for testing".
+        let is_money =
+            iso_currency::Currency::from_code(code).is_some() && !matches!(code, "XXX" | "XTS");
+        match Currency::new(code).ok().filter(|_| is_money) {
+            Some(currency) => Some(currency),
+            None if code.is_empty() => {
+                self.add(
+                    field,
+                    "is required: a currency code of ISO 4217 in capitals, such as EUR",
+                );
+                None
+            }
+            None => {
+                self.add(field, format!("is {}, {CurrencyError}", Self::quoted(code)));
+                None
+            }
+        }
     }
 
     /// An amount that a request must have.

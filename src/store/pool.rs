@@ -26,7 +26,10 @@ pub struct StoreConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreConfigError {
     /// The URL is not one.
-    #[error("database URL is not valid: {0}")]
+    #[error(
+        "--database-url is not valid ({}); write it like postgresql://user:password@host:5432/ballast",
+        super::error::with_source(.0)
+    )]
     Url(#[from] tokio_postgres::Error),
     /// The pool's own settings contradict each other.
     #[error("connection pool: {0}")]

@@ -82,6 +82,44 @@ async fn without_any_configuration_it_starts_serves_and_finds_its_balances_again
     let third = Running::start(folder.path(), &[]);
     assert_eq!(posted(&mut third.balances(), "alice").await, 7_000);
     assert_eq!(third.stopped().await.code(), Some(0));
+    let (code, stdout, stderr) = run(folder.path(), &["verify"]);
+    assert_eq!(
+        (code, stdout.contains("in order")),
+        (Some(0), true),
+        "{stdout}{stderr}"
+    );
+}
+
+#[tokio::test]
+async fn health_asks_the_server_of_the_same_environment() {
+    let database = Database::migrated().await;
+    let running = Running::start(folder().path(), &["--database-url", &database.url()]);
+    let health = |listen: String| {
+        let folder = folder();
+        let mut command = crate::support::binary::command(folder.path(), &["health"]);
+        command
+            .env("BALLAST_LISTEN", listen)
+            .output()
+            .expect("the binary runs")
+            .status
+            .code()
+    };
+    // The server reports what it last found; the first look at the database may be a moment away.
+    let mut code = health(running.address.to_string());
+    while code != Some(0) {
+        tokio::task::yield_now().await;
+        code = health(running.address.to_string());
+    }
+    assert_eq!(
+        health(format!("0.0.0.0:{}", running.address.port())),
+        Some(0)
+    );
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
+    assert_eq!(health(nobody.to_string()), Some(1));
+    assert_eq!(running.stopped().await.code(), Some(0));
 }
 
 #[tokio::test]
