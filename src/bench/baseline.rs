@@ -252,7 +252,7 @@ fn response(request: TransferRequest, sides: &[Side; 2]) -> TransferResponse {
 }
 
 /// Answers with UNIMPLEMENTED: a baseline is asked for transfers only.
-macro_rules! unimplemented {
+macro_rules! only_transfers {
     ($($method:ident: $request:ty => $response:ty),* $(,)?) => {
         #[tonic::async_trait]
         impl BalanceService for Naive {
@@ -279,7 +279,7 @@ macro_rules! unimplemented {
     };
 }
 
-unimplemented!(
+only_transfers!(
     debit: DebitRequest => DebitResponse,
     credit: CreditRequest => CreditResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
