@@ -158,7 +158,8 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 8] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 9] = [
+    ("await_account", AWAIT_ACCOUNT),
     ("lock_accounts", LOCK_ACCOUNTS),
     ("lock_siblings", LOCK_SIBLINGS),
     ("existing_accounts", EXISTING_ACCOUNTS),
