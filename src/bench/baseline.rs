@@ -272,6 +272,16 @@ macro_rules! only_transfers {
                 Ok(Response::new(response(request, &sides)))
             }
 
+            type SubmitOperationsStream =
+                futures_util::stream::Empty<Result<SubmitOperationsResponse, Status>>;
+
+            async fn submit_operations(
+                &self,
+                _: Request<tonic::Streaming<SubmitOperationsRequest>>,
+            ) -> Result<Response<Self::SubmitOperationsStream>, Status> {
+                Err(Status::unimplemented("a baseline only transfers"))
+            }
+
             $(async fn $method(&self, _: Request<$request>) -> Result<Response<$response>, Status> {
                 Err(Status::unimplemented("a baseline only transfers"))
             })*
@@ -282,6 +292,7 @@ macro_rules! only_transfers {
 only_transfers!(
     debit: DebitRequest => DebitResponse,
     credit: CreditRequest => CreditResponse,
+    execute_batch: ExecuteBatchRequest => ExecuteBatchResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
     get_operation: GetOperationRequest => GetOperationResponse,
     list_operations: ListOperationsRequest => ListOperationsResponse,

@@ -217,6 +217,23 @@ impl BalanceService for BalanceRpc {
         }))
     }
 
+    async fn execute_batch(
+        &self,
+        _request: Request<proto::ExecuteBatchRequest>,
+    ) -> Result<Response<proto::ExecuteBatchResponse>, Status> {
+        Err(Status::unimplemented("execute_batch"))
+    }
+
+    type SubmitOperationsStream =
+        futures_util::stream::Empty<Result<proto::SubmitOperationsResponse, Status>>;
+
+    async fn submit_operations(
+        &self,
+        _request: Request<tonic::Streaming<proto::SubmitOperationsRequest>>,
+    ) -> Result<Response<Self::SubmitOperationsStream>, Status> {
+        Err(Status::unimplemented("submit_operations"))
+    }
+
     async fn get_balance(
         &self,
         request: Request<proto::GetBalanceRequest>,
