@@ -5,6 +5,8 @@
 //! and a hot account is one batch after the other at full size. A command on an account that somebody outside holds
 //! steps aside and waits on a connection of its own kind, while all others go on.
 
+mod caller;
+mod group;
 mod lane;
 mod schedule;
 
@@ -12,13 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::domain::{AccountId, Claim, Command, Receipt, Refusal};
 use crate::store::{Job, Ledger};
 
+use caller::Caller;
+pub use group::{Group, Place};
 use schedule::Schedule;
 
 /// The numbers of the write path.
@@ -30,7 +34,7 @@ pub struct BatcherConfig {
     pub patient_lanes: usize,
     /// The most commands in one transaction.
     pub batch_size_max: usize,
-    /// The most commands that wait; beyond it callers get OVERLOADED.
+    /// The most commands that wait; beyond it single callers get OVERLOADED, and groups wait at half of it.
     pub queue_depth_max: usize,
     /// The longest that a command waits for a lock held elsewhere; then CONTENTION.
     pub lock_wait_max: Duration,
@@ -75,7 +79,7 @@ pub enum Answer {
 #[derive(Debug)]
 struct Ticket {
     job: Job,
-    answer: oneshot::Sender<Answer>,
+    caller: Caller,
     deadline: Instant,
     /// When its lock wait ends; set when it first has to wait for a lock held outside.
     lock_wait_end: Option<Instant>,
@@ -86,9 +90,21 @@ struct Ticket {
 }
 
 impl Ticket {
+    fn new(job: Job, caller: Caller, deadline: Instant) -> Self {
+        Self {
+            job,
+            caller,
+            deadline,
+            lock_wait_end: None,
+            detours: 0,
+            reserved: None,
+        }
+    }
+
     /// Nobody waits for the answer any more, and nothing has happened.
     fn is_abandoned(&self) -> bool {
-        self.answer.is_closed() && self.job.claim.withdraw()
+        let claim = &self.job.claim;
+        claim.is_withdrawn() || (self.caller.is_gone() && claim.withdraw())
     }
 
     fn has_waited_enough(&self, now: Instant) -> bool {
@@ -96,8 +112,7 @@ impl Ticket {
     }
 
     fn answer(self, answer: Answer) {
-        // A caller that left does not read it; its operation is recorded all the same.
-        let _unread = self.answer.send(answer);
+        self.caller.tell(answer);
     }
 }
 
@@ -105,6 +120,8 @@ impl Ticket {
 #[derive(Debug, Clone)]
 pub struct Batcher {
     queue: mpsc::Sender<Ticket>,
+    /// The part of the queue that groups may fill.
+    rooms: Arc<Semaphore>,
     closing: Arc<AtomicBool>,
 }
 
@@ -115,6 +132,7 @@ impl Batcher {
         // Half of what may wait does so in the inbox, the other half where the loop sorts it.
         let inbox_depth = config.queue_depth_max.div_ceil(2);
         let (queue, inbox) = mpsc::channel(inbox_depth);
+        let rooms = Semaphore::new((config.queue_depth_max / 2).max(1));
         let config = BatcherConfig {
             queue_depth_max: (config.queue_depth_max - inbox_depth).max(1),
             ..config
@@ -124,6 +142,7 @@ impl Batcher {
         (
             Self {
                 queue,
+                rooms: Arc::new(rooms),
                 closing: Arc::default(),
             },
             running,
@@ -135,10 +154,14 @@ impl Batcher {
         self.closing.store(true, Ordering::Release);
     }
 
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
     /// Executes one command and waits for its final answer, at most until `deadline`. Dropping the future abandons the
     /// answer, and the command too unless it was started.
     pub async fn execute(&self, command: Command, deadline: Instant) -> Answer {
-        if self.closing.load(Ordering::Acquire) {
+        if self.is_closing() {
             return Answer::Failed(Failure::ShuttingDown);
         }
         let claim = Arc::new(Claim::default());
@@ -147,14 +170,7 @@ impl Batcher {
             claim: claim.clone(),
         };
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket {
-            job,
-            answer,
-            deadline,
-            lock_wait_end: None,
-            detours: 0,
-            reserved: None,
-        };
+        let ticket = Ticket::new(job, Caller::Single(answer), deadline);
         match self.queue.try_send(ticket) {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => return Answer::Failed(Failure::Overloaded),

@@ -14,9 +14,10 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::batcher::{Batcher, BatcherConfig};
+use crate::rpc::edge::Services;
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
-use crate::rpc::{AccountRpc, BalanceRpc, FILE_DESCRIPTOR_SET};
+use crate::rpc::{AccountRpc, BalanceRpc, FILE_DESCRIPTOR_SET, Limits};
 use crate::store::{Store, StoreConfig, StoreConfigError};
 
 use health::Health;
@@ -24,6 +25,8 @@ use health::Health;
 /// The largest request message, in bytes. The largest that keeps all rules has 70 KiB (1000 ids); more is room for new
 /// fields, and less than what a client could use to fill the memory.
 const MESSAGE_SIZE_MAX: usize = 1024 * 1024;
+/// The same for ExecuteBatch: 10,000 members of 800 bytes.
+const BATCH_SIZE_MAX: usize = 8 * MESSAGE_SIZE_MAX;
 
 /// Everything that a server needs to know.
 #[derive(Debug, Clone)]
@@ -80,7 +83,8 @@ pub struct Server {
     batcher: Batcher,
     batches: JoinHandle<()>,
     health: Health,
-    routes: Routes,
+    services: Services,
+    draining: CancellationToken,
     config: ServerConfig,
 }
 
@@ -97,7 +101,13 @@ impl Server {
         let (batcher, batches) = Batcher::start(Arc::new(store.clone()), config.batcher.clone());
         let (health, health_service) = Health::new(store.clone()).await;
         let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
-        let balances = BalanceServiceServer::new(BalanceRpc::new(batcher.clone(), store.clone()));
+        let draining = CancellationToken::new();
+        let limits = Limits {
+            operation_timeout: config.request_timeout_max,
+            draining: draining.clone(),
+        };
+        let balances = BalanceRpc::new(batcher.clone(), store.clone(), limits);
+        let balances = BalanceServiceServer::new(balances);
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .include_reflection_service(false)
@@ -109,12 +119,17 @@ impl Server {
                     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
                 )
         };
+        let large = balances.clone().max_decoding_message_size(BATCH_SIZE_MAX);
         let routes = Routes::new(balances.max_decoding_message_size(MESSAGE_SIZE_MAX))
             .add_service(accounts.max_decoding_message_size(MESSAGE_SIZE_MAX))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
+        let services = Services {
+            routes,
+            batches: Routes::new(large).prepare(),
+        };
         Ok(Self {
             listener,
             address,
@@ -122,7 +137,8 @@ impl Server {
             batcher,
             batches,
             health,
-            routes,
+            services,
+            draining,
             config,
         })
     }
@@ -146,16 +162,16 @@ impl Server {
             batcher,
             batches,
             health,
-            routes,
+            services,
+            draining,
             config,
             ..
         } = self;
         let connections = TaskTracker::new();
-        let draining = CancellationToken::new();
         let watching = health.watch(draining.clone());
         let acceptor = connection::Acceptor {
             listener,
-            routes,
+            services,
             request_timeout_max: config.request_timeout_max,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),

@@ -9,9 +9,9 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::caller::Caller;
 use super::{Answer, Failure, Ticket};
 use crate::domain::{AccountId, OperationId, Receipt};
 use crate::store::{Job, Ledger, Locking, Outcome, StoreError, Verdict};
@@ -51,7 +51,7 @@ pub(super) async fn run<L: Ledger>(
 
 /// A ticket without its job.
 struct Waiting {
-    answer: oneshot::Sender<Answer>,
+    caller: Caller,
     deadline: Instant,
     lock_wait_end: Option<Instant>,
     detours: u32,
@@ -61,7 +61,7 @@ impl Waiting {
     fn from_ticket(ticket: Ticket) -> (Job, Self) {
         let Ticket {
             job,
-            answer,
+            caller,
             deadline,
             lock_wait_end,
             detours,
@@ -70,7 +70,7 @@ impl Waiting {
         (
             job,
             Self {
-                answer,
+                caller,
                 deadline,
                 lock_wait_end,
                 detours,
@@ -80,14 +80,14 @@ impl Waiting {
 
     fn into_ticket(self, job: Job) -> Ticket {
         let Self {
-            answer,
+            caller,
             deadline,
             lock_wait_end,
             detours,
         } = self;
         Ticket {
             job,
-            answer,
+            caller,
             deadline,
             lock_wait_end,
             detours,

@@ -22,6 +22,11 @@ impl Claim {
         self.decide(WITHDRAWN)
     }
 
+    /// Whether the operation was withdrawn. Looks, and decides nothing.
+    pub fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WITHDRAWN
+    }
+
     fn decide(&self, to: u8) -> bool {
         match self
             .0
@@ -41,7 +46,10 @@ mod tests {
     fn the_first_decision_stands() {
         let started = Claim::default();
         assert!(started.start() && started.start() && !started.withdraw());
+        assert!(!started.is_withdrawn());
         let withdrawn = Claim::default();
+        assert!(!withdrawn.is_withdrawn());
         assert!(withdrawn.withdraw() && withdrawn.withdraw() && !withdrawn.start());
+        assert!(withdrawn.is_withdrawn());
     }
 }

@@ -1,17 +1,22 @@
 //! BalanceService: see `proto/ballast/v1/balance_service.proto`.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::batch;
 use super::edge::Deadline;
+use super::member::{self, Member};
 use super::proto::{self, balance_service_server::BalanceService};
 use super::reply::{self, Posted};
-use super::request::{self, HistoryFilter, HistoryPage, TransferDestination};
+use super::request::{self, HistoryFilter, HistoryPage};
 use super::status::RpcError;
+use super::submission::{self, Results};
 use super::violations::Violations;
-use crate::batcher::{Answer, Batcher};
+use crate::batcher::Batcher;
 use crate::domain::{AccountId, Command, Operation};
 use crate::store::{BalanceAt, HistoryPosition, Store};
 
@@ -20,43 +25,34 @@ use crate::store::{BalanceAt, HistoryPosition, Store};
 pub struct BalanceRpc {
     batcher: Batcher,
     store: Store,
+    limits: Limits,
+}
+
+/// What ends an operation of a stream, and the stream.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest that one operation may take, from its arrival on.
+    pub operation_timeout: Duration,
+    /// Cancelled when the server drains: then streams read no more.
+    pub draining: CancellationToken,
 }
 
 /// How many pages' worth of operations ListOperations looks through for one page of a direction.
 const SCANNED_PAGES_MAX: usize = 20;
 
 impl BalanceRpc {
-    /// Serves from this batcher and this store.
-    pub fn new(batcher: Batcher, store: Store) -> Self {
-        Self { batcher, store }
+    /// Serves from this batcher and this store, streams within these limits.
+    pub fn new(batcher: Batcher, store: Store, limits: Limits) -> Self {
+        Self {
+            batcher,
+            store,
+            limits,
+        }
     }
 
     async fn execute(&self, command: Command, deadline: Instant) -> Result<Posted, RpcError> {
-        match self.batcher.execute(command, deadline).await {
-            Answer::Decided(Ok(receipt)) => Ok(reply::posted(&receipt)),
-            Answer::Decided(Err(refusal)) => Err(RpcError::Refusal(refusal)),
-            Answer::Failed(failure) => Err(RpcError::Failure(failure)),
-        }
-    }
-
-    /// The account that a transfer goes to. Asked before the operation id is looked at: an owner without a settlement
-    /// account is not found, whatever the id.
-    async fn destination(
-        &self,
-        destination: TransferDestination,
-        deadline: Instant,
-    ) -> Result<AccountId, RpcError> {
-        match destination {
-            TransferDestination::Account(account_id) => Ok(account_id),
-            TransferDestination::Owner(owner_id) => {
-                let account_id = self
-                    .store
-                    .before(deadline)
-                    .settlement_account(owner_id.clone())
-                    .await?;
-                account_id.ok_or(RpcError::SettlementAccountNotFound(owner_id))
-            }
-        }
+        let answer = self.batcher.execute(command, deadline).await;
+        member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 
     /// The operations of a page, and the position to go on from if there may be more.
@@ -197,12 +193,14 @@ impl BalanceService for BalanceRpc {
     ) -> Result<Response<proto::TransferResponse>, Status> {
         let deadline = Deadline::of(&request);
         let transfer = request::transfer(request.into_inner()).map_err(RpcError::from)?;
-        let account_id = self
-            .destination(transfer.destination.clone(), deadline)
-            .await?;
-        let command = transfer
-            .command(account_id)
-            .map_err(RpcError::SameBalance)?;
+        let command = match Member::of_transfer(transfer)? {
+            Member::Command(command) => *command,
+            Member::ToOwner(owner_id, transfer) => {
+                let owner_ids = vec![owner_id.clone()];
+                let settlements = member::settlements(&self.store, owner_ids, deadline).await;
+                member::settle(owner_id, *transfer, &settlements)?
+            }
+        };
         let Posted {
             operation,
             entries,
@@ -219,19 +217,25 @@ impl BalanceService for BalanceRpc {
 
     async fn execute_batch(
         &self,
-        _request: Request<proto::ExecuteBatchRequest>,
+        request: Request<proto::ExecuteBatchRequest>,
     ) -> Result<Response<proto::ExecuteBatchResponse>, Status> {
-        Err(Status::unimplemented("execute_batch"))
+        let deadline = Deadline::of(&request);
+        let operations = request::execute_batch(request.into_inner()).map_err(RpcError::from)?;
+        let results = batch::execute(&self.batcher, &self.store, operations, deadline).await;
+        Ok(Response::new(proto::ExecuteBatchResponse { results }))
     }
 
-    type SubmitOperationsStream =
-        futures_util::stream::Empty<Result<proto::SubmitOperationsResponse, Status>>;
+    type SubmitOperationsStream = Results;
 
     async fn submit_operations(
         &self,
-        _request: Request<tonic::Streaming<proto::SubmitOperationsRequest>>,
+        request: Request<tonic::Streaming<proto::SubmitOperationsRequest>>,
     ) -> Result<Response<Self::SubmitOperationsStream>, Status> {
-        Err(Status::unimplemented("submit_operations"))
+        let deadline = Deadline::of_stream(&request);
+        let (batcher, store) = (self.batcher.clone(), self.store.clone());
+        let requests = request.into_inner();
+        let results = submission::start(requests, batcher, store, deadline, &self.limits);
+        Ok(Response::new(results))
     }
 
     async fn get_balance(

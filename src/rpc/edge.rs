@@ -19,9 +19,16 @@ use crate::batcher::Failure;
 /// How long after its deadline a request is given up whose message has not arrived.
 const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
+/// A stream with a longer deadline than this has none: timers do not reach that far.
+const STREAM_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// When the caller stops waiting, or this server does; the earlier of the two.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    at: Instant,
+    /// The caller's own.
+    asked: Option<Instant>,
+}
 
 impl Deadline {
     /// The deadline of a request that came in through [`serve`]; of any other, now.
@@ -29,13 +36,36 @@ impl Deadline {
         request
             .extensions()
             .get::<Deadline>()
-            .map_or_else(Instant::now, |deadline| deadline.0)
+            .map_or_else(Instant::now, |deadline| deadline.at)
+    }
+
+    /// The deadline of a stream: the caller's, if there is one. This server's limit is for each of its operations.
+    pub fn of_stream<T>(request: &tonic::Request<T>) -> Option<Instant> {
+        request.extensions().get::<Deadline>()?.asked
+    }
+}
+
+/// What serves the requests. Two, because tonic's limit of a message's size is one for all methods of a service.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// Everything but ExecuteBatch.
+    pub routes: Routes,
+    /// ExecuteBatch.
+    pub batches: Routes,
+}
+
+impl Services {
+    fn of_path(self, path: &str) -> Routes {
+        match path {
+            "/ballast.v1.BalanceService/ExecuteBatch" => self.batches,
+            _ => self.routes,
+        }
     }
 }
 
 /// Serves one request. Never fails: a panic is logged and answered with INTERNAL.
 pub async fn serve<B>(
-    routes: Routes,
+    services: Services,
     mut request: Request<B>,
     timeout_max: Duration,
 ) -> Response<Body>
@@ -44,15 +74,23 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let timeout = match timeout(request.headers()) {
-        Ok(timeout) => timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max)),
+        Ok(timeout) => timeout,
         Err(violations) => return Status::from(RpcError::from(violations)).into_http(),
     };
-    let deadline = Instant::now() + timeout;
-    request.extensions_mut().insert(Deadline(deadline));
+    let now = Instant::now();
+    let deadline = now + timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max));
+    request.extensions_mut().insert(Deadline {
+        at: deadline,
+        asked: timeout
+            .filter(|timeout| *timeout <= STREAM_TIMEOUT_MAX)
+            .map(|timeout| now + timeout),
+    });
+    let routes = services.of_path(request.uri().path());
     let encoding = request.headers().get("grpc-encoding");
     let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
     let served = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
-    // An RPC answers by its deadline itself. This is for a request whose message never arrives in full.
+    // An RPC answers by its deadline itself, or begins to, if it is a stream. This is for a request whose message never
+    // arrives in full.
     match tokio::time::timeout_at(deadline + MESSAGE_GRACE, served).await {
         Ok(Ok(Ok(response))) => with_details(response, is_compressed),
         Ok(Ok(Err(infallible))) => match infallible {},
@@ -108,7 +146,8 @@ fn with_details(response: Response<Body>, is_compressed: bool) -> Response<Body>
     }
 }
 
-fn detailed(bare: &Status, is_compressed: bool) -> Status {
+/// The details of an error that tonic made.
+pub(super) fn detailed(bare: &Status, is_compressed: bool) -> Status {
     let message = bare.message().to_owned();
     match bare.code() {
         // tonic's words for a message that is too large, or is no message of the method.

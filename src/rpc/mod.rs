@@ -2,15 +2,18 @@
 
 mod account;
 mod balance;
+mod batch;
 pub mod edge;
+mod member;
 mod page;
 mod reply;
 mod request;
 mod status;
+mod submission;
 mod violations;
 
 pub use account::AccountRpc;
-pub use balance::BalanceRpc;
+pub use balance::{BalanceRpc, Limits};
 
 /// The messages and services of `proto/ballast/v1`, generated.
 #[allow(clippy::all, missing_docs, reason = "generated code")]

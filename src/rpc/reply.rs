@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::proto;
+use super::status::Problem;
 use crate::domain::{
     BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal, Timestamp,
 };
@@ -92,11 +93,58 @@ pub fn posted(receipt: &Receipt) -> Posted {
     Posted {
         operation: operation(posted),
         entries: entries(posted),
-        balances: posted
-            .entries()
-            .map(|entry| snapshot(entry, posted.command.currency))
-            .collect(),
+        balances: snapshots(posted),
         replayed: receipt.replayed,
+    }
+}
+
+pub fn posted_operation(receipt: &Receipt) -> proto::PostedOperation {
+    let posted = &receipt.operation;
+    proto::PostedOperation {
+        create_time: Some(timestamp(posted.create_time)),
+        balances: snapshots(posted),
+        replayed: receipt.replayed,
+    }
+}
+
+fn snapshots(posted: &Operation) -> Vec<proto::BalanceSnapshot> {
+    let currency = posted.command.currency;
+    posted
+        .entries()
+        .map(|entry| snapshot(entry, currency))
+        .collect()
+}
+
+impl From<Problem> for proto::OperationError {
+    fn from(problem: Problem) -> Self {
+        let Problem {
+            code,
+            message,
+            details,
+        } = problem;
+        let (reason, metadata) = details
+            .error_info()
+            .map(|info| (info.reason.clone(), info.metadata.clone()))
+            .unwrap_or_default();
+        let violations = details.bad_request().map(|bad| &bad.field_violations[..]);
+        let violation = |violation: &tonic_types::FieldViolation| proto::FieldViolation {
+            field: violation.field.clone(),
+            description: violation.description.clone(),
+        };
+        let retry_delay = details.retry_info().and_then(|info| info.retry_delay);
+        let retry_delay_ms = retry_delay.unwrap_or_default().as_millis();
+        Self {
+            code: code.into(),
+            reason,
+            message,
+            metadata,
+            field_violations: violations
+                .unwrap_or_default()
+                .iter()
+                .map(violation)
+                .collect(),
+            retry_delay_ms: i64::try_from(retry_delay_ms).unwrap_or(i64::MAX),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ const BATCH_GET_MAX: usize = 1000;
 const OVERDRAFT_MAX_MINOR_UNITS: i64 = crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
 
 /// What all requests that move money have in common.
+#[derive(Debug)]
 struct Head {
     operation_id: OperationId,
     amount: Amount,
@@ -124,6 +125,7 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
 }
 
 /// A transfer whose destination may still be an owner.
+#[derive(Debug)]
 pub struct Transfer {
     head: Head,
     source: Source,
@@ -133,7 +135,7 @@ pub struct Transfer {
 }
 
 /// Where the money of a transfer goes.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub enum TransferDestination {
     /// To this account.
     Account(AccountId),
@@ -225,6 +227,21 @@ fn balance_key(
             account_id,
             category,
         })
+}
+
+/// The most members of one ExecuteBatch: what one hot account executes in about a second.
+const BATCH_MEMBER_COUNT_MAX: usize = 10_000;
+
+/// The members of a batch, each still to be parsed.
+pub fn execute_batch(
+    request: proto::ExecuteBatchRequest,
+) -> Result<Vec<proto::OperationRequest>, Violations> {
+    let count = request.operations.len();
+    if !(1..=BATCH_MEMBER_COUNT_MAX).contains(&count) {
+        let rule = format!("has {count} operations, must have from 1 to {BATCH_MEMBER_COUNT_MAX}");
+        return Err(Violations::one("operations", rule));
+    }
+    Ok(request.operations)
 }
 
 /// An account to open.

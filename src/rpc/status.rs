@@ -56,6 +56,10 @@ pub enum RpcError {
     Refusal(Refusal),
     /// Something broke or took too long.
     Failure(Failure),
+    /// The client's deadline for a whole stream passed.
+    StreamDeadline,
+    /// The instance stops, and with it a stream.
+    StreamShutdown,
 }
 
 impl From<Violations> for RpcError {
@@ -65,9 +69,15 @@ impl From<Violations> for RpcError {
 }
 
 impl From<StoreError> for RpcError {
+    fn from(error: StoreError) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+impl From<StoreError> for Failure {
     /// A failure of a read, or of opening an account. Logged here, where it is handled.
     fn from(error: StoreError) -> Self {
-        Self::Failure(match &error {
+        match &error {
             StoreError::Serialization | StoreError::LockTimeout | StoreError::Duplicate { .. } => {
                 Failure::Contention { account_id: None }
             }
@@ -85,11 +95,34 @@ impl From<StoreError> for RpcError {
                 tracing::error!(%error, "a request cannot be served");
                 Failure::Internal
             }
-        })
+        }
+    }
+}
+
+/// An error as every caller reads it, whether as the status of a call or as the result of one operation of several.
+#[derive(Debug)]
+pub struct Problem {
+    /// The status code.
+    pub code: Code,
+    /// A sentence for people.
+    pub message: String,
+    /// The details; always with an ErrorInfo.
+    pub details: ErrorDetails,
+}
+
+impl From<Problem> for Status {
+    fn from(problem: Problem) -> Self {
+        Self::with_error_details(problem.code, problem.message, problem.details)
     }
 }
 
 impl From<RpcError> for Status {
+    fn from(error: RpcError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl From<RpcError> for Problem {
     fn from(error: RpcError) -> Self {
         match error {
             RpcError::Invalid(violations) => invalid(violations),
@@ -116,7 +149,7 @@ impl From<RpcError> for Status {
                 );
                 let fields = fields.join(",");
                 let facts = [("account_id", account_id.as_str()), ("fields", &fields)];
-                status(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
+                problem(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
             }
             RpcError::SettlementAccountExists {
                 owner_id,
@@ -129,7 +162,7 @@ impl From<RpcError> for Status {
                     ("owner_id", owner_id.as_str()),
                     ("account_id", account_id.as_str()),
                 ];
-                status(
+                problem(
                     Code::AlreadyExists,
                     message,
                     info("SETTLEMENT_ACCOUNT_EXISTS", facts),
@@ -137,11 +170,28 @@ impl From<RpcError> for Status {
             }
             RpcError::Refusal(refusal) => refused(&refusal),
             RpcError::Failure(failure) => failed(&failure),
+            RpcError::StreamDeadline => {
+                let message = "the deadline of the stream passed; whatever was read has its result";
+                problem(
+                    Code::DeadlineExceeded,
+                    message.to_owned(),
+                    info("DEADLINE", []),
+                )
+            }
+            RpcError::StreamShutdown => {
+                let message = "this instance is shutting down; whatever was read has its result, open a new stream";
+                retry(
+                    Code::Unavailable,
+                    message.to_owned(),
+                    info("SHUTTING_DOWN", []),
+                    RETRY_OUTAGE,
+                )
+            }
         }
     }
 }
 
-fn refused(refusal: &Refusal) -> Status {
+fn refused(refusal: &Refusal) -> Problem {
     let (reason, message) = (refusal.reason(), refusal.to_string());
     let mut details = ErrorDetails::with_error_info(
         reason,
@@ -174,10 +224,10 @@ fn refused(refusal: &Refusal) -> Status {
             balance.account_id, balance.category
         )),
     };
-    status(code, message, details)
+    problem(code, message, details)
 }
 
-fn failed(failure: &Failure) -> Status {
+fn failed(failure: &Failure) -> Problem {
     match failure {
         Failure::Contention { account_id } => {
             let account_id = account_id.as_ref().map(AccountId::as_str);
@@ -227,19 +277,23 @@ fn failed(failure: &Failure) -> Status {
         Failure::Deadline { outcome_unknown } => {
             let (outcome, text) = outcome(*outcome_unknown);
             let message = format!("the deadline passed; {text}");
-            status(
+            problem(
                 Code::DeadlineExceeded,
                 message,
                 info("DEADLINE", [("outcome", outcome)]),
             )
         }
-        Failure::Internal => internal(),
+        Failure::Internal => bug(),
     }
 }
 
 /// The status of a bug. The log has the details, the caller has not.
 pub fn internal() -> Status {
-    status(
+    bug().into()
+}
+
+fn bug() -> Problem {
+    problem(
         Code::Internal,
         "internal error; the log of the server has the details".to_owned(),
         info("INTERNAL", []),
@@ -256,7 +310,7 @@ fn outcome(unknown: bool) -> (&'static str, &'static str) {
     }
 }
 
-fn invalid(violations: Violations) -> Status {
+fn invalid(violations: Violations) -> Problem {
     let mut violations = violations.into_list();
     let count = violations.len();
     if count > VIOLATIONS_MAX {
@@ -279,10 +333,10 @@ fn invalid(violations: Violations) -> Status {
     for (field, rule) in &violations {
         details.add_bad_request_violation(field, rule);
     }
-    status(Code::InvalidArgument, message, details)
+    problem(Code::InvalidArgument, message, details)
 }
 
-fn same_balance(same: &SameBalance) -> Status {
+fn same_balance(same: &SameBalance) -> Problem {
     let SameBalance(key) = same;
     let facts = [
         ("account_id", key.account_id.as_str()),
@@ -290,7 +344,7 @@ fn same_balance(same: &SameBalance) -> Status {
     ];
     let mut details = info("SAME_BALANCE", facts);
     details.add_bad_request_violation("destination", same.to_string());
-    status(Code::InvalidArgument, same.to_string(), details)
+    problem(Code::InvalidArgument, same.to_string(), details)
 }
 
 fn not_found(
@@ -298,10 +352,10 @@ fn not_found(
     message: String,
     resource_type: &str,
     (fact, name): (&str, &str),
-) -> Status {
+) -> Problem {
     let mut details = info(reason, [(fact, name)]);
     details.set_resource_info(resource_type, name, "", message.clone());
-    status(Code::NotFound, message, details)
+    problem(Code::NotFound, message, details)
 }
 
 /// The details of a status of this reason.
@@ -314,12 +368,20 @@ pub fn info<'a>(reason: &str, facts: impl IntoIterator<Item = (&'a str, &'a str)
 
 /// A status with details.
 pub fn status(code: Code, message: String, details: ErrorDetails) -> Status {
-    Status::with_error_details(code, message, details)
+    problem(code, message, details).into()
 }
 
-fn retry(code: Code, message: String, mut details: ErrorDetails, after: Duration) -> Status {
+fn problem(code: Code, message: String, details: ErrorDetails) -> Problem {
+    Problem {
+        code,
+        message,
+        details,
+    }
+}
+
+fn retry(code: Code, message: String, mut details: ErrorDetails, after: Duration) -> Problem {
     details.set_retry_info(Some(after));
-    status(code, message, details)
+    problem(code, message, details)
 }
 
 #[cfg(test)]

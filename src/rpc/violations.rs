@@ -36,10 +36,15 @@ impl Violations {
         self.0.push((field.into(), rule.to_string()));
     }
 
+    /// What the caller sent, cut to what is sent back.
+    pub(super) fn echo(text: &str) -> String {
+        text.chars().take(ECHO_LENGTH_MAX).collect()
+    }
+
     /// What the caller sent, short enough to be sent back: a whole error has to fit into the headers of HTTP/2, for
     /// which clients have 16 KiB by default.
     pub(super) fn quoted(text: &str) -> String {
-        let shown: String = text.chars().take(ECHO_LENGTH_MAX).collect();
+        let shown = Self::echo(text);
         if shown.len() < text.len() {
             format!("{shown:?}...")
         } else {

@@ -6,7 +6,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -16,9 +16,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::service::Routes;
 
-use crate::rpc::edge;
+use crate::rpc::edge::{self, Services};
 
 /// Requests in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
@@ -36,13 +35,15 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// While draining: how long a connection without a request in flight may take to say good-bye.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
+/// While draining: how long the clients of a connection may leave all its answers lying before it is cut.
+const UNREAD_GRACE: Duration = Duration::from_secs(2);
 /// A pause after a failed accept, which mostly means that the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until the server drains.
 pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
-    pub(super) routes: Routes,
+    pub(super) services: Services,
     pub(super) request_timeout_max: Duration,
     pub(super) connection_count_max: usize,
     pub(super) connections: TaskTracker,
@@ -74,7 +75,7 @@ impl Acceptor {
             };
             let serving = serve(
                 stream,
-                self.routes.clone(),
+                self.services.clone(),
                 self.request_timeout_max,
                 self.draining.clone(),
             );
@@ -94,7 +95,7 @@ fn is_answered(path: &str) -> bool {
 
 async fn serve(
     stream: TcpStream,
-    routes: Routes,
+    services: Services,
     request_timeout_max: Duration,
     draining: CancellationToken,
 ) {
@@ -110,18 +111,15 @@ async fn serve(
         tracing::debug!("a connection never said a word");
         return;
     }
-    let in_flight = Arc::new(AtomicUsize::new(0));
+    let activity = Arc::new(Activity::default());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let guard = is_answered(request.uri().path()).then(|| InFlight::new(&in_flight));
-        let response = edge::serve(routes.clone(), request, request_timeout_max);
+        let guard = is_answered(request.uri().path()).then(|| InFlight::new(&activity));
+        let response = edge::serve(services.clone(), request, request_timeout_max);
         async move {
             let response = response.await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| {
-                Body::new(Counted {
-                    body,
-                    _guard: guard,
-                })
-            }))
+            Ok::<_, std::convert::Infallible>(
+                response.map(|body| Body::new(Counted { body, guard })),
+            )
         }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -139,13 +137,23 @@ async fn serve(
         ended = &mut connection => ended,
         () = draining.cancelled() => {
             connection.as_mut().graceful_shutdown();
+            let mut unread_since = None;
             loop {
-                let was_idle = in_flight.load(Ordering::Acquire) == 0;
+                let was_idle = activity.is_idle();
+                let taken_before = activity.taken_count();
                 match tokio::time::timeout(IDLE_GRACE, &mut connection).await {
                     Ok(ended) => break ended,
                     // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
-                    Err(_elapsed) if was_idle && in_flight.load(Ordering::Acquire) == 0 => return,
-                    Err(_elapsed) => {}
+                    Err(_elapsed) if was_idle && activity.is_idle() => return,
+                    // Nothing to wait for either: a client that does not read. Its answers are recorded.
+                    Err(_elapsed) if activity.is_unread() && activity.taken_count() == taken_before => {
+                        let since = unread_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= UNREAD_GRACE {
+                            tracing::debug!("a connection does not read its answers");
+                            return;
+                        }
+                    }
+                    Err(_elapsed) => unread_since = None,
                 }
             }
         }
@@ -158,26 +166,72 @@ async fn serve(
     }
 }
 
-/// Counts a request from its headers to the end of its response.
-struct InFlight(Arc<AtomicUsize>);
+/// What the requests of a connection do.
+#[derive(Default)]
+struct Activity {
+    /// From their headers to the end of their responses.
+    in_flight: AtomicUsize,
+    /// Of these, those whose client has to take something before there can be more.
+    unread: AtomicUsize,
+    /// Parts of responses that were handed to HTTP/2.
+    taken: AtomicUsize,
+}
+
+impl Activity {
+    fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
+    }
+
+    fn is_unread(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == self.unread.load(Ordering::Acquire)
+    }
+
+    fn taken_count(&self) -> usize {
+        self.taken.load(Ordering::Acquire)
+    }
+}
+
+/// Counts a request for as long as it lives.
+struct InFlight {
+    activity: Arc<Activity>,
+    is_unread: bool,
+}
 
 impl InFlight {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count.clone())
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self {
+            activity: activity.clone(),
+            is_unread: false,
+        }
+    }
+
+    /// HTTP/2 asks for more only when there is room in the client's window: whoever has something for it and is not
+    /// asked again has a client that does not read.
+    fn note_unread(&mut self, is_unread: bool) {
+        match (self.is_unread, is_unread) {
+            (false, true) => {
+                self.activity.taken.fetch_add(1, Ordering::AcqRel);
+                self.activity.unread.fetch_add(1, Ordering::AcqRel);
+            }
+            (true, false) => drop(self.activity.unread.fetch_sub(1, Ordering::AcqRel)),
+            _ => {}
+        }
+        self.is_unread = is_unread;
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.note_unread(false);
+        self.activity.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// A response body that counts as in flight until it is dropped.
 struct Counted {
     body: Body,
-    _guard: Option<InFlight>,
+    guard: Option<InFlight>,
 }
 
 impl http_body::Body for Counted {
@@ -188,7 +242,13 @@ impl http_body::Body for Counted {
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
+        let polled = std::pin::Pin::new(&mut self.body).poll_frame(context);
+        if let Some(guard) = &mut self.guard {
+            // Asked, so all that it gave before is taken.
+            guard.note_unread(false);
+            guard.note_unread(polled.is_ready());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Accounts: opening them, and reading them with their balances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
@@ -93,7 +93,7 @@ pub enum Created {
 const INSERT_ACCOUNT: &str = include_str!("sql/insert_account.sql");
 const GET_ACCOUNTS: &str = include_str!("sql/get_accounts.sql");
 const LIST_ACCOUNT_IDS: &str = include_str!("sql/list_account_ids.sql");
-const SETTLEMENT_ACCOUNT: &str = include_str!("sql/settlement_account.sql");
+const SETTLEMENT_ACCOUNTS: &str = include_str!("sql/settlement_accounts.sql");
 
 impl Requests {
     /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
@@ -154,12 +154,12 @@ impl Requests {
         .await
     }
 
-    /// The settlement account of an owner.
-    pub async fn settlement_account(
+    /// The settlement accounts of those of the owners that have one.
+    pub async fn settlement_accounts(
         &self,
-        owner_id: OwnerId,
-    ) -> Result<Option<AccountId>, StoreError> {
-        self.request(move |client| async move { settlement_account(&client, &owner_id).await })
+        owner_ids: Vec<OwnerId>,
+    ) -> Result<HashMap<OwnerId, AccountId>, StoreError> {
+        self.request(move |client| async move { settlement_accounts(&client, &owner_ids).await })
             .await
     }
 }
@@ -186,7 +186,10 @@ async fn create_account(client: &Client, spec: &AccountSpec) -> Result<Created, 
             false => Created::Different(fields),
         });
     }
-    let other = settlement_account(client, &spec.owner_id).await?;
+    let owner_id = &spec.owner_id;
+    let other = settlement_accounts(client, std::slice::from_ref(owner_id))
+        .await?
+        .remove(owner_id);
     let lost = || {
         StoreError::Corrupt(format!(
             "account {} was neither inserted nor found",
@@ -319,11 +322,18 @@ pub(super) async fn list_account_ids(
     Ok(rows.iter().map(|row| row.get("account_id")).collect())
 }
 
-async fn settlement_account(
+async fn settlement_accounts(
     client: &Client,
-    owner_id: &OwnerId,
-) -> Result<Option<AccountId>, StoreError> {
-    let statement = client.prepare_cached(SETTLEMENT_ACCOUNT).await?;
-    let row = client.query_opt(&statement, &[&owner_id.as_str()]).await?;
-    Ok(row.map(|row| AccountId::from_stored(row.get("account_id"))))
+    owner_ids: &[OwnerId],
+) -> Result<HashMap<OwnerId, AccountId>, StoreError> {
+    let statement = client.prepare_cached(SETTLEMENT_ACCOUNTS).await?;
+    let owner_ids: Vec<&str> = owner_ids.iter().map(OwnerId::as_str).collect();
+    let rows = client.query(&statement, &[&owner_ids]).await?;
+    let pair = |row: &Row| {
+        (
+            OwnerId::from_stored(row.get("owner_id")),
+            AccountId::from_stored(row.get("account_id")),
+        )
+    };
+    Ok(rows.iter().map(pair).collect())
 }

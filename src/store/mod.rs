@@ -26,8 +26,8 @@ pub const READ_STATEMENTS: [(&str, &str); 9] = [
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (
-        "settlement_account",
-        include_str!("sql/settlement_account.sql"),
+        "settlement_accounts",
+        include_str!("sql/settlement_accounts.sql"),
     ),
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", include_str!("sql/get_balance_at.sql")),

@@ -1,0 +1,311 @@
+//! A submission: one SubmitOperations stream, from its first operation to its last result.
+//!
+//! One task per stream reads operations, hands them to the batcher and collects their answers; the body of the response
+//! only takes the results away. What was read and not yet taken is counted, and bounded: a client that does not read is
+//! not read from.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Status, Streaming};
+
+use super::member::{self, Member, Settlements};
+use super::proto::{OperationResult, SubmitOperationsRequest, SubmitOperationsResponse};
+use super::request::Transfer;
+use super::status::{self, RpcError};
+use super::violations::Violations;
+use super::{balance::Limits, edge};
+use crate::batcher::{Batcher, Failure, Group, Place};
+use crate::domain::{Command, OwnerId, Receipt};
+use crate::store::Store;
+
+/// The most operations of a stream that were read and whose results were not taken.
+const UNTAKEN_MAX: usize = 1000;
+/// The most operations that are read before answers are looked for.
+const READ_AHEAD_MAX: usize = 100;
+
+/// What the task tells the body.
+enum Output {
+    Result(OperationResult),
+    End(Result<(), Status>),
+}
+
+/// The results of a stream, as the body of its response. Dropping it abandons what is in flight.
+pub struct Results {
+    outputs: mpsc::UnboundedReceiver<Output>,
+    untaken: Arc<Semaphore>,
+    ended: bool,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Stream for Results {
+    type Item = Result<SubmitOperationsResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let output = ready!(self.outputs.poll_recv(context));
+        if let Some(Output::Result(result)) = output {
+            self.untaken.add_permits(1);
+            let result = Some(result);
+            return Poll::Ready(Some(Ok(SubmitOperationsResponse { result })));
+        }
+        self.ended = true;
+        Poll::Ready(match output {
+            Some(Output::End(end)) => end.err().map(Err),
+            // The task died of a bug; the panic hook has logged it. Never look like a stream that was answered.
+            _ => Some(Err(status::internal())),
+        })
+    }
+}
+
+/// An operation that waits for a place in the queue.
+struct Ready {
+    operation_id: String,
+    command: Command,
+    deadline: Instant,
+}
+
+/// A transfer that waits for its settlement account.
+struct ToOwner {
+    operation_id: String,
+    owner_id: OwnerId,
+    transfer: Transfer,
+    deadline: Instant,
+}
+
+/// A stream's operations, by how far they are.
+struct Submission {
+    batcher: Batcher,
+    store: Store,
+    deadline: Option<Instant>,
+    operation_timeout: Duration,
+    to_owners: Vec<ToOwner>,
+    ready: VecDeque<Ready>,
+    group: Group<String>,
+    outputs: mpsc::UnboundedSender<Output>,
+}
+
+/// Serves a stream until the client's `deadline`, if it set one.
+pub fn start(
+    requests: Streaming<SubmitOperationsRequest>,
+    batcher: Batcher,
+    store: Store,
+    deadline: Option<Instant>,
+    limits: &Limits,
+) -> Results {
+    let untaken = Arc::new(Semaphore::new(UNTAKEN_MAX));
+    let (outputs, taken) = mpsc::unbounded_channel();
+    let submission = Submission {
+        batcher,
+        store,
+        deadline,
+        operation_timeout: limits.operation_timeout,
+        to_owners: Vec::new(),
+        ready: VecDeque::new(),
+        group: Group::default(),
+        outputs,
+    };
+    let stop = stop(deadline, limits.draining.clone());
+    let task = tokio::spawn(submission.run(requests, untaken.clone(), stop));
+    Results {
+        outputs: taken,
+        untaken,
+        ended: false,
+        _task: AbortOnDropHandle::new(task),
+    }
+}
+
+/// Completes when nothing more may be read, with the reason.
+async fn stop(deadline: Option<Instant>, draining: CancellationToken) -> RpcError {
+    let deadline = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = deadline => RpcError::StreamDeadline,
+        () = draining.cancelled() => RpcError::StreamShutdown,
+    }
+}
+
+/// The next operation, when there is room for its result. Dropping the future loses nothing.
+async fn read(
+    requests: &mut Streaming<SubmitOperationsRequest>,
+    untaken: &Semaphore,
+) -> Result<Option<SubmitOperationsRequest>, Status> {
+    let room = untaken.acquire().await;
+    let request = requests.message().await;
+    if let (Ok(Some(_)), Ok(room)) = (&request, room) {
+        // The body gives it back, when the result is taken.
+        room.forget();
+    }
+    request
+}
+
+impl Submission {
+    async fn run(
+        mut self,
+        mut requests: Streaming<SubmitOperationsRequest>,
+        untaken: Arc<Semaphore>,
+        stop: impl Future<Output = RpcError>,
+    ) {
+        let mut stop = pin!(stop);
+        // How the stream ends; known as soon as nothing more is read.
+        let mut end = None;
+        let mut place: Option<BoxFuture<'static, Result<Place, Failure>>> = None;
+        let mut lookup: Option<BoxFuture<'static, (Vec<ToOwner>, Settlements)>> = None;
+        loop {
+            if place.is_none() {
+                place = self.submit();
+            }
+            if lookup.is_none() {
+                lookup = self.look_up();
+            }
+            let may_read = end.is_none() && self.ready.is_empty();
+            tokio::select! {
+                biased;
+                Some((operation_id, answer)) = self.group.next() => {
+                    self.end(operation_id, member::outcome(answer));
+                }
+                Some(found) = wait(&mut place) => self.submit_first(found),
+                Some((to_owners, settlements)) = wait(&mut lookup) => {
+                    self.settle(to_owners, &settlements);
+                }
+                reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
+                request = read(&mut requests, &untaken), if may_read => {
+                    end = self.take(request);
+                    // What has arrived with it shares its transaction.
+                    for _ in 1..READ_AHEAD_MAX {
+                        match read(&mut requests, &untaken).now_or_never() {
+                            Some(request) if end.is_none() => end = self.take(request),
+                            _ => break,
+                        }
+                    }
+                }
+                else => break,
+            }
+        }
+        let _unread = self.outputs.send(Output::End(end.unwrap_or(Ok(()))));
+    }
+
+    /// Takes what was read. How the stream ends, if that was the last.
+    fn take(
+        &mut self,
+        request: Result<Option<SubmitOperationsRequest>, Status>,
+    ) -> Option<Result<(), Status>> {
+        let operation = match request {
+            Ok(Some(request)) => request.operation,
+            Ok(None) => return Some(Ok(())),
+            Err(unreadable) => return Some(Err(edge::detailed(&unreadable, false))),
+        };
+        let Some(operation) = operation else {
+            let violations = Violations::one("operation", "is required");
+            self.end(String::new(), Err(violations.into()));
+            return None;
+        };
+        let deadline = Instant::now() + self.operation_timeout;
+        let deadline = self.deadline.map_or(deadline, |end| end.min(deadline));
+        let (operation_id, member) = member::parse(operation);
+        match member {
+            Ok(Member::Command(command)) => self.ready.push_back(Ready {
+                operation_id,
+                command: *command,
+                deadline,
+            }),
+            Ok(Member::ToOwner(owner_id, transfer)) => self.to_owners.push(ToOwner {
+                operation_id,
+                owner_id,
+                transfer: *transfer,
+                deadline,
+            }),
+            Err(error) => self.end(operation_id, Err(error)),
+        }
+        None
+    }
+
+    /// Submits what is ready, while there are places; else waits for one.
+    fn submit(&mut self) -> Option<BoxFuture<'static, Result<Place, Failure>>> {
+        while let Some(first) = self.ready.front() {
+            let Some(place) = self.batcher.try_place() else {
+                let (batcher, deadline) = (self.batcher.clone(), first.deadline);
+                return Some(async move { batcher.place(deadline).await }.boxed());
+            };
+            self.submit_first(Ok(place));
+        }
+        None
+    }
+
+    fn submit_first(&mut self, place: Result<Place, Failure>) {
+        let Some(first) = self.ready.pop_front() else {
+            return;
+        };
+        let Ready {
+            operation_id,
+            command,
+            deadline,
+        } = first;
+        match place {
+            Ok(place) => self.group.submit(place, command, deadline, operation_id),
+            Err(failure) => self.end(operation_id, Err(RpcError::Failure(failure))),
+        }
+    }
+
+    /// One question for all settlement accounts that are wanted. What is read meanwhile waits for the next one.
+    fn look_up(&mut self) -> Option<BoxFuture<'static, (Vec<ToOwner>, Settlements)>> {
+        let to_owners = std::mem::take(&mut self.to_owners);
+        let deadline = to_owners.iter().map(|to_owner| to_owner.deadline).min()?;
+        let owner_ids = to_owners.iter().map(|to_owner| to_owner.owner_id.clone());
+        let owner_ids: HashSet<OwnerId> = owner_ids.collect();
+        let store = self.store.clone();
+        let look_up = async move {
+            let owner_ids = owner_ids.into_iter().collect();
+            let settlements = member::settlements(&store, owner_ids, deadline).await;
+            (to_owners, settlements)
+        };
+        Some(look_up.boxed())
+    }
+
+    fn settle(&mut self, to_owners: Vec<ToOwner>, settlements: &Settlements) {
+        for to_owner in to_owners {
+            let ToOwner {
+                operation_id,
+                owner_id,
+                transfer,
+                deadline,
+            } = to_owner;
+            match member::settle(owner_id, transfer, settlements) {
+                Ok(command) => self.ready.push_back(Ready {
+                    operation_id,
+                    command,
+                    deadline,
+                }),
+                Err(error) => self.end(operation_id, Err(error)),
+            }
+        }
+    }
+
+    fn end(&self, operation_id: String, outcome: Result<Receipt, RpcError>) {
+        let result = member::result(operation_id, outcome);
+        // A body that is gone takes this task with it.
+        let _untaken = self.outputs.send(Output::Result(result));
+    }
+}
+
+/// What a future that is under way brings, once; `None` if there is none.
+async fn wait<T>(future: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    let output = future.as_mut()?.await;
+    *future = None;
+    Some(output)
+}
