@@ -1,8 +1,11 @@
 //! Short words for requests.
 
+use ballast::rpc::proto::operation_request::Request as Kind;
+use ballast::rpc::proto::operation_result::Outcome;
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
-    Account, Balance, CreateAccountRequest, CreditRequest, DebitRequest, GetBalanceRequest, Money,
+    Account, Balance, CreateAccountRequest, CreditRequest, DebitRequest, ExecuteBatchRequest,
+    GetBalanceRequest, Money, OperationError, OperationRequest, OperationResult, PostedOperation,
     TransferRequest,
 };
 
@@ -53,6 +56,50 @@ pub fn transfer(operation_id: &str, from: &str, to: &str, minor_units: i64) -> T
         destination: Some(Destination::DestinationAccountId(to.to_owned())),
         amount: eur(minor_units),
         ..TransferRequest::default()
+    }
+}
+
+/// One operation of several.
+pub fn member(kind: Kind) -> OperationRequest {
+    OperationRequest {
+        request: Some(kind),
+    }
+}
+
+/// A credit as one operation of several.
+pub fn credit_member(operation_id: &str, account_id: &str, minor_units: i64) -> OperationRequest {
+    member(Kind::Credit(credit(operation_id, account_id, minor_units)))
+}
+
+/// A debit as one operation of several.
+pub fn debit_member(operation_id: &str, account_id: &str, minor_units: i64) -> OperationRequest {
+    member(Kind::Debit(debit(operation_id, account_id, minor_units)))
+}
+
+pub fn batch(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {
+    ExecuteBatchRequest { operations }
+}
+
+/// The results of a batch that is expected to be answered.
+pub async fn execute(
+    balances: &mut Balances,
+    operations: Vec<OperationRequest>,
+) -> Vec<OperationResult> {
+    let answered = balances.execute_batch(batch(operations)).await;
+    answered.expect("a batch is answered").into_inner().results
+}
+
+pub fn posted_of(result: &OperationResult) -> &PostedOperation {
+    match &result.outcome {
+        Some(Outcome::Posted(posted)) => posted,
+        other => panic!("not posted: {other:?}"),
+    }
+}
+
+pub fn error_of(result: &OperationResult) -> &OperationError {
+    match &result.outcome {
+        Some(Outcome::Error(error)) => error,
+        other => panic!("no error: {other:?}"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ballast::rpc::proto::{FieldViolation, OperationError};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
@@ -87,4 +88,30 @@ impl Rejection {
         facts.sort_unstable();
         facts
     }
+}
+
+/// Whether one operation's error is, word for word, what its own RPC answered with.
+pub fn assert_same(error: &OperationError, status: &Status) {
+    let details = status.get_error_details();
+    let info = details.error_info().expect("an ErrorInfo");
+    let violations = details
+        .bad_request()
+        .map(|bad| bad.field_violations.as_slice())
+        .unwrap_or_default();
+    let retry_delay = details.retry_info().and_then(|info| info.retry_delay);
+    let expected = OperationError {
+        code: status.code().into(),
+        reason: info.reason.clone(),
+        message: status.message().to_owned(),
+        metadata: info.metadata.clone(),
+        field_violations: violations
+            .iter()
+            .map(|violation| FieldViolation {
+                field: violation.field.clone(),
+                description: violation.description.clone(),
+            })
+            .collect(),
+        retry_delay_ms: retry_delay.unwrap_or_default().as_millis() as i64,
+    };
+    assert_eq!(*error, expected);
 }

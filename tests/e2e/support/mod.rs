@@ -4,8 +4,10 @@ pub mod binary;
 pub mod calls;
 pub mod errors;
 pub mod instance;
+pub mod patient;
 pub mod postgres;
 
 pub use calls::*;
 pub use errors::Rejection;
 pub use instance::Ballast;
+pub use patient::{patient, within};
