@@ -281,8 +281,16 @@ async fn a_batch_has_from_1_to_10_000_members_and_at_most_8_mib() {
 async fn ten_thousand_members_on_one_account_are_few_transactions() {
     let mut ballast = Ballast::start().await;
     let (payer, merchant) = ("p".repeat(64), "m".repeat(64));
-    open(&mut ballast, &payer, 10_000_000).await;
-    open(&mut ballast, &merchant, 0).await;
+    for account_id in [&payer, &merchant] {
+        let request = CreateAccountRequest {
+            owner_id: "owner".to_owned(),
+            ..account(account_id)
+        };
+        let opened = ballast.accounts.create_account(request).await;
+        opened.expect("an account is opened");
+    }
+    let opening = credit("opening", &payer, 10_000_000);
+    ballast.balances.credit(opening).await.expect("posted");
     let before = transaction_count(&ballast).await;
     let operations: Vec<_> = (0..10_000)
         .map(|index| {
