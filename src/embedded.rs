@@ -107,7 +107,7 @@ pub enum EmbeddedError {
 pub struct Embedded {
     server: Child,
     folder: Folder,
-    version: String,
+    binaries: Binaries,
 }
 
 impl Embedded {
@@ -128,7 +128,7 @@ impl Embedded {
         let mut embedded = Self {
             server,
             folder,
-            version: binaries.version().to_owned(),
+            binaries,
         };
         embedded.wait_until_ready().await?;
         embedded.create_database().await?;
@@ -152,7 +152,12 @@ impl Embedded {
 
     /// Its version, as its binaries say it.
     pub fn version(&self) -> &str {
-        &self.version
+        self.binaries.version()
+    }
+
+    /// The path of one of the programs that came with the server, whether it is there or not.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.binaries.path(name)
     }
 
     /// Stops the server: its clients are disconnected, all data is written.
