@@ -9,16 +9,32 @@
     reason = "what is compared is written the usual way"
 )]
 mod baseline;
+mod environment;
+mod history;
+mod html;
 mod ledger;
 mod load;
+mod measured;
+mod pgbench;
+mod plot;
+mod preload;
 mod process;
+mod ratios;
 mod report;
 mod scenario;
+mod table_size;
+mod tables;
+mod target;
+mod turn;
+mod way;
 
 pub use baseline::{Baseline, BaselineConfig, serve as serve_baseline};
+pub use html::Page;
 pub use load::Pace;
 pub use report::{Figures, Report};
 pub use scenario::Scenario;
+pub use table_size::TableSize;
+pub use way::Way;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,8 +42,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::embedded::{Embedded, EmbeddedError};
-use ledger::Ledger;
-use process::{Served, Usage};
+use turn::{Cell, Running};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -36,20 +51,28 @@ pub struct Plan {
     pub scenarios: Vec<Scenario>,
     /// How fast the requests come; each is measured on its own.
     pub paces: Vec<Pace>,
+    /// By which RPC they come; each is measured on its own.
+    pub ways: Vec<Way>,
     /// How often each variant gets its turn.
     pub rounds: u32,
     /// How long a turn is, without its warm-up.
     pub duration: Duration,
     /// How long a turn runs before it is measured.
     pub warmup: Duration,
-    /// How many accounts there are.
-    pub account_count: u64,
+    /// What the ledgers begin with; each is measured on its own.
+    pub tables: Vec<TableSize>,
+    /// How many entries the account of [`Scenario::History`] has.
+    pub history_entry_count: u64,
     /// How many TCP connections the client opens.
     pub connection_count: usize,
     /// What is compared.
     pub variants: Vec<Variant>,
     /// Where PostgreSQL is.
     pub database: Database,
+    /// Whether every turn begins with a checkpoint.
+    pub checkpoint: bool,
+    /// Whether every ledger is verified after its last turn.
+    pub verify: bool,
 }
 
 /// One of the servers that are compared.
@@ -59,6 +82,8 @@ pub enum Variant {
     Ballast(Vec<String>),
     /// Something else behind the same gRPC method.
     Baseline(BaselineConfig),
+    /// What runs at [`Database::Elsewhere`].
+    Target,
 }
 
 /// The PostgreSQL of a benchmark.
@@ -68,6 +93,8 @@ pub enum Database {
     Embedded(Option<PathBuf>),
     /// This server; its role may create databases.
     Named(String),
+    /// That of the server that runs at this HOST:PORT; nothing is known of it.
+    Elsewhere(String),
 }
 
 /// Why a benchmark has no result.
@@ -90,6 +117,9 @@ pub enum BenchError {
     /// The zipf exponent is not one.
     #[error("zipf exponent {0} must be a positive number")]
     Exponent(f64),
+    /// Nothing that was asked for can be measured.
+    #[error("nothing to measure: {0}")]
+    Nothing(String),
     /// The ledger is not in order after the run.
     #[error("the ledger of {name} is not in order: {finding}")]
     NotInOrder {
@@ -116,14 +146,21 @@ impl Variant {
             Self::Ballast(arguments) if arguments.is_empty() => "ballast".to_owned(),
             Self::Ballast(arguments) => format!("ballast {}", arguments.join(" ")),
             Self::Baseline(config) => config.baseline.name().to_owned(),
+            Self::Target => "target".to_owned(),
         }
     }
 }
 
 /// Runs the plan. Progress goes to stderr.
 pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
+    let cells = Cell::all(plan);
+    let skipped = skipped(plan, &cells);
+    if skipped.iter().map(|skip| skip.count).sum::<usize>() == cells.len() * plan.variants.len() {
+        let why: Vec<String> = skipped.iter().map(Skip::to_string).collect();
+        return Err(BenchError::Nothing(why.join("; ")));
+    }
     match &plan.database {
-        Database::Named(url) => run_on(plan, url, None).await,
+        Database::Named(_) | Database::Elsewhere(_) => run_on(plan, None).await,
         Database::Embedded(folder) => {
             let temporary = tempfile::Builder::new()
                 .prefix("ballast-bench-")
@@ -131,7 +168,7 @@ pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
             open_to_all(temporary.path())?;
             let embedded =
                 Embedded::start(Some(folder.as_deref().unwrap_or(temporary.path())), None).await?;
-            let measured = run_on(plan, &embedded.database_url(), Some(&embedded)).await;
+            let measured = run_on(plan, Some(&embedded)).await;
             embedded.stop().await;
             measured
         }
@@ -144,107 +181,141 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
 }
 
-/// A variant that runs, and its ledger.
-struct Running {
-    name: String,
-    ledger: Ledger,
-    served: Served,
-}
-
-async fn run_on(
-    plan: &Plan,
-    admin_url: &str,
-    embedded: Option<&Embedded>,
-) -> Result<Report, BenchError> {
+async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, BenchError> {
+    let cells = Cell::all(plan);
+    let skipped = skipped(plan, &cells);
+    let prefix = match plan.database {
+        // Nobody else is on it: what an interrupted run left behind is found by its name, and dropped.
+        Database::Embedded(_) => "ballast_bench".to_owned(),
+        // Another benchmark may run on it.
+        _ => format!("ballast_bench_{}", std::process::id()),
+    };
     let mut running = Vec::new();
-    for (index, variant) in plan.variants.iter().enumerate() {
-        let name = variant.name();
-        let ledger = Ledger::create(
-            admin_url,
-            &format!("ballast_bench_{index}"),
-            plan.account_count,
-        )
-        .await?;
-        let served = Served::start(variant, ledger.url()).await?;
-        running.push(Running {
-            name,
-            ledger,
-            served,
-        });
+    for (index, table) in plan.tables.iter().enumerate() {
+        for (number, variant) in plan.variants.iter().enumerate() {
+            let database = format!("{prefix}_{index}_{number}");
+            running.push(Running::start(plan, variant, *table, &database, embedded).await?);
+        }
     }
-    let turn_count = plan.scenarios.len() * plan.paces.len() * plan.rounds as usize * running.len();
-    let turn = plan.warmup + plan.duration;
-    let bar = progress_bar(turn_count as u64 * turn.as_secs().max(1));
+    let url = running.first().and_then(Running::database_url);
     let mut report = Report::new(
         plan,
-        running.iter().map(|variant| variant.name.clone()).collect(),
+        environment::Environment::of(url).await?,
+        notes(plan, &cells, &skipped),
     );
-    for scenario in &plan.scenarios {
-        for pace in &plan.paces {
-            for round in 1..=plan.rounds {
-                for variant in &running {
-                    let shown = format!("{} {scenario} {pace}, round {round}", variant.name);
-                    bar.set_message(shown);
-                    let figures = take_turn(plan, scenario, *pace, variant, embedded, &bar).await?;
-                    report.add(scenario, *pace, &variant.name, figures);
+    let bar = progress_bar(seconds(plan, &cells));
+    for round in 1..=plan.rounds {
+        for cell in &cells {
+            for variant in &mut running {
+                if cell.skips(plan, variant.variant()).is_some() {
+                    continue;
                 }
+                bar.set_message(format!("{} {cell}, round {round}", variant.name()));
+                let figures = turn::take(plan, cell, variant, embedded, &bar).await?;
+                report.add(cell, variant, figures);
             }
         }
     }
     bar.finish_and_clear();
     for variant in running {
-        variant.served.stop().await;
-        variant.ledger.verify(&variant.name).await?;
-        variant.ledger.drop().await?;
+        variant.finish(plan.verify).await?;
     }
     Ok(report)
 }
 
-async fn take_turn(
-    plan: &Plan,
-    scenario: &Scenario,
-    pace: Pace,
-    variant: &Running,
-    embedded: Option<&Embedded>,
-    bar: &ProgressBar,
-) -> Result<Figures, BenchError> {
-    // What the turn before left behind, a checkpoint or dirty pages, is not this turn's.
-    variant.ledger.settle().await?;
-    let load = load::Load {
-        address: variant.served.address(),
-        connection_count: plan.connection_count,
-        scenario: *scenario,
-        account_count: plan.account_count,
-        pace,
-        warmup: plan.warmup,
-        duration: plan.duration,
-    };
-    let before = async || -> Result<_, BenchError> {
-        let usage = Usage::of(variant.served.pid(), embedded.and_then(Embedded::pid));
-        Ok((usage, variant.ledger.size().await?))
-    };
-    let mut start = None;
-    let measured = load
-        .run(
-            async || {
-                start = before().await.ok();
-            },
-            |seconds| bar.inc(seconds),
-        )
-        .await;
-    let (usage_after, size_after) = before().await?;
-    let (usage_before, size_before) = start.unwrap_or((usage_after, size_after));
-    Ok(Figures::new(
-        &measured?,
-        usage_after.since(usage_before),
-        size_after.since(size_before),
-    ))
+/// Loads that are not measured for some variants, and why.
+struct Skip {
+    why: &'static str,
+    variants: Vec<String>,
+    first: String,
+    count: usize,
+}
+
+impl std::fmt::Display for Skip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            why,
+            variants,
+            first,
+            count,
+        } = self;
+        write!(f, "{}: {why} ({first}", variants.join(", "))?;
+        match count - 1 {
+            0 => f.write_str(")"),
+            more => write!(f, ", and {more} more)"),
+        }
+    }
+}
+
+fn skipped(plan: &Plan, cells: &[Cell]) -> Vec<Skip> {
+    let mut skipped: Vec<Skip> = Vec::new();
+    for cell in cells {
+        for variant in &plan.variants {
+            let Some(why) = cell.skips(plan, variant) else {
+                continue;
+            };
+            let name = variant.name();
+            let Some(known) = skipped.iter_mut().find(|skip| skip.why == why) else {
+                skipped.push(Skip {
+                    why,
+                    variants: vec![name],
+                    first: cell.to_string(),
+                    count: 1,
+                });
+                continue;
+            };
+            known.count += 1;
+            if !known.variants.contains(&name) {
+                known.variants.push(name);
+            }
+        }
+    }
+    skipped
+}
+
+/// What has to be known to read the figures.
+fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
+    let widened = cells.iter().filter_map(|cell| match (cell.way, cell.pace) {
+        (way @ Way::Batch(_), Pace::Closed(count)) => {
+            let in_flight: usize = way.callers(count, 1).iter().sum();
+            (in_flight != count)
+                .then(|| format!("{cell}: whole batches, so {in_flight} operations are in flight"))
+        }
+        _ => None,
+    });
+    let skipped = skipped.iter().map(|skip| format!("skipped: {skip}"));
+    let narrowed = plan.variants.iter().filter_map(|variant| match variant {
+        Variant::Baseline(BaselineConfig {
+            baseline: Baseline::Pgbench,
+            connection_count,
+        }) => Some(format!(
+            "pgbench: at most {connection_count} in flight, one on each connection; compare its throughput"
+        )),
+        _ => None,
+    });
+    widened.chain(narrowed).chain(skipped).collect()
+}
+
+/// About how long the turns take.
+fn seconds(plan: &Plan, cells: &[Cell]) -> u64 {
+    let pairs = cells
+        .iter()
+        .flat_map(|cell| plan.variants.iter().map(move |variant| (cell, variant)));
+    let turns = pairs
+        .filter(|(cell, variant)| cell.skips(plan, variant).is_none())
+        .count();
+    let turn = (plan.warmup + plan.duration).as_secs().max(1);
+    (turns * plan.tables.len()) as u64 * u64::from(plan.rounds) * turn
 }
 
 fn progress_bar(seconds: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {elapsed} of about {duration}  {msg}");
-    let bar = ProgressBar::new(seconds);
-    match style {
+    bar(seconds, "{bar:30} {elapsed} of about {duration}  {msg}")
+}
+
+/// A bar on stderr; none if that is no terminal.
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

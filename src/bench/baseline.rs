@@ -21,6 +21,8 @@ pub enum Baseline {
     Transaction,
     /// Nothing: an answer of the usual size, at once. The ceiling of gRPC on this machine.
     Echo,
+    /// The same transaction in one stored function, called by pgbench: no gRPC, one round trip. See [`super::pgbench`].
+    Pgbench,
 }
 
 impl Baseline {
@@ -29,6 +31,7 @@ impl Baseline {
         match self {
             Self::Transaction => "transaction",
             Self::Echo => "echo",
+            Self::Pgbench => "pgbench",
         }
     }
 
@@ -37,7 +40,8 @@ impl Baseline {
         match name {
             "transaction" => Ok(Self::Transaction),
             "echo" => Ok(Self::Echo),
-            _ => Err("transaction or echo".to_owned()),
+            "pgbench" => Ok(Self::Pgbench),
+            _ => Err("must be one of transaction, echo, pgbench".to_owned()),
         }
     }
 }
@@ -58,7 +62,7 @@ pub async fn serve(
     listen: SocketAddr,
 ) -> Result<(), BenchError> {
     let pool = match config.baseline {
-        Baseline::Echo => None,
+        Baseline::Echo | Baseline::Pgbench => None,
         Baseline::Transaction => {
             let manager_config = ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,

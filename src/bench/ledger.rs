@@ -2,21 +2,27 @@
 
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use tokio_postgres::{Client, NoTls};
 
 use super::BenchError;
+use super::preload::Preload;
+use super::scenario::{Accounts, LOCKED_ACCOUNT};
 use crate::store::{schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What each account begins with, in minor units: enough for any run.
-const OPENING_MINOR_UNITS: i64 = 1_000_000_000_000;
 
 pub(super) struct Ledger {
     name: String,
     url: String,
     admin: Client,
     client: Client,
+    accounts: Accounts,
+}
+
+/// A lock on one balance, as somebody holds it from psql; it ends with this value.
+pub(super) struct HeldLock {
+    _session: Client,
 }
 
 /// How much has been written.
@@ -39,11 +45,12 @@ impl Size {
 }
 
 impl Ledger {
-    /// A fresh database of this name with so many accounts, each opened by one credit.
+    /// A fresh database of this name, filled.
     pub(super) async fn create(
         admin_url: &str,
         name: &str,
-        account_count: u64,
+        preload: &Preload,
+        bar: &ProgressBar,
     ) -> Result<Self, BenchError> {
         let admin = connect(admin_url).await?;
         admin
@@ -59,20 +66,40 @@ impl Ledger {
         schema::migrate(&mut migrating)
             .await
             .map_err(|error| BenchError::Database(error.to_string()))?;
+        let clients = [connect(&url).await?, connect(&url).await?];
+        preload.run([&clients[0], &clients[1]], bar).await?;
         let client = connect(&url).await?;
-        let count = i64::try_from(account_count).unwrap_or(i64::MAX);
-        for statement in FILL {
-            client
-                .execute(statement, &[&count, &OPENING_MINOR_UNITS])
-                .await?;
-        }
-        client.batch_execute("VACUUM ANALYZE").await?;
+        let accounts = Accounts {
+            prefix: "account-".into(),
+            count: preload.table.account_count,
+        };
         Ok(Self {
             name: name.to_owned(),
             url,
             admin,
             client,
+            accounts,
         })
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+
+    /// For what only a baseline needs.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Locks a balance in a session of its own.
+    pub(super) async fn lock_balance(&self) -> Result<HeldLock, BenchError> {
+        let session = connect(&self.url).await?;
+        session.batch_execute("BEGIN").await?;
+        let sql = "SELECT 1 FROM balances WHERE account_id = $1 FOR UPDATE";
+        session
+            .query(sql, &[&self.accounts.id(LOCKED_ACCOUNT)])
+            .await?;
+        Ok(HeldLock { _session: session })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -94,8 +121,10 @@ impl Ledger {
         Ok(self.client.batch_execute("CHECKPOINT").await?)
     }
 
-    /// Recomputes the ledger.
+    /// Recomputes the ledger, in PostgreSQL: what does not fit into its memory goes to its temporary files.
     pub(super) async fn verify(&self, name: &str) -> Result<(), BenchError> {
+        let settings = "SET work_mem = '64MB'; SET jit = off";
+        self.client.batch_execute(settings).await?;
         let report = verify::run(&self.client)
             .await
             .map_err(|error| BenchError::Database(error.to_string()))?;
@@ -117,23 +146,7 @@ impl Ledger {
     }
 }
 
-/// Both parameters in each: the number of accounts, and what each begins with.
-const FILL: [&str; 4] = [
-    "INSERT INTO accounts (account_id, owner_id, currency_code, settlement, create_time)
-     SELECT 'account-' || i, 'owner-' || i, 'EUR', false, clock_timestamp()
-     FROM generate_series(0, $1::bigint - 1) i WHERE $2::bigint > 0",
-    "INSERT INTO balances (account_id, category, currency_code, posted, version, update_time)
-     SELECT 'account-' || i, 'main', 'EUR', $2::bigint, 1, 'epoch' FROM generate_series(0, $1::bigint - 1) i",
-    "INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
-                             destination_category, destination_version)
-     SELECT 'opening-' || i, 'CREDIT', $2::bigint, 'EUR', 'epoch', 'account-' || i, 'main', 1
-     FROM generate_series(0, $1::bigint - 1) i",
-    "INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-     SELECT 'account-' || i, 'main', 1, 'opening-' || i, $2::bigint, $2::bigint, 'epoch'
-     FROM generate_series(0, $1::bigint - 1) i",
-];
-
-async fn connect(url: &str) -> Result<Client, BenchError> {
+pub(super) async fn connect(url: &str) -> Result<Client, BenchError> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)

@@ -4,22 +4,20 @@
 //! counts from the moment at which the request was due, so a server that stalls cannot hide the requests that it kept
 //! from being sent (coordinated omission).
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
-use tonic_types::StatusExt;
 
 use super::BenchError;
-use super::scenario::{Call, Calls, Scenario};
+use super::history::LongAccount;
+use super::measured::{Answer, Measured};
+use super::scenario::{Accounts, Calls, Facts, Scenario};
+use super::way::{self, Way};
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 
 /// How fast the requests come.
@@ -42,232 +40,215 @@ impl fmt::Display for Pace {
 
 /// In an open loop: the most requests in flight before those that are due are counted as not sent.
 const IN_FLIGHT_MAX: usize = 50_000;
-/// The longest latency that is told apart from longer ones, in microseconds.
-const LATENCY_MAX_US: u64 = 120_000_000;
 /// How many tasks send an open loop's requests.
 const OPEN_SENDER_COUNT: u64 = 8;
+/// The largest answer: a batch has some hundred bytes for each of its members.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The operations in [`Scenario::Locked`], by name, in the order in which they are shown.
+pub(super) const LOCKED_PARTS: [&str; 3] = [
+    "others, nothing locked",
+    "others, one balance locked",
+    "on the locked balance",
+];
 
 /// One turn of load.
-#[derive(Debug, Clone)]
 pub(super) struct Load {
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: Endpoint,
     pub(super) connection_count: usize,
     pub(super) scenario: Scenario,
-    pub(super) account_count: u64,
+    pub(super) way: Way,
+    pub(super) accounts: Accounts,
+    pub(super) long_account: Option<Arc<LongAccount>>,
     pub(super) pace: Pace,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
 }
 
-/// What came back while it was measured.
-#[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) elapsed: Duration,
-    /// Answers with OK.
-    pub(super) ok_count: u64,
-    /// Business answers that say no, by reason.
-    pub(super) refusals: BTreeMap<String, u64>,
-    /// Everything else, by code and reason.
-    pub(super) errors: BTreeMap<String, u64>,
-    /// Of everything that was answered, in microseconds.
-    pub(super) latency: Histogram<u64>,
-    /// Answers with OK in each second.
-    pub(super) per_second: Vec<u64>,
-}
-
-impl Measured {
-    fn new() -> Self {
-        Self {
-            elapsed: Duration::ZERO,
-            ok_count: 0,
-            refusals: BTreeMap::new(),
-            errors: BTreeMap::new(),
-            latency: Histogram::new_with_max(LATENCY_MAX_US, 3)
-                .expect("the bounds of a histogram are constant"),
-            per_second: Vec::new(),
-        }
-    }
-
-    fn note(&mut self, result: Result<(), Status>, latency: Duration, since_start: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_MAX_US);
-        self.latency.saturating_record(micros.max(1));
-        match result {
-            Ok(()) => {
-                self.ok_count += 1;
-                let second = since_start.as_secs() as usize;
-                if self.per_second.len() <= second {
-                    self.per_second.resize(second + 1, 0);
-                }
-                self.per_second[second] += 1;
-            }
-            Err(status) => self.note_error(&status),
-        }
-    }
-
-    fn note_error(&mut self, status: &Status) {
-        let details = status.get_error_details();
-        let reason = details
-            .error_info()
-            .map_or("no reason", |info| info.reason.as_str());
-        let counts = match details.precondition_failure() {
-            Some(_) => &mut self.refusals,
-            None => &mut self.errors,
-        };
-        *counts
-            .entry(format!("{:?} {reason}", status.code()))
-            .or_default() += 1;
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.ok_count += other.ok_count;
-        for (mine, theirs) in [
-            (&mut self.refusals, &other.refusals),
-            (&mut self.errors, &other.errors),
-        ] {
-            for (reason, count) in theirs {
-                *mine.entry(reason.clone()).or_default() += count;
-            }
-        }
-        self.latency
-            .add(&other.latency)
-            .expect("all histograms have the same bounds");
-        if self.per_second.len() < other.per_second.len() {
-            self.per_second.resize(other.per_second.len(), 0);
-        }
-        for (mine, theirs) in self.per_second.iter_mut().zip(&other.per_second) {
-            *mine += theirs;
-        }
-    }
-}
-
 /// What all senders look at.
-struct Shared {
+#[derive(Default)]
+pub(super) struct Shared {
     measuring: AtomicBool,
     stopping: AtomicBool,
+    locked: AtomicBool,
     in_flight: AtomicUsize,
+    started: OnceLock<Instant>,
+    parts_by_lock: bool,
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_measuring(&self) -> bool {
+        self.measuring.load(Ordering::Acquire)
+    }
+
+    /// Books an answer, and counts it if it is measured.
+    pub(super) fn note(
+        &self,
+        measured: &mut Measured,
+        facts: Facts,
+        answer: &Answer,
+        latency: Duration,
+    ) {
+        measured.book(facts, answer);
+        if self.is_measuring() {
+            self.note_measured(measured, facts, answer, latency);
+        }
+    }
+
+    fn note_measured(
+        &self,
+        measured: &mut Measured,
+        facts: Facts,
+        answer: &Answer,
+        latency: Duration,
+    ) {
+        if self.parts_by_lock {
+            let [free, locked, apart] = LOCKED_PARTS;
+            let name = match (facts.is_apart, self.locked.load(Ordering::Acquire)) {
+                (false, false) => Some(free),
+                (false, true) => Some(locked),
+                // Neither one of the others nor locked.
+                (true, false) => None,
+                (true, true) => Some(apart),
+            };
+            if let Some(name) = name {
+                measured.part(name).note(answer, latency);
+            }
+        }
+        if !facts.is_apart {
+            let since_start = self.started.get().map(Instant::elapsed).unwrap_or_default();
+            measured.note(answer, latency, since_start);
+        }
+    }
+}
+
+/// What is to be done while the load runs.
+pub(super) trait Watch {
+    /// The warm-up is over.
+    async fn start(&mut self) -> Result<(), BenchError>;
+    /// A second of the load has passed, warm-up included.
+    fn second(&mut self);
+    /// Half of the measured time is over. True if a balance is locked from now on.
+    async fn half(&mut self) -> Result<bool, BenchError>;
+    /// The measured time is over.
+    async fn end(&mut self) -> Result<(), BenchError>;
 }
 
 impl Load {
-    /// Runs the load. `on_start` is called when the warm-up is over, `on_second` with the seconds that passed.
-    pub(super) async fn run(
-        &self,
-        on_start: impl AsyncFnOnce(),
-        on_second: impl Fn(u64),
-    ) -> Result<Measured, BenchError> {
+    /// Runs the load.
+    pub(super) async fn run(&self, watch: &mut impl Watch) -> Result<Measured, BenchError> {
         let shared = Arc::new(Shared {
-            measuring: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
+            parts_by_lock: self.scenario == Scenario::Locked,
+            ..Shared::default()
         });
-        let clients = self.clients();
-        let measure_from = Instant::now() + self.warmup;
-        let mut senders = JoinSet::new();
-        match self.pace {
-            Pace::Closed(count) => {
-                for index in 0..count {
-                    let calls = Calls::new(self.scenario, self.account_count)?;
-                    let client = clients[index % clients.len()].clone();
-                    senders.spawn(closed(client, calls, shared.clone(), measure_from));
-                }
-            }
-            Pace::Open(rate) => {
-                for index in 0..OPEN_SENDER_COUNT.min(rate) {
-                    let calls = Calls::new(self.scenario, self.account_count)?;
-                    let interval = Duration::from_secs(1)
-                        .mul_f64(OPEN_SENDER_COUNT.min(rate) as f64 / rate as f64);
-                    let first =
-                        Instant::now() + interval.mul_f64(index as f64 / OPEN_SENDER_COUNT as f64);
-                    senders.spawn(open(
-                        clients.clone(),
-                        calls,
-                        shared.clone(),
-                        measure_from,
-                        first,
-                        interval,
-                    ));
-                }
-            }
-        }
-        passing(self.warmup, &on_second).await;
-        on_start().await;
-        let started = Instant::now();
+        let mut senders = self.spawn_senders(&shared)?;
+        passing(self.warmup, watch).await;
+        watch.start().await?;
+        let started = *shared.started.get_or_init(Instant::now);
         shared.measuring.store(true, Ordering::Release);
-        passing(self.duration, &on_second).await;
+        passing(self.duration / 2, watch).await;
+        shared.locked.store(watch.half().await?, Ordering::Release);
+        let left = self.duration.saturating_sub(started.elapsed());
+        passing(left, watch).await;
         shared.measuring.store(false, Ordering::Release);
         let elapsed = started.elapsed();
         shared.stopping.store(true, Ordering::Release);
-        let mut measured = Measured {
-            elapsed,
-            ..Measured::new()
-        };
+        watch.end().await?;
+        let mut measured = Measured::new();
         while let Some(sender) = senders.join_next().await {
             measured.add(&sender.map_err(|panic| BenchError::Database(panic.to_string()))?);
         }
+        measured.elapsed = elapsed;
         // The second in which the turn ended is not a whole one.
-        measured.per_second.truncate(elapsed.as_secs() as usize);
+        measured.per_second.resize(elapsed.as_secs() as usize, 0);
         Ok(measured)
     }
 
+    fn spawn_senders(&self, shared: &Arc<Shared>) -> Result<JoinSet<Measured>, BenchError> {
+        let clients = self.clients();
+        let client = |index: usize| clients[index % clients.len()].clone();
+        let calls = || Calls::new(self.scenario, self.accounts.clone());
+        let mut senders = JoinSet::new();
+        if let Some(long_account) = &self.long_account {
+            senders.spawn(long_account.clone().probe(client(0), shared.clone()));
+            return Ok(senders);
+        }
+        match self.pace {
+            Pace::Closed(count) => {
+                let callers = self.way.callers(count, self.connection_count);
+                for (index, size) in callers.into_iter().enumerate() {
+                    let (client, calls, shared) = (client(index), calls()?, shared.clone());
+                    match self.way {
+                        Way::Unary => senders.spawn(way::call(client, calls, shared)),
+                        Way::Batch(_) => senders.spawn(way::batches(client, calls, size, shared)),
+                        Way::Stream => senders.spawn(way::stream(client, calls, size, shared)),
+                    };
+                }
+            }
+            Pace::Open(rate) => {
+                let count = OPEN_SENDER_COUNT.min(rate);
+                let interval = Duration::from_secs(1).mul_f64(count as f64 / rate as f64);
+                for index in 0..count {
+                    let offset = interval.mul_f64(index as f64 / count as f64);
+                    let schedule = Schedule {
+                        due: Instant::now() + offset,
+                        interval,
+                    };
+                    senders.spawn(open(clients.clone(), calls()?, shared.clone(), schedule));
+                }
+            }
+        }
+        Ok(senders)
+    }
+
     fn clients(&self) -> Vec<Client> {
-        let endpoint =
-            Endpoint::from_shared(format!("http://{}", self.address)).expect("an address is a URI");
         (0..self.connection_count)
-            .map(|_| BalanceServiceClient::new(endpoint.connect_lazy()))
+            .map(|_| {
+                BalanceServiceClient::new(self.endpoint.connect_lazy())
+                    .max_decoding_message_size(ANSWER_BYTES_MAX)
+            })
             .collect()
     }
 }
 
-type Client = BalanceServiceClient<Channel>;
+pub(super) type Client = BalanceServiceClient<Channel>;
 
-async fn passing(duration: Duration, on_second: &impl Fn(u64)) {
+async fn passing(duration: Duration, watch: &mut impl Watch) {
     let end = Instant::now() + duration;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return;
-        }
-        tokio::time::sleep(left.min(Duration::from_secs(1))).await;
-        on_second(1);
+    let mut next = Instant::now();
+    while next < end {
+        next = end.min(next + Duration::from_secs(1));
+        tokio::time::sleep_until(next).await;
+        watch.second();
     }
 }
 
-async fn closed(
-    mut client: Client,
-    mut calls: Calls,
-    shared: Arc<Shared>,
-    measure_from: Instant,
-) -> Measured {
-    let mut measured = Measured::new();
-    while !shared.stopping.load(Ordering::Acquire) {
-        let call = calls.next();
-        let sent = Instant::now();
-        let result = send(&mut client, call).await;
-        if shared.measuring.load(Ordering::Acquire) {
-            measured.note(result, sent.elapsed(), measure_from.elapsed());
-        }
-    }
-    measured
+/// When an open loop's requests are due.
+struct Schedule {
+    due: Instant,
+    interval: Duration,
 }
 
 async fn open(
     clients: Vec<Client>,
     mut calls: Calls,
     shared: Arc<Shared>,
-    measure_from: Instant,
-    first: Instant,
-    interval: Duration,
+    Schedule { mut due, interval }: Schedule,
 ) -> Measured {
     let mut measured = Measured::new();
-    let mut sending: JoinSet<(Result<(), Status>, Instant)> = JoinSet::new();
-    let mut due = first;
+    let mut sending: JoinSet<(Answer, Facts, Instant)> = JoinSet::new();
     let mut index = 0;
-    while !shared.stopping.load(Ordering::Acquire) {
+    while !shared.is_stopping() {
         tokio::select! {
             biased;
             Some(answered) = sending.join_next(), if !sending.is_empty() => {
                 shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-                if let Ok((result, due)) = answered && shared.measuring.load(Ordering::Acquire) {
-                    measured.note(result, due.elapsed(), measure_from.elapsed());
+                if let Ok((answer, facts, due)) = answered {
+                    shared.note(&mut measured, facts, &answer, due.elapsed());
                 }
                 continue;
             }
@@ -278,33 +259,25 @@ async fn open(
         while due <= now {
             if shared.in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
                 shared.in_flight.fetch_add(1, Ordering::AcqRel);
-                let (mut client, call, was_due) =
-                    (clients[index % clients.len()].clone(), calls.next(), due);
-                sending.spawn(async move { (send(&mut client, call).await, was_due) });
-            } else if shared.measuring.load(Ordering::Acquire) {
-                *measured
-                    .errors
-                    .entry("not sent: too many in flight".to_owned())
-                    .or_default() += 1;
+                let mut client = clients[index % clients.len()].clone();
+                let ((call, facts), was_due) = (calls.next(), due);
+                sending.spawn(async move { (way::send(&mut client, call).await, facts, was_due) });
+            } else if shared.is_measuring() {
+                let reason = "not sent: too many in flight".to_owned();
+                *measured.all.errors.entry(reason).or_default() += 1;
             }
             index += 1;
             due += interval;
         }
     }
-    // What is still in flight is not waited for as a result, but its time until now counts: a stall must show.
+    // What is still in flight is answered after the end, but its time until then counts: a stall must show.
     while let Some(answered) = sending.join_next().await {
-        if let Ok((result, due)) = answered {
-            measured.note(result, due.elapsed(), measure_from.elapsed());
+        if let Ok((answer, facts, due)) = answered {
+            measured.book(facts, &answer);
+            if !facts.is_apart {
+                measured.all.note_late(&answer, due.elapsed());
+            }
         }
     }
     measured
-}
-
-async fn send(client: &mut Client, call: Call) -> Result<(), Status> {
-    match call {
-        Call::Transfer(request) => client.transfer(request).await.map(drop),
-        Call::Debit(request) => client.debit(request).await.map(drop),
-        Call::Credit(request) => client.credit(request).await.map(drop),
-        Call::GetBalance(request) => client.get_balance(request).await.map(drop),
-    }
 }

@@ -32,6 +32,7 @@ impl Served {
             Variant::Baseline(config) => command
                 .args(["bench-baseline", config.baseline.name()])
                 .args(["--connections", &config.connection_count.to_string()]),
+            Variant::Target => return Err(failed("it runs somewhere else".to_owned())),
         };
         command
             .stdin(Stdio::null())
@@ -76,33 +77,30 @@ impl Served {
     }
 }
 
-/// What server and database have used so far. Zero where /proc does not tell.
+/// What server and database have used so far; `None` where it is not ours to see.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// CPU seconds of the server.
-    pub server_cpu_seconds: f64,
-    /// CPU seconds of all processes of PostgreSQL; zero if it is not ours.
-    pub database_cpu_seconds: f64,
-    /// The resident memory of the server now.
-    pub server_rss_bytes: u64,
+    pub server_cpu_seconds: Option<f64>,
+    /// CPU seconds of all processes of PostgreSQL.
+    pub database_cpu_seconds: Option<f64>,
 }
 
 impl Usage {
     pub(super) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
         Self {
-            server_cpu_seconds: server.map_or(0.0, cpu_seconds),
-            database_cpu_seconds: postmaster.map_or(0.0, |pid| {
+            server_cpu_seconds: server.map(cpu_seconds),
+            database_cpu_seconds: postmaster.map(|pid| {
                 cpu_seconds(pid) + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
             }),
-            server_rss_bytes: server.map_or(0, rss_bytes),
         }
     }
 
     pub(super) fn since(self, before: Self) -> Self {
+        let minus = |after: Option<f64>, before: Option<f64>| Some(after? - before?);
         Self {
-            server_cpu_seconds: self.server_cpu_seconds - before.server_cpu_seconds,
-            database_cpu_seconds: self.database_cpu_seconds - before.database_cpu_seconds,
-            ..self
+            server_cpu_seconds: minus(self.server_cpu_seconds, before.server_cpu_seconds),
+            database_cpu_seconds: minus(self.database_cpu_seconds, before.database_cpu_seconds),
         }
     }
 }
@@ -126,7 +124,8 @@ fn cpu_seconds(pid: i32) -> f64 {
     ticks.sum::<f64>() / ticks_per_second
 }
 
-fn rss_bytes(pid: i32) -> u64 {
+/// The resident memory of a process.
+pub(super) fn rss_bytes(pid: i32) -> u64 {
     let page_bytes = sysconf(SysconfVar::PAGE_SIZE)
         .ok()
         .flatten()

@@ -1,124 +1,267 @@
-//! The report: figures per turn, and what they say side by side. As a table for people, as JSON for programs.
+//! The report: figures per turn, as JSON for programs. As tables for people, see [`super::tables`].
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
 
 use serde::Serialize;
 
+use super::environment::Environment;
+use super::history;
 use super::ledger::Size;
-use super::load::{Measured, Pace};
+use super::load::{LOCKED_PARTS, Pace};
+use super::measured::{Measured, Tally};
 use super::process::Usage;
-use super::{Plan, Scenario};
+use super::ratios::Spread;
+use super::turn::{Cell, Running};
+use super::{Plan, TableSize};
 
-/// What one turn of one variant showed.
+/// What one turn of one variant showed. What a variant does not show is absent.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figures {
     /// Answers with OK per second.
     pub ok_per_second: f64,
     /// Latencies by name, in microseconds.
     pub latency_us: BTreeMap<&'static str, u64>,
+    /// Latencies by quantile, in microseconds.
+    pub latency_curve_us: Vec<(f64, u64)>,
     /// Refusals by reason.
     pub refusals: BTreeMap<String, u64>,
     /// Errors by code and reason.
     pub errors: BTreeMap<String, u64>,
     /// CPU seconds of the server per thousand answers.
-    pub server_cpu_seconds_per_thousand: f64,
-    /// CPU seconds of PostgreSQL per thousand answers; 0 if it is not ours.
-    pub database_cpu_seconds_per_thousand: f64,
-    /// Resident memory of the server at the end, in bytes.
-    pub server_rss_bytes: u64,
+    pub server_cpu_seconds_per_thousand: Option<f64>,
+    /// CPU seconds of PostgreSQL per thousand answers.
+    pub database_cpu_seconds_per_thousand: Option<f64>,
+    /// Resident memory of the server in bytes: at the start, then after each second.
+    pub server_rss_bytes: Vec<u64>,
     /// WAL per answer, in bytes.
-    pub wal_bytes_per_answer: f64,
+    pub wal_bytes_per_answer: Option<f64>,
     /// Growth of the database per answer, in bytes.
-    pub disk_bytes_per_answer: f64,
+    pub disk_bytes_per_answer: Option<f64>,
     /// Answers with OK in each second.
     pub per_second: Vec<u64>,
+    /// Some of the requests on their own, in the order in which they are compared with the first.
+    pub parts: Vec<Part>,
+}
+
+/// Some of the requests of a turn.
+#[derive(Debug, Clone, Serialize)]
+pub struct Part {
+    /// Which ones.
+    pub name: &'static str,
+    /// How many were answered with OK.
+    pub ok_count: u64,
+    /// Latencies by name, in microseconds.
+    pub latency_us: BTreeMap<&'static str, u64>,
+    /// Refusals and errors by reason.
+    pub not_ok: BTreeMap<String, u64>,
+}
+
+/// What a turn used.
+pub(super) struct Costs {
+    pub(super) usage: Usage,
+    pub(super) size: Option<Size>,
+    pub(super) rss_bytes: Vec<u64>,
 }
 
 const QUANTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+/// The latencies by name, in the order in which they are shown.
+pub(super) const LATENCIES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
+/// The points of the latency curve: many where it bends.
+const CURVE: [f64; 18] = [
+    0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995,
+    0.9999, 0.99999,
+];
+
+fn latencies(tally: &Tally) -> BTreeMap<&'static str, u64> {
+    let named = QUANTILES.map(|(name, quantile)| (name, tally.latency.value_at_quantile(quantile)));
+    let mut latencies = BTreeMap::from(named);
+    latencies.insert("max", tally.latency.max());
+    latencies
+}
 
 impl Figures {
-    pub(super) fn new(measured: &Measured, usage: Usage, size: Size) -> Self {
-        let count = measured.ok_count.max(1) as f64;
-        let mut latency_us: BTreeMap<_, _> = QUANTILES
-            .map(|(name, quantile)| (name, measured.latency.value_at_quantile(quantile)))
-            .into();
-        latency_us.insert("max", measured.latency.max());
+    pub(super) fn new(mut measured: Measured, costs: Costs) -> Self {
+        let all = &measured.all;
+        let count = all.ok_count.max(1) as f64;
+        // Beyond that, a quantile is just the maximum again.
+        let quantile_max = 1.0 - 1.0 / all.latency.len().max(1) as f64;
+        let curve = CURVE
+            .into_iter()
+            .filter(|quantile| *quantile <= quantile_max)
+            .map(|quantile| (quantile, all.latency.value_at_quantile(quantile)));
+        let Costs {
+            usage,
+            size,
+            rss_bytes,
+        } = costs;
+        let names = LOCKED_PARTS.into_iter().chain(history::PARTS);
+        let parts = names.filter_map(|name| Some((name, measured.parts.remove(name)?)));
         Self {
-            ok_per_second: measured.ok_count as f64 / measured.elapsed.as_secs_f64(),
-            latency_us,
-            refusals: measured.refusals.clone(),
-            errors: measured.errors.clone(),
-            server_cpu_seconds_per_thousand: usage.server_cpu_seconds / count * 1000.0,
-            database_cpu_seconds_per_thousand: usage.database_cpu_seconds / count * 1000.0,
-            server_rss_bytes: usage.server_rss_bytes,
-            wal_bytes_per_answer: size.wal_bytes as f64 / count,
-            disk_bytes_per_answer: size.disk_bytes as f64 / count,
-            per_second: measured.per_second.clone(),
+            parts: parts.map(|(name, tally)| Part::new(name, &tally)).collect(),
+            ok_per_second: all.ok_count as f64 / measured.elapsed.as_secs_f64(),
+            latency_us: latencies(all),
+            latency_curve_us: curve.collect(),
+            refusals: all.refusals.clone(),
+            errors: all.errors.clone(),
+            server_cpu_seconds_per_thousand: usage.server_cpu_seconds.map(|cpu| cpu / count * 1e3),
+            database_cpu_seconds_per_thousand: usage
+                .database_cpu_seconds
+                .map(|cpu| cpu / count * 1e3),
+            server_rss_bytes: rss_bytes,
+            wal_bytes_per_answer: size.map(|size| size.wal_bytes as f64 / count),
+            disk_bytes_per_answer: size.map(|size| size.disk_bytes as f64 / count),
+            per_second: measured.per_second,
         }
     }
 
-    fn latency(&self, name: &str) -> f64 {
+    pub(super) fn latency(&self, name: &str) -> f64 {
         self.latency_us.get(name).map_or(0.0, |us| *us as f64)
     }
 }
 
-/// All turns of one variant under one load.
+impl Part {
+    fn new(name: &'static str, tally: &Tally) -> Self {
+        let mut not_ok = tally.refusals.clone();
+        not_ok.extend(tally.errors.clone());
+        Self {
+            name,
+            ok_count: tally.ok_count,
+            latency_us: latencies(tally),
+            not_ok,
+        }
+    }
+}
+
+/// All turns of one variant under one load on one size of ledger.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
     /// The scenario.
     pub scenario: String,
+    /// The way in.
+    pub way: String,
     /// The pace.
     pub pace: String,
+    /// What the ledger held before.
+    pub table: String,
     /// The variant.
     pub variant: String,
     /// One per round.
     pub rounds: Vec<Figures>,
+    /// How many are in flight, in a closed loop.
+    pub concurrency: Option<usize>,
+    /// Whether the requests come at a rate.
+    #[serde(skip)]
+    pub is_open: bool,
+    /// Whether there is one request in flight, always.
+    #[serde(skip)]
+    pub is_alone: bool,
+    /// Rows of the ledger before.
+    #[serde(skip)]
+    pub size: TableSize,
+}
+
+impl Row {
+    pub(super) fn spread(&self, figure: impl Fn(&Figures) -> f64) -> Option<Spread> {
+        Spread::of(self.rounds.iter().map(figure))
+    }
+
+    pub(super) fn median(&self, figure: impl Fn(&Figures) -> f64) -> f64 {
+        self.spread(figure).map_or(0.0, |spread| spread.median)
+    }
+
+    /// A cell of the table; empty if the variant does not show it.
+    pub(super) fn shown(&self, digits: usize, figure: impl Fn(&Figures) -> Option<f64>) -> String {
+        let spread = self.spread(|figures| figure(figures).unwrap_or(f64::NAN));
+        spread.map_or_else(String::new, |spread| format!("{:.digits$}", spread.median))
+    }
+}
+
+/// What a ledger held before the load came.
+#[derive(Debug, Clone, Serialize)]
+pub struct LedgerSize {
+    /// As the rows call it.
+    pub name: String,
+    /// Accounts.
+    pub account_count: u64,
+    /// Operations, those that opened the accounts included.
+    pub operation_count: u64,
+    /// Entries.
+    pub entry_count: u64,
+}
+
+impl LedgerSize {
+    fn of(table: TableSize) -> Self {
+        Self {
+            name: table.to_string(),
+            account_count: table.account_count,
+            operation_count: table.account_count + table.operation_count,
+            entry_count: table.entry_count(),
+        }
+    }
 }
 
 /// Everything that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The version of this ballast.
-    pub version: &'static str,
-    /// Processors of this machine.
-    pub cpu_count: usize,
-    /// Accounts in each ledger.
-    pub account_count: u64,
+    /// Where and how.
+    pub environment: Environment,
+    /// What the ledgers held before.
+    pub ledgers: Vec<LedgerSize>,
     /// TCP connections of the client.
     pub connection_count: usize,
     /// Seconds of each turn.
     pub duration_seconds: f64,
+    /// How often each had its turn.
+    pub round_count: u32,
+    /// Whether every ledger was verified, and is in order.
+    pub verified: bool,
     /// What was measured, in order.
     pub rows: Vec<Row>,
-    #[serde(skip)]
-    variants: Vec<String>,
+    /// What has to be known to read it: what was asked for and not measured, for instance.
+    pub notes: Vec<String>,
 }
 
 impl Report {
-    pub(super) fn new(plan: &Plan, variants: Vec<String>) -> Self {
+    pub(super) fn new(plan: &Plan, environment: Environment, notes: Vec<String>) -> Self {
         Self {
-            version: env!("CARGO_PKG_VERSION"),
-            cpu_count: std::thread::available_parallelism().map_or(0, usize::from),
-            account_count: plan.account_count,
+            environment,
+            ledgers: plan.tables.iter().copied().map(LedgerSize::of).collect(),
             connection_count: plan.connection_count,
             duration_seconds: plan.duration.as_secs_f64(),
+            round_count: plan.rounds,
+            verified: plan.verify,
             rows: Vec::new(),
-            variants,
+            notes,
         }
     }
 
-    pub(super) fn add(&mut self, scenario: &Scenario, pace: Pace, variant: &str, figures: Figures) {
-        let (scenario, pace) = (scenario.to_string(), pace.to_string());
-        let same =
-            |row: &&mut Row| row.scenario == scenario && row.pace == pace && row.variant == variant;
+    pub(super) fn add(&mut self, cell: &Cell, running: &Running, figures: Figures) {
+        let (scenario, way, pace) = (
+            cell.scenario.to_string(),
+            cell.way.to_string(),
+            cell.pace.to_string(),
+        );
+        let (table, variant) = (running.table().to_string(), running.name());
+        let same = |row: &&mut Row| {
+            (&row.scenario, &row.way, &row.pace) == (&scenario, &way, &pace)
+                && (&row.table, &row.variant) == (&table, &variant)
+        };
         match self.rows.iter_mut().find(same) {
             Some(row) => row.rounds.push(figures),
             None => self.rows.push(Row {
                 scenario,
+                way,
                 pace,
-                variant: variant.to_owned(),
+                table,
+                variant,
                 rounds: vec![figures],
+                concurrency: match cell.pace {
+                    Pace::Closed(count) => Some(count),
+                    Pace::Open(_) => None,
+                },
+                is_open: matches!(cell.pace, Pace::Open(_)),
+                is_alone: cell.pace == Pace::Closed(1),
+                size: running.table(),
             }),
         }
     }
@@ -131,172 +274,39 @@ impl Report {
             .any(|figures| !figures.errors.is_empty())
     }
 
-    fn first_of(&self, row: &Row) -> Option<&Row> {
-        let first = self.variants.first()?;
-        self.rows.iter().find(|other| {
-            other.scenario == row.scenario && other.pace == row.pace && other.variant == *first
-        })
-    }
-}
-
-/// The middle one of some values; the lower of two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values
-        .get(values.len().saturating_sub(1) / 2)
-        .copied()
-        .unwrap_or(0.0)
-}
-
-impl Row {
-    fn median(&self, figure: impl Fn(&Figures) -> f64) -> f64 {
-        median(self.rounds.iter().map(figure))
-    }
-}
-
-/// Milliseconds with as many digits as say something.
-fn millis(micros: f64) -> String {
-    let millis = micros / 1000.0;
-    match millis {
-        ..10.0 => format!("{millis:.2}"),
-        ..100.0 => format!("{millis:.1}"),
-        _ => format!("{millis:.0}"),
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// One line about how it was measured.
+    pub(super) fn method(&self) -> String {
         let Self {
-            cpu_count,
-            account_count,
             connection_count,
             duration_seconds,
+            round_count,
             ..
         } = self;
-        let round_count = self
-            .rows
+        let ledgers: Vec<String> = self
+            .ledgers
             .iter()
-            .map(|row| row.rounds.len())
-            .max()
-            .unwrap_or(0);
-        writeln!(
-            f,
-            "{cpu_count} CPUs for client, server and PostgreSQL; {account_count} accounts; {connection_count} \
-             connections; {round_count} rounds of {duration_seconds} s each, medians; latencies in ms\n"
-        )?;
-        let head = [
-            "scenario", "load", "variant", "ok/s", "p50", "p90", "p99", "p99.9", "max",
-        ];
-        let costs = [
-            "server ms",
-            "database ms",
-            "WAL B",
-            "disk B",
-            "RSS MB",
-            "first/this",
-        ];
-        let mut table = vec![
-            head.iter()
-                .chain(&costs)
-                .map(|text| (*text).to_owned())
-                .collect::<Vec<_>>(),
-        ];
-        for row in &self.rows {
-            let mut cells = vec![row.scenario.clone(), row.pace.clone(), row.variant.clone()];
-            cells.push(format!(
-                "{:.0}",
-                row.median(|figures| figures.ok_per_second)
-            ));
-            let latencies = ["p50", "p90", "p99", "p99.9", "max"];
-            cells.extend(latencies.map(|name| millis(row.median(|figures| figures.latency(name)))));
-            // CPU seconds per thousand are CPU milliseconds for each.
-            cells.push(format!(
-                "{:.3}",
-                row.median(|figures| figures.server_cpu_seconds_per_thousand)
-            ));
-            cells.push(format!(
-                "{:.3}",
-                row.median(|figures| figures.database_cpu_seconds_per_thousand)
-            ));
-            cells.push(format!(
-                "{:.0}",
-                row.median(|figures| figures.wal_bytes_per_answer)
-            ));
-            cells.push(format!(
-                "{:.0}",
-                row.median(|figures| figures.disk_bytes_per_answer)
-            ));
-            cells.push(format!(
-                "{:.0}",
-                row.median(|figures| figures.server_rss_bytes as f64 / 1e6)
-            ));
-            cells.push(self.ratio(row));
-            table.push(cells);
-        }
-        write_table(f, &table)?;
-        for row in &self.rows {
-            for (round, figures) in (1..).zip(&row.rounds) {
-                for (what, counts) in [("refused", &figures.refusals), ("failed", &figures.errors)]
-                {
-                    for (reason, count) in counts {
-                        let Row {
-                            scenario,
-                            pace,
-                            variant,
-                            ..
-                        } = row;
-                        writeln!(
-                            f,
-                            "{what}: {scenario}, {pace}, {variant}, round {round}: {count} {reason}"
-                        )?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Report {
-    /// The throughput of the first variant divided by this one's: the median of the rounds' ratios, and their range.
-    fn ratio(&self, row: &Row) -> String {
-        let Some(first) = self
-            .first_of(row)
-            .filter(|first| first.variant != row.variant)
-        else {
-            return String::new();
-        };
-        let pairs = first.rounds.iter().zip(&row.rounds);
-        let ratios: Vec<f64> = pairs
-            .map(|(first, this)| first.ok_per_second / this.ok_per_second)
+            .map(|ledger| {
+                let LedgerSize {
+                    name,
+                    account_count,
+                    entry_count,
+                    ..
+                } = ledger;
+                format!("ledger {name}: {account_count} accounts, {entry_count} entries")
+            })
             .collect();
-        let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = ratios.iter().copied().fold(0.0, f64::max);
-        format!("{:.2} ({low:.2}-{high:.2})", median(ratios.iter().copied()))
+        format!(
+            "{}; {connection_count} connections; {round_count} x {duration_seconds} s, in alternation; \
+             medians of the rounds",
+            ledgers.join("; ")
+        )
     }
-}
 
-/// Columns as wide as their widest cell; text to the left, numbers to the right.
-fn write_table(f: &mut fmt::Formatter<'_>, table: &[Vec<String>]) -> fmt::Result {
-    let column_count = table.first().map_or(0, Vec::len);
-    let width = |column: usize| {
-        table
-            .iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..column_count).map(width).collect();
-    for row in table {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            match column {
-                0..3 => write!(line, "{cell:<width$}  ")?,
-                _ => write!(line, "{cell:>width$}  ")?,
-            }
+    /// One line about the money.
+    pub(super) fn verdict(&self) -> &'static str {
+        match self.verified {
+            true => "every ledger was verified and is in order",
+            false => "the ledgers were not verified (--no-verify)",
         }
-        writeln!(f, "{}", line.trim_end())?;
     }
-    Ok(())
 }

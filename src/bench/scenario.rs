@@ -1,14 +1,18 @@
 //! Scenarios: which accounts the requests are about, and what they ask for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
 
 use super::BenchError;
+use crate::rpc::proto::operation_request::Request;
 use crate::rpc::proto::transfer_request::Destination;
-use crate::rpc::proto::{CreditRequest, DebitRequest, GetBalanceRequest, Money, TransferRequest};
+use crate::rpc::proto::{
+    CreditRequest, DebitRequest, GetBalanceRequest, Money, OperationRequest, TransferRequest,
+};
 
 /// What the requests are about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,30 +31,48 @@ pub enum Scenario {
     Reads,
     /// Half reads, and of the rest eight transfers, one credit and one debit out of ten.
     Mixed,
+    /// Transfers between any two accounts, while somebody holds the row of one of them during the second half.
+    Locked,
+    /// Reads of one account that has a long history, one in flight: its balance, now and at a time, and its pages.
+    History,
 }
+
+/// The names of all scenarios, for messages.
+const NAMES: &str = "uniform, zipf[:EXPONENT], hot, mutual, debit, reads, mixed, locked, history";
 
 impl Scenario {
     /// The scenario of this name, such as `hot` or `zipf:1.2`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Ok(match text.split_once(':').unwrap_or((text, "1.0")) {
+        Ok(match (text, text.strip_prefix("zipf:")) {
             ("uniform", _) => Self::Uniform,
-            ("zipf", exponent) => {
-                let exponent = exponent
-                    .parse()
-                    .map_err(|_| format!("{exponent} is not a number"))?;
-                Self::Zipf(exponent)
+            ("zipf", _) => Self::Zipf(1.0),
+            (_, Some(exponent)) => {
+                let number: Option<f64> = exponent.parse().ok();
+                let positive = number.filter(|number| number.is_finite() && *number > 0.0);
+                Self::Zipf(positive.ok_or_else(|| format!("{exponent} is not a positive number"))?)
             }
             ("hot", _) => Self::Hot,
             ("mutual", _) => Self::Mutual,
             ("debit", _) => Self::Debit,
             ("reads", _) => Self::Reads,
             ("mixed", _) => Self::Mixed,
-            _ => {
-                return Err(
-                    "one of uniform, zipf[:EXPONENT], hot, mutual, debit, reads, mixed".to_owned(),
-                );
-            }
+            ("locked", _) => Self::Locked,
+            ("history", _) => Self::History,
+            _ => return Err(format!("must be one of {NAMES}")),
         })
+    }
+
+    /// Whether every request of it is a transfer: what the baselines can do.
+    pub fn only_transfers(self) -> bool {
+        matches!(
+            self,
+            Self::Uniform | Self::Zipf(_) | Self::Hot | Self::Mutual | Self::Locked
+        )
+    }
+
+    /// Whether it reads: reads are no operations, so batches and streams do not carry them.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Reads | Self::Mixed | Self::History)
     }
 }
 
@@ -64,143 +86,194 @@ impl fmt::Display for Scenario {
             Self::Debit => f.write_str("debit"),
             Self::Reads => f.write_str("reads"),
             Self::Mixed => f.write_str("mixed"),
+            Self::Locked => f.write_str("locked"),
+            Self::History => f.write_str("history"),
         }
+    }
+}
+
+/// The account whose row is held in [`Scenario::Locked`].
+pub(super) const LOCKED_ACCOUNT: u64 = 0;
+
+/// The accounts of a ledger: `PREFIX0`, `PREFIX1` and so on.
+#[derive(Debug, Clone)]
+pub(super) struct Accounts {
+    pub(super) prefix: Arc<str>,
+    pub(super) count: u64,
+}
+
+impl Accounts {
+    /// The id of the n-th account.
+    pub(super) fn id(&self, index: u64) -> String {
+        format!("{}{index}", self.prefix)
     }
 }
 
 /// One request.
 pub(super) enum Call {
-    Transfer(TransferRequest),
-    Debit(DebitRequest),
-    Credit(CreditRequest),
+    Operation(OperationRequest),
     GetBalance(GetBalanceRequest),
+}
+
+/// What is to be known of a request when its answer comes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Facts {
+    /// How much money it brings into the ledger.
+    pub(super) net_minor_units: i64,
+    /// It is about the account that somebody locks; its figures are kept apart.
+    pub(super) is_apart: bool,
 }
 
 /// Makes the requests of one scenario.
 pub(super) struct Calls {
     scenario: Scenario,
-    account_count: u64,
+    accounts: Accounts,
     zipf: Option<Zipf<f64>>,
     random: SmallRng,
 }
 
 impl Calls {
-    pub(super) fn new(scenario: Scenario, account_count: u64) -> Result<Self, BenchError> {
+    pub(super) fn new(scenario: Scenario, accounts: Accounts) -> Result<Self, BenchError> {
         let zipf = match scenario {
             Scenario::Zipf(exponent) => {
-                let zipf = Zipf::new(account_count as f64, exponent);
+                let zipf = Zipf::new(accounts.count as f64, exponent);
                 Some(zipf.map_err(|_| BenchError::Exponent(exponent))?)
             }
             _ => None,
         };
         Ok(Self {
             scenario,
-            account_count,
+            accounts,
             zipf,
             random: rand::make_rng(),
         })
     }
 
-    pub(super) fn next(&mut self) -> Call {
+    pub(super) fn next(&mut self) -> (Call, Facts) {
         match self.scenario {
-            Scenario::Uniform | Scenario::Zipf(_) => self.transfer(),
-            Scenario::Hot => Call::Transfer(self.transfer_between(1, 0)),
-            Scenario::Mutual => {
-                let from = self.random.random_range(0..2);
-                Call::Transfer(self.transfer_of(from, 1 - from))
+            Scenario::Reads | Scenario::History => self.read(),
+            Scenario::Mixed if self.random.random() => self.read(),
+            _ => {
+                let (operation, facts) = self.operation();
+                (Call::Operation(operation), facts)
             }
-            Scenario::Debit => self.debit(),
-            Scenario::Reads => self.read(),
-            Scenario::Mixed => match self.random.random_range(0..20) {
-                0..10 => self.read(),
-                10..18 => self.transfer(),
-                18 => self.credit(),
-                _ => self.debit(),
-            },
         }
     }
 
-    fn transfer(&mut self) -> Call {
+    /// The next request of a scenario that does not read; of one that does, the next of those that change something.
+    pub(super) fn operation(&mut self) -> (OperationRequest, Facts) {
+        let (request, facts) = match self.scenario {
+            Scenario::Hot => {
+                let from = self.random.random_range(1..self.accounts.count);
+                self.transfer_of(from, 0)
+            }
+            Scenario::Mutual => {
+                let from = self.random.random_range(0..2);
+                self.transfer_of(from, 1 - from)
+            }
+            Scenario::Debit => self.debit(),
+            Scenario::Mixed => match self.random.random_range(0..10) {
+                0..8 => self.transfer(),
+                8 => self.credit(),
+                _ => self.debit(),
+            },
+            _ => self.transfer(),
+        };
+        let request = Some(request);
+        (OperationRequest { request }, facts)
+    }
+
+    fn transfer(&mut self) -> (Request, Facts) {
         let (from, to) = (self.account(), self.account());
         // The next one instead of the same one.
         let to = if from == to {
-            (to + 1) % self.account_count
+            (to + 1) % self.accounts.count
         } else {
             to
         };
-        Call::Transfer(self.transfer_of(from, to))
-    }
-
-    /// From any account at or above `from_min`.
-    fn transfer_between(&mut self, from_min: u64, to: u64) -> TransferRequest {
-        let from = self.random.random_range(from_min..self.account_count);
         self.transfer_of(from, to)
     }
 
-    fn transfer_of(&mut self, from: u64, to: u64) -> TransferRequest {
-        TransferRequest {
+    fn transfer_of(&mut self, from: u64, to: u64) -> (Request, Facts) {
+        let request = TransferRequest {
             operation_id: self.operation_id(),
-            source_account_id: account_id(from),
-            destination: Some(Destination::DestinationAccountId(account_id(to))),
+            source_account_id: self.accounts.id(from),
+            destination: Some(Destination::DestinationAccountId(self.accounts.id(to))),
             amount: one_cent(),
             ..TransferRequest::default()
-        }
+        };
+        let facts = Facts {
+            net_minor_units: 0,
+            is_apart: self.scenario == Scenario::Locked && [from, to].contains(&LOCKED_ACCOUNT),
+        };
+        (Request::Transfer(request), facts)
     }
 
-    fn debit(&mut self) -> Call {
-        let account_id = account_id(self.account());
-        let operation_id = self.operation_id();
-        Call::Debit(DebitRequest {
-            operation_id,
-            account_id,
+    fn debit(&mut self) -> (Request, Facts) {
+        let request = DebitRequest {
+            operation_id: self.operation_id(),
+            account_id: self.any_id(),
             amount: one_cent(),
             ..DebitRequest::default()
-        })
+        };
+        let facts = Facts {
+            net_minor_units: -1,
+            is_apart: false,
+        };
+        (Request::Debit(request), facts)
     }
 
-    fn credit(&mut self) -> Call {
-        let account_id = account_id(self.account());
-        let operation_id = self.operation_id();
-        Call::Credit(CreditRequest {
-            operation_id,
-            account_id,
+    fn credit(&mut self) -> (Request, Facts) {
+        let request = CreditRequest {
+            operation_id: self.operation_id(),
+            account_id: self.any_id(),
             amount: one_cent(),
             ..CreditRequest::default()
-        })
+        };
+        let facts = Facts {
+            net_minor_units: 1,
+            is_apart: false,
+        };
+        (Request::Credit(request), facts)
     }
 
-    fn read(&mut self) -> Call {
-        Call::GetBalance(GetBalanceRequest {
-            account_id: account_id(self.account()),
+    fn read(&mut self) -> (Call, Facts) {
+        let request = GetBalanceRequest {
+            account_id: self.any_id(),
             ..GetBalanceRequest::default()
-        })
+        };
+        (Call::GetBalance(request), Facts::default())
+    }
+
+    fn any_id(&mut self) -> String {
+        let index = self.account();
+        self.accounts.id(index)
     }
 
     fn account(&mut self) -> u64 {
         match &self.zipf {
-            Some(zipf) => (zipf.sample(&mut self.random) as u64 - 1).min(self.account_count - 1),
-            None => self.random.random_range(0..self.account_count),
+            Some(zipf) => (zipf.sample(&mut self.random) as u64 - 1).min(self.accounts.count - 1),
+            None => self.random.random_range(0..self.accounts.count),
         }
     }
 
-    /// Random and 36 characters long, as a UUID of version 4: what most callers send, and the hardest for an index.
     fn operation_id(&mut self) -> String {
-        let random: u128 = self.random.random();
-        let hex = format!("{random:032x}");
-        format!(
-            "{}-{}-{}-{}-{}",
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..]
-        )
+        operation_id(&mut self.random)
     }
 }
 
-/// The id of the n-th account, as the ledger is preloaded with it.
-fn account_id(index: u64) -> String {
-    format!("account-{index}")
+/// Random and 36 characters long, as a UUID of version 4: what most callers send, and the hardest for an index.
+pub(super) fn operation_id(random: &mut impl RngExt) -> String {
+    let number: u128 = random.random();
+    let hex = format!("{number:032x}");
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 fn one_cent() -> Option<Money> {

@@ -1,58 +1,142 @@
 //! `ballast bench`: measures, and says what it measured.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::CliError;
 use crate::bench::{
-    Baseline, BaselineConfig, Database, Pace, Plan, Scenario, Variant, run as run_plan,
-    serve_baseline,
+    Baseline, BaselineConfig, Database, Pace, Page, Plan, Scenario, TableSize, Variant, Way,
+    run as run_plan, serve_baseline,
 };
 
+/// What the ledgers begin with if nothing else is asked for.
+const ACCOUNT_COUNT_DEFAULT: u64 = 10_000;
+/// How many requests are in flight if nothing else is asked for.
+const CONCURRENCY_DEFAULT: usize = 256;
+
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ballast bench --baseline transaction,echo,pgbench --html report.html
+  ballast bench --scenario uniform --way unary,batch,stream --concurrency 1000
+  ballast bench --scenario uniform --concurrency 1 --rate 4000 --baseline transaction
+  ballast bench --scenario uniform --table-size 10k,10m+5m
+  ballast bench --scenario history,locked
+  ballast bench --target 10.0.0.5:50051
+
+All that is compared takes turns on one machine, in every round; look at the ratios. Each variant has a database of its
+own, which is dropped at the end.")]
 pub(super) struct BenchArgs {
-    /// What the requests are about: uniform, zipf[:EXPONENT], hot, mutual, debit, reads, mixed
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    compared: ComparedArgs,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Write all figures to this file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    json: Option<PathBuf>,
+    /// Write tables and plots to this file, as one HTML page that needs nothing else
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    html: Option<PathBuf>,
+    /// Arguments of `ballast serve` for the first variant
+    #[arg(last = true, value_name = "SERVE ARGUMENTS")]
+    serve: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Load")]
+struct LoadArgs {
+    /// What the requests are about; each is measured on its own
+    ///
+    /// uniform: transfers between any accounts; zipf[:EXPONENT]: few of them are busy; hot: all pay one account; mutual:
+    /// two accounts pay each other; debit, reads (GetBalance), mixed (half reads); locked: as uniform, and in the second
+    /// half of each turn somebody holds one balance locked; history: reads of one account with a long history.
     #[arg(long, value_delimiter = ',', default_value = "uniform,hot", value_name = "NAMES", value_parser = Scenario::parse)]
     scenario: Vec<Scenario>,
-    /// Closed loop: how many requests are in flight; several are measured one after the other
+    /// Closed loop: how many operations are in flight; each number is measured on its own [default: 256]
+    #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = at_least_one)]
+    concurrency: Vec<usize>,
+    /// Open loop: how many requests are sent per second, come what may; each is measured on its own
+    ///
+    /// A latency counts from the moment at which the request was due. Together with --concurrency both are measured, the
+    /// baselines then in the closed loop only.
+    #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    rate: Vec<u64>,
+    /// By which RPC operations come, each measured on its own: unary (Debit, Credit, Transfer), batch (ExecuteBatch),
+    /// stream (SubmitOperations, one stream on each connection)
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "256",
-        value_name = "COUNTS"
+        default_value = "unary",
+        value_name = "NAMES"
     )]
-    concurrency: Vec<usize>,
-    /// Open loop instead: how many requests are sent per second, come what may
-    #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", conflicts_with = "concurrency", value_parser = clap::value_parser!(u64).range(1..))]
-    rate: Vec<u64>,
-    /// Compare with these: transaction (one transaction per request, written the usual way), echo (gRPC alone)
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = Baseline::parse)]
-    baseline: Vec<Baseline>,
-    /// Database connections of the baseline `transaction`
-    #[arg(long, default_value = "16", value_name = "COUNT")]
-    baseline_connections: usize,
-    /// Compare with a ballast that has these arguments, such as "--lanes 4"; may be given several times
-    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
-    variant: Vec<String>,
+    way: Vec<WayName>,
+    /// How many members each batch has. As many batches are in flight as --concurrency fills, but two if it is more than 1
+    #[arg(long, default_value = "500", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    batch_size: u64,
+    /// How many TCP connections the client opens
+    #[arg(long, default_value = "4", value_name = "COUNT", value_parser = at_least_one)]
+    connections: usize,
     /// How often each variant gets its turn
     #[arg(long, default_value = "3", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long a turn is
-    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration_s: u64,
     /// How long a turn runs before it is measured
-    #[arg(long, default_value = "3", value_name = "SECONDS")]
+    #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     warmup_s: u64,
-    /// How many accounts there are
-    #[arg(long, default_value = "10000", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(2..))]
-    accounts: u64,
-    /// How many TCP connections the client opens
-    #[arg(long, default_value = "4", value_name = "COUNT")]
-    connections: usize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What is compared")]
+struct ComparedArgs {
+    /// Compare with these: transaction (one transaction per request, written the usual way), echo (gRPC alone, no
+    /// database), pgbench (one transaction per call of a stored function, no gRPC)
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", value_parser = Baseline::parse)]
+    baseline: Vec<Baseline>,
+    /// Database connections of the baselines `transaction` and `pgbench`
+    #[arg(long, default_value = "16", value_name = "COUNT", value_parser = at_least_one)]
+    baseline_connections: usize,
+    /// Compare with a ballast that has these arguments, such as "--lanes 4"; may be given several times
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    variant: Vec<String>,
+    /// Measure the server that runs at this address instead of starting any
+    ///
+    /// Accounts are made through gRPC, with ids that begin with bench- and a random number, and stay there. Afterwards
+    /// their money is counted. Nothing is known of the server's processors and database, and there is nothing beside it
+    /// to compare with.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["baseline", "variant", "serve", "table_size", "preload_operations", "data_dir"])]
+    target: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Ledger")]
+struct LedgerArgs {
+    /// How many accounts there are, up to a billion; 10m is ten million [default: 10k]
+    #[arg(long, value_name = "COUNT", value_parser = accounts)]
+    accounts: Option<u64>,
+    /// How many transfers there are between them before the load comes, of two entries each; each account's opening is
+    /// one entry more
+    #[arg(long, value_name = "COUNT", value_parser = TableSize::parse_count)]
+    preload_operations: Option<u64>,
+    /// Sizes of ledgers, as ACCOUNTS or ACCOUNTS+OPERATIONS, measured in alternation, such as 10k,10m+5m
+    ///
+    /// 10m+5m has 10 million accounts and 20 million entries: 10 from openings, 10 from 5 million transfers. It takes
+    /// minutes to load, some 12 GB on disk for each variant, and minutes to verify.
+    #[arg(long, value_delimiter = ',', value_name = "SIZES", value_parser = TableSize::parse, conflicts_with_all = ["accounts", "preload_operations"])]
+    table_size: Vec<TableSize>,
+    /// How many entries the account of the scenario `history` has
+    #[arg(long, default_value = "1m", value_name = "COUNT", value_parser = entries)]
+    history_entries: u64,
     /// A PostgreSQL whose role may create databases; without it, a private one is started
+    ///
+    /// The databases are called ballast_bench_ and the process id; those of an interrupted run stay.
     #[arg(
         long,
         env = "BALLAST_DATABASE_URL",
@@ -63,12 +147,129 @@ pub(super) struct BenchArgs {
     /// Where the private PostgreSQL keeps its data [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Write all figures to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Arguments of `ballast serve` for the first variant
-    #[arg(last = true, value_name = "SERVE ARGUMENTS")]
-    serve: Vec<String>,
+    /// Do not begin every turn with a checkpoint
+    ///
+    /// A checkpoint before each turn sees to it that none pays for what another one wrote. But the first change of a page
+    /// after it writes the whole page to the WAL, which short turns on large ledgers pay for each operation.
+    #[arg(long)]
+    no_checkpoint: bool,
+    /// Do not recompute the ledgers after the run; for some ten million entries that takes minutes
+    #[arg(long)]
+    no_verify: bool,
+}
+
+/// The name of a way in.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WayName {
+    Unary,
+    Batch,
+    Stream,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count >= 1);
+    count.ok_or_else(|| "must be a whole number of at least 1".to_owned())
+}
+
+fn accounts(text: &str) -> Result<u64, String> {
+    Ok(TableSize::parse(text)?.account_count)
+}
+
+fn entries(text: &str) -> Result<u64, String> {
+    match TableSize::parse_count(text)? {
+        0 => Err("a history needs an entry".to_owned()),
+        count => Ok(count),
+    }
+}
+
+impl LoadArgs {
+    fn paces(&self) -> Vec<Pace> {
+        let closed = match (self.concurrency.is_empty(), self.rate.is_empty()) {
+            (true, true) => &[CONCURRENCY_DEFAULT][..],
+            _ => &self.concurrency,
+        };
+        let closed = closed.iter().map(|count| Pace::Closed(*count));
+        closed
+            .chain(self.rate.iter().map(|rate| Pace::Open(*rate)))
+            .collect()
+    }
+
+    fn ways(&self) -> Vec<Way> {
+        let size = usize::try_from(self.batch_size).unwrap_or(usize::MAX);
+        let way = |name: &WayName| match name {
+            WayName::Unary => Way::Unary,
+            WayName::Batch => Way::Batch(size),
+            WayName::Stream => Way::Stream,
+        };
+        self.way.iter().map(way).collect()
+    }
+}
+
+impl ComparedArgs {
+    fn variants(&self, serve: &[String]) -> Vec<Variant> {
+        if self.target.is_some() {
+            return vec![Variant::Target];
+        }
+        let words = |arguments: &String| arguments.split_whitespace().map(str::to_owned).collect();
+        let others = self
+            .variant
+            .iter()
+            .map(|variant| Variant::Ballast(words(variant)));
+        let baselines = self.baseline.iter().map(|baseline| {
+            Variant::Baseline(BaselineConfig {
+                baseline: *baseline,
+                connection_count: self.baseline_connections,
+            })
+        });
+        let first = Variant::Ballast(serve.to_vec());
+        std::iter::once(first)
+            .chain(others)
+            .chain(baselines)
+            .collect()
+    }
+}
+
+impl LedgerArgs {
+    fn tables(&self) -> Vec<TableSize> {
+        if !self.table_size.is_empty() {
+            return self.table_size.clone();
+        }
+        vec![TableSize {
+            account_count: self.accounts.unwrap_or(ACCOUNT_COUNT_DEFAULT),
+            operation_count: self.preload_operations.unwrap_or(0),
+        }]
+    }
+}
+
+impl BenchArgs {
+    fn plan(self) -> Plan {
+        let Self {
+            load,
+            compared,
+            ledger,
+            serve,
+            ..
+        } = self;
+        Plan {
+            paces: load.paces(),
+            ways: load.ways(),
+            scenarios: load.scenario,
+            rounds: load.rounds,
+            duration: Duration::from_secs(load.duration_s),
+            warmup: Duration::from_secs(load.warmup_s),
+            connection_count: load.connections,
+            variants: compared.variants(&serve),
+            tables: ledger.tables(),
+            history_entry_count: ledger.history_entries,
+            checkpoint: !ledger.no_checkpoint,
+            verify: !ledger.no_verify,
+            database: match (compared.target, ledger.database_url) {
+                (Some(address), _) => Database::Elsewhere(address),
+                (None, Some(url)) => Database::Named(url),
+                (None, None) => Database::Embedded(ledger.data_dir),
+            },
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -85,54 +286,29 @@ pub(super) struct BaselineArgs {
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     super::serve::raise_open_files();
-    let words = |arguments: &String| arguments.split_whitespace().map(str::to_owned).collect();
-    let baselines = args.baseline.iter().map(|baseline| {
-        Variant::Baseline(BaselineConfig {
-            baseline: *baseline,
-            connection_count: args.baseline_connections,
-        })
-    });
-    let variants = [Variant::Ballast(args.serve.clone())].into_iter();
-    let variants = variants
-        .chain(
-            args.variant
-                .iter()
-                .map(|variant| Variant::Ballast(words(variant))),
-        )
-        .chain(baselines);
-    let paces = match args.rate.is_empty() {
-        true => args
-            .concurrency
-            .iter()
-            .map(|count| Pace::Closed(*count))
-            .collect(),
-        false => args.rate.iter().map(|rate| Pace::Open(*rate)).collect(),
-    };
-    let plan = Plan {
-        scenarios: args.scenario,
-        paces,
-        rounds: args.rounds,
-        duration: Duration::from_secs(args.duration_s.max(1)),
-        warmup: Duration::from_secs(args.warmup_s),
-        account_count: args.accounts,
-        connection_count: args.connections.max(1),
-        variants: variants.collect(),
-        database: args
-            .database_url
-            .map_or(Database::Embedded(args.data_dir), Database::Named),
-    };
-    let report = run_plan(&plan).await?;
-    if let Some(path) = &args.json {
-        let mut file = std::fs::File::create(path)?;
+    // The files first: a run of an hour must not end with a path that cannot be written.
+    let (json, html) = (create(&args.json)?, create(&args.html)?);
+    let report = run_plan(&args.plan()).await?;
+    if let Some(mut file) = json {
         serde_json::to_writer_pretty(&mut file, &report).map_err(std::io::Error::other)?;
         writeln!(file)?;
     }
+    if let Some(mut file) = html {
+        write!(file, "{}", Page(&report))?;
+    }
     println!("{report}");
-    println!("every ledger was verified and is in order");
     match report.has_errors() {
         true => Err(CliError::BenchFailures),
         false => Ok(()),
     }
+}
+
+fn create(path: &Option<PathBuf>) -> Result<Option<File>, CliError> {
+    let Some(path) = path else { return Ok(None) };
+    File::create(path).map(Some).map_err(|error| {
+        let cause = format!("cannot write {}: {error}", path.display());
+        std::io::Error::new(error.kind(), cause).into()
+    })
 }
 
 pub(super) async fn run_baseline(args: BaselineArgs) -> Result<(), CliError> {

@@ -1,0 +1,194 @@
+//! Ratios: what the figures say side by side. Of each round on its own, because a noisy machine is noisy for all that is
+//! measured in it; shown are the median of the rounds, and their range.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::report::{Figures, Report, Row};
+
+/// The median of the rounds, and their range.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spread {
+    /// The middle one; the lower of two in the middle.
+    pub median: f64,
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
+}
+
+impl Spread {
+    /// `None` if there is no round, or one without a figure.
+    pub(super) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_unstable_by(f64::total_cmp);
+        if !values.iter().all(|value| value.is_finite()) {
+            return None;
+        }
+        Some(Self {
+            median: *values.get(values.len().checked_sub(1)? / 2)?,
+            low: *values.first()?,
+            high: *values.last()?,
+        })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, low, high } = self;
+        match low < high {
+            true => write!(f, "{median:.2} ({low:.2}-{high:.2})"),
+            false => write!(f, "{median:.2}"),
+        }
+    }
+}
+
+/// One row divided by another.
+#[derive(Debug, Clone, Serialize)]
+pub struct Ratio {
+    /// What they share.
+    pub load: String,
+    /// What is divided.
+    pub of: String,
+    /// What it is divided by.
+    pub by: String,
+    /// Of the throughputs.
+    pub throughput: Option<Spread>,
+    /// Of the medians of the latency.
+    pub p50: Option<Spread>,
+    /// Of the 99th percentiles; in an open loop, by the other's median.
+    pub p99: Option<Spread>,
+    /// Of the 99.9th percentiles; in an open loop, by the other's median.
+    pub p99_9: Option<Spread>,
+}
+
+impl Ratio {
+    fn new(load: String, of: (&Row, String), by: (&Row, String)) -> Self {
+        let spread = |figure: &dyn Fn(&Figures) -> f64| {
+            let rounds = of.0.rounds.iter().zip(&by.0.rounds);
+            Spread::of(rounds.map(|(of, by)| figure(of) / figure(by)))
+        };
+        Self {
+            load,
+            throughput: spread(&|figures| figures.ok_per_second),
+            p50: spread(&|figures| figures.latency("p50")),
+            p99: spread(&|figures| figures.latency("p99")),
+            p99_9: spread(&|figures| figures.latency("p99.9")),
+            of: of.1,
+            by: by.1,
+        }
+    }
+
+    /// The latencies of an open loop in multiples of a median.
+    fn in_medians(load: String, of: (&Row, String), by: (&Row, String)) -> Self {
+        let spread = |name: &str| {
+            let rounds = of.0.rounds.iter().zip(&by.0.rounds);
+            Spread::of(rounds.map(|(of, by)| of.latency(name) / by.latency("p50")))
+        };
+        Self {
+            load,
+            throughput: None,
+            p50: spread("p50"),
+            p99: spread("p99"),
+            p99_9: spread("p99.9"),
+            of: of.1,
+            by: by.1,
+        }
+    }
+
+    /// All that the report can say.
+    pub(super) fn all(report: &Report) -> Vec<Self> {
+        let mut ratios = Vec::new();
+        for row in &report.rows {
+            let earlier = || {
+                report
+                    .rows
+                    .iter()
+                    .take_while(|other| !std::ptr::eq(*other, row))
+            };
+            let Row {
+                scenario,
+                way,
+                pace,
+                table,
+                variant,
+                ..
+            } = row;
+            let same_load = |other: &&Row| other.scenario == *scenario && other.pace == *pace;
+            // The first variant by this one; this way and this size by the first ones.
+            let first = earlier()
+                .find(|other| same_load(other) && other.way == *way && other.table == *table);
+            if let Some(first) = first {
+                let load = format!("{scenario}, {way}, {pace}, {table}");
+                let (of, by) = (first.variant.clone(), variant.clone());
+                ratios.push(Self::new(load, (first, of), (row, by)));
+            }
+            let first = earlier().find(|other| {
+                same_load(other) && other.variant == *variant && other.table == *table
+            });
+            if let Some(first) = first.filter(|first| first.way != *way) {
+                let load = format!("{scenario}, {pace}, {table}, {variant}");
+                ratios.push(Self::new(
+                    load,
+                    (row, way.clone()),
+                    (first, first.way.clone()),
+                ));
+            }
+            let first = earlier()
+                .find(|other| same_load(other) && other.variant == *variant && other.way == *way);
+            if let Some(first) = first.filter(|first| first.table != *table) {
+                let load = format!("{scenario}, {way}, {pace}, {variant}");
+                ratios.push(Self::new(
+                    load,
+                    (row, table.clone()),
+                    (first, first.table.clone()),
+                ));
+            }
+            if row.is_open {
+                let alone = report.rows.iter().filter(|other| {
+                    other.is_alone
+                        && other.scenario == *scenario
+                        && other.way == *way
+                        && other.table == *table
+                });
+                for alone in alone {
+                    let load = format!("{scenario}, {way}, {table}");
+                    let by = format!("p50 of {}, {}", alone.variant, alone.pace);
+                    ratios.push(Self::in_medians(
+                        load,
+                        (row, format!("{variant}, {pace}")),
+                        (alone, by),
+                    ));
+                }
+            }
+        }
+        ratios
+    }
+
+    /// The head of a table of ratios.
+    pub(super) const HEAD: [&str; 7] = [
+        "load",
+        "ratio of",
+        "by",
+        "throughput",
+        "p50",
+        "p99",
+        "p99.9",
+    ];
+
+    /// Its line in such a table.
+    pub(super) fn cells(&self) -> Vec<String> {
+        let shown =
+            |spread: Option<Spread>| spread.map_or_else(String::new, |spread| spread.to_string());
+        vec![
+            self.load.clone(),
+            self.of.clone(),
+            self.by.clone(),
+            shown(self.throughput),
+            shown(self.p50),
+            shown(self.p99),
+            shown(self.p99_9),
+        ]
+    }
+}

@@ -1,0 +1,423 @@
+//! Turns: one variant under one load, for a while.
+
+use std::fmt;
+use std::sync::Arc;
+
+use indicatif::ProgressBar;
+use tonic::transport::Endpoint;
+
+use super::baseline::{Baseline, BaselineConfig};
+use super::history::LongAccount;
+use super::ledger::{HeldLock, Ledger, Size};
+use super::load::{Load, Pace, Watch};
+use super::measured::Measured;
+use super::pgbench::{self, Pgbench};
+use super::preload::Preload;
+use super::process::{Served, Usage, rss_bytes};
+use super::report::Costs;
+use super::target::Target;
+use super::{BenchError, Database, Figures, Plan, Scenario, TableSize, Variant, Way};
+use crate::embedded::Embedded;
+use crate::rpc::proto::balance_service_client::BalanceServiceClient;
+
+/// One load that is measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Cell {
+    pub(super) scenario: Scenario,
+    pub(super) pace: Pace,
+    pub(super) way: Way,
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}, {}", self.scenario, self.way, self.pace)
+    }
+}
+
+impl Cell {
+    /// All that the plan asks for, in order.
+    pub(super) fn all(plan: &Plan) -> Vec<Self> {
+        let mut cells = Vec::new();
+        for &scenario in &plan.scenarios {
+            if scenario == Scenario::History {
+                // One in flight by its nature.
+                let (pace, way) = (Pace::Closed(1), Way::Unary);
+                cells.push(Self {
+                    scenario,
+                    pace,
+                    way,
+                });
+                continue;
+            }
+            for &pace in &plan.paces {
+                for &way in &plan.ways {
+                    cells.push(Self {
+                        scenario,
+                        pace,
+                        way,
+                    });
+                }
+            }
+        }
+        cells
+    }
+
+    /// Why a variant is not measured under this load.
+    pub(super) fn skips(&self, plan: &Plan, variant: &Variant) -> Option<&'static str> {
+        let Self {
+            scenario,
+            pace,
+            way,
+        } = *self;
+        let is_open = matches!(pace, Pace::Open(_));
+        if way != Way::Unary && scenario.reads() {
+            return Some("batches and streams carry operations, and this reads");
+        }
+        if way != Way::Unary && is_open {
+            return Some("batches and streams are measured in a closed loop only");
+        }
+        match variant {
+            Variant::Ballast(_) => None,
+            Variant::Target => matches!(scenario, Scenario::Locked | Scenario::History)
+                .then_some("it needs the database, which --target does not show"),
+            Variant::Baseline(config) => {
+                let has_closed = plan
+                    .paces
+                    .iter()
+                    .any(|pace| matches!(pace, Pace::Closed(_)));
+                if way != Way::Unary {
+                    return Some("a baseline knows no batches and no streams");
+                }
+                if !scenario.only_transfers() {
+                    return Some("a baseline only transfers");
+                }
+                if is_open && has_closed {
+                    return Some(
+                        "with --concurrency too, a baseline is measured in its closed loop",
+                    );
+                }
+                match config.baseline {
+                    Baseline::Transaction => None,
+                    Baseline::Echo => {
+                        (scenario == Scenario::Locked).then_some("it has no balance to lock")
+                    }
+                    Baseline::Pgbench => Pgbench::skips(scenario),
+                }
+            }
+        }
+    }
+}
+
+/// A variant that runs on a ledger of its own.
+pub(super) struct Running {
+    variant: Variant,
+    table: TableSize,
+    kind: Kind,
+    long_account: Option<Arc<LongAccount>>,
+}
+
+enum Kind {
+    Server { ledger: Ledger, served: Served },
+    Pgbench { ledger: Ledger, pgbench: Pgbench },
+    Target(Target),
+}
+
+impl Running {
+    /// Makes the ledger and starts the server.
+    pub(super) async fn start(
+        plan: &Plan,
+        variant: &Variant,
+        table: TableSize,
+        database: &str,
+        embedded: Option<&Embedded>,
+    ) -> Result<Self, BenchError> {
+        let has_history =
+            plan.scenarios.contains(&Scenario::History) && matches!(variant, Variant::Ballast(_));
+        let preload = Preload {
+            table,
+            history_entry_count: if has_history {
+                plan.history_entry_count
+            } else {
+                0
+            },
+        };
+        let template = "{bar:30} {elapsed} {human_pos} of {human_len}  {msg}";
+        let bar = super::bar(preload.step_count(), template);
+        bar.set_message(format!("loading the ledger of {}, {table}", variant.name()));
+        let admin_url = match (&plan.database, embedded) {
+            (Database::Elsewhere(address), _) => {
+                bar.set_length(table.account_count);
+                let target = Target::prepare(address, table.account_count, &bar).await?;
+                bar.finish_and_clear();
+                return Ok(Self {
+                    variant: variant.clone(),
+                    table,
+                    kind: Kind::Target(target),
+                    long_account: None,
+                });
+            }
+            (Database::Named(url), _) => url.clone(),
+            (Database::Embedded(_), Some(embedded)) => embedded.database_url(),
+            (Database::Embedded(_), None) => {
+                return Err(BenchError::Database("it was not started".to_owned()));
+            }
+        };
+        let ledger = Ledger::create(&admin_url, database, &preload, &bar).await?;
+        bar.finish_and_clear();
+        let kind = match variant {
+            Variant::Baseline(BaselineConfig {
+                baseline: Baseline::Pgbench,
+                connection_count,
+            }) => {
+                let program = embedded.map(|embedded| embedded.program("pgbench"));
+                let pgbench = Pgbench::install(program, *connection_count, &ledger).await?;
+                Kind::Pgbench { ledger, pgbench }
+            }
+            _ => {
+                let served = Served::start(variant, ledger.url()).await?;
+                Kind::Server { ledger, served }
+            }
+        };
+        Ok(Self {
+            variant: variant.clone(),
+            table,
+            kind,
+            long_account: None,
+        })
+    }
+
+    pub(super) fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.variant.name()
+    }
+
+    pub(super) fn table(&self) -> TableSize {
+        self.table
+    }
+
+    pub(super) fn database_url(&self) -> Option<&str> {
+        self.ledger().map(Ledger::url)
+    }
+
+    fn ledger(&self) -> Option<&Ledger> {
+        match &self.kind {
+            Kind::Server { ledger, .. } | Kind::Pgbench { ledger, .. } => Some(ledger),
+            Kind::Target(_) => None,
+        }
+    }
+
+    fn server_pid(&self) -> Option<i32> {
+        match &self.kind {
+            Kind::Server { served, .. } => served.pid(),
+            Kind::Pgbench { .. } | Kind::Target(_) => None,
+        }
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, BenchError> {
+        match &self.kind {
+            Kind::Server { served, .. } => {
+                let uri = format!("http://{}", served.address());
+                Endpoint::from_shared(uri).map_err(|error| BenchError::Database(error.to_string()))
+            }
+            Kind::Target(target) => Ok(target.endpoint().clone()),
+            Kind::Pgbench { .. } => Err(BenchError::Database("pgbench serves nothing".to_owned())),
+        }
+    }
+
+    /// Stops the server, verifies the ledger if asked to, and drops it.
+    pub(super) async fn finish(self, verify: bool) -> Result<(), BenchError> {
+        let name = self.name();
+        let ledger = match self.kind {
+            Kind::Server { ledger, served } => {
+                served.stop().await;
+                ledger
+            }
+            Kind::Pgbench { ledger, .. } => ledger,
+            Kind::Target(target) => {
+                return match verify {
+                    true => target.verify(&name).await,
+                    false => Ok(()),
+                };
+            }
+        };
+        if verify {
+            let bar = super::bar(1, "{spinner} {elapsed}  {msg}");
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+            bar.set_message(format!("verifying the ledger of {name}, {}", self.table));
+            let verified = ledger.verify(&name).await;
+            bar.finish_and_clear();
+            verified?;
+        }
+        ledger.drop().await
+    }
+
+    /// The tokens of the long account's last pages, which stay the same: nothing is added to it.
+    async fn long_account(&mut self, entry_count: u64) -> Result<Arc<LongAccount>, BenchError> {
+        if let Some(known) = &self.long_account {
+            return Ok(known.clone());
+        }
+        let client = BalanceServiceClient::new(self.endpoint()?.connect_lazy());
+        let walked = LongAccount::walk(client, entry_count).await;
+        let walked = walked.map_err(|status| BenchError::Server {
+            name: self.name(),
+            cause: format!("its history cannot be read: {}", status.message()),
+        })?;
+        Ok(self.long_account.insert(Arc::new(walked)).clone())
+    }
+}
+
+/// Takes one turn.
+pub(super) async fn take(
+    plan: &Plan,
+    cell: &Cell,
+    running: &mut Running,
+    embedded: Option<&Embedded>,
+    bar: &ProgressBar,
+) -> Result<Figures, BenchError> {
+    if let Some(ledger) = running.ledger().filter(|_| plan.checkpoint) {
+        // What the turn before left behind, a checkpoint or dirty pages, is not this turn's.
+        ledger.settle().await?;
+    }
+    let long_account = match cell.scenario {
+        Scenario::History => Some(running.long_account(plan.history_entry_count).await?),
+        _ => None,
+    };
+    let mut watcher = Watcher {
+        running,
+        postmaster: embedded.and_then(Embedded::pid),
+        locks: cell.scenario == Scenario::Locked,
+        bar,
+        before: None,
+        after: None,
+        rss_bytes: Vec::new(),
+        held: None,
+    };
+    let measured = match &running.kind {
+        Kind::Pgbench { ledger, pgbench } => {
+            pgbench_turn(plan, cell, (ledger, pgbench), &mut watcher).await?
+        }
+        Kind::Server { .. } | Kind::Target(_) => {
+            let load = Load {
+                endpoint: running.endpoint()?,
+                connection_count: plan.connection_count,
+                scenario: cell.scenario,
+                way: cell.way,
+                accounts: match &running.kind {
+                    Kind::Target(target) => target.accounts().clone(),
+                    Kind::Server { ledger, .. } | Kind::Pgbench { ledger, .. } => {
+                        ledger.accounts().clone()
+                    }
+                },
+                long_account,
+                pace: cell.pace,
+                warmup: plan.warmup,
+                duration: plan.duration,
+            };
+            load.run(&mut watcher).await?
+        }
+    };
+    let costs = watcher.costs();
+    if let Kind::Target(target) = &mut running.kind {
+        target.book(&measured);
+    }
+    Ok(Figures::new(measured, costs))
+}
+
+async fn pgbench_turn(
+    plan: &Plan,
+    cell: &Cell,
+    (ledger, pgbench): (&Ledger, &Pgbench),
+    watcher: &mut Watcher<'_>,
+) -> Result<Measured, BenchError> {
+    let turn = |duration| pgbench::Turn {
+        scenario: cell.scenario,
+        pace: cell.pace,
+        duration,
+    };
+    if !plan.warmup.is_zero() {
+        pgbench.run(ledger, turn(plan.warmup), watcher.bar).await?;
+    }
+    watcher.start().await?;
+    let measured = pgbench
+        .run(ledger, turn(plan.duration), watcher.bar)
+        .await?;
+    watcher.end().await?;
+    Ok(measured)
+}
+
+/// Takes down what a turn costs.
+struct Watcher<'a> {
+    running: &'a Running,
+    postmaster: Option<i32>,
+    /// A balance is to be locked in the second half.
+    locks: bool,
+    bar: &'a ProgressBar,
+    before: Option<(Usage, Option<Size>)>,
+    after: Option<(Usage, Option<Size>)>,
+    /// Of the server, at the start and after each second of the measured time.
+    rss_bytes: Vec<u64>,
+    held: Option<HeldLock>,
+}
+
+impl Watcher<'_> {
+    async fn used(&self) -> Result<(Usage, Option<Size>), BenchError> {
+        let usage = Usage::of(self.running.server_pid(), self.postmaster);
+        let size = match self.running.ledger() {
+            Some(ledger) => Some(ledger.size().await?),
+            None => None,
+        };
+        Ok((usage, size))
+    }
+
+    fn sample(&mut self) {
+        self.rss_bytes
+            .extend(self.running.server_pid().map(rss_bytes));
+    }
+
+    fn costs(self) -> Costs {
+        let (before, after) = (
+            self.before.unwrap_or_default(),
+            self.after.unwrap_or_default(),
+        );
+        let written = |after: Size, before: Size| after.since(before);
+        Costs {
+            usage: after.0.since(before.0),
+            size: after
+                .1
+                .zip(before.1)
+                .map(|(after, before)| written(after, before)),
+            rss_bytes: self.rss_bytes,
+        }
+    }
+}
+
+impl Watch for Watcher<'_> {
+    async fn start(&mut self) -> Result<(), BenchError> {
+        self.before = Some(self.used().await?);
+        self.sample();
+        Ok(())
+    }
+
+    fn second(&mut self) {
+        self.bar.inc(1);
+        if self.before.is_some() {
+            self.sample();
+        }
+    }
+
+    async fn half(&mut self) -> Result<bool, BenchError> {
+        if let (true, Some(ledger)) = (self.locks, self.running.ledger()) {
+            self.held = Some(ledger.lock_balance().await?);
+        }
+        Ok(self.held.is_some())
+    }
+
+    async fn end(&mut self) -> Result<(), BenchError> {
+        self.after = Some(self.used().await?);
+        self.held = None;
+        Ok(())
+    }
+}
