@@ -1,68 +1,316 @@
 //! The benchmark runs, compares, verifies every ledger, and writes down what it found.
 
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::Ballast;
 use crate::support::binary::run;
 use crate::support::postgres::Database;
+
+/// One short round on a few accounts.
+const SHORT: [&str; 9] = [
+    "bench",
+    "--rounds",
+    "1",
+    "--duration-s",
+    "1",
+    "--warmup-s",
+    "0",
+    "--concurrency",
+    "8",
+];
+
+/// Runs a benchmark that is expected to succeed: what it printed, and its JSON.
+async fn measured(folder: &Path, arguments: &[&str]) -> (String, Value) {
+    let database = Database::empty().await;
+    let (url, json) = (database.url(), folder.join("figures.json"));
+    let path = json.to_string_lossy();
+    let place = ["--database-url", &url, "--json", &path];
+    let arguments = [&SHORT[..], &place, arguments].concat();
+    let (code, stdout, stderr) = run(folder, &arguments);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(
+        stdout.contains("every ledger was verified and is in order"),
+        "{stdout}"
+    );
+    let text = std::fs::read_to_string(&json).expect("a file");
+    (
+        stdout,
+        serde_json::from_str(&text).expect("the file is JSON"),
+    )
+}
+
+fn rows(report: &Value) -> &Vec<Value> {
+    report["rows"].as_array().expect("rows")
+}
+
+/// Every row has answers, and nothing failed.
+fn assert_measured(report: &Value) {
+    for row in rows(report) {
+        let figures = &row["rounds"][0];
+        assert!(
+            figures["ok_per_second"].as_f64() > Some(0.0)
+                && figures["latency_us"]["p99"].as_u64() > Some(0)
+                && figures["errors"]
+                    .as_object()
+                    .is_some_and(|errors| errors.is_empty()),
+            "{row}"
+        );
+    }
+}
 
 #[tokio::test]
 async fn a_short_benchmark_measures_every_variant_and_verifies_every_ledger() {
     let folder = tempfile::tempdir().expect("a folder");
-    let database = Database::empty().await;
-    let (url, json) = (database.url(), folder.path().join("figures.json"));
-    let path = json.to_string_lossy();
-    let common = [
-        "bench",
-        "--database-url",
-        &url,
-        "--rounds",
-        "1",
-        "--duration-s",
-        "1",
-        "--warmup-s",
-        "0",
-    ];
-    let closed = [
+    let arguments = [
         "--accounts",
         "20",
         "--scenario",
         "uniform,zipf:1.2,mutual",
-        "--concurrency",
-        "8",
-    ];
-    let others = [
         "--baseline",
         "transaction,echo",
         "--variant",
         "--lanes 1",
-        "--json",
-        &path,
     ];
-    let arguments = [&common[..], &closed[..], &others[..]].concat();
-    let (code, stdout, stderr) = run(folder.path(), &arguments);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert!(stdout.contains("every ledger was verified and is in order"));
-    let report: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&json).expect("a file"))
-            .expect("the file is JSON");
-    let rows = report["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 3 * 4);
-    for row in rows {
-        let figures = &row["rounds"][0];
-        assert!(
-            figures["ok_per_second"].as_f64() > Some(0.0)
-                && figures["latency_us"]["p99"].as_u64() > Some(0),
-            "{row}"
-        );
-    }
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    assert_eq!(rows(&report).len(), 3 * 4);
+    assert_measured(&report);
+    assert_eq!(report["environment"]["postgres_settings"]["fsync"], "on");
+    assert!(stdout.contains("transaction"), "{stdout}");
+}
 
-    let open = [
+#[tokio::test]
+async fn an_open_loop_measures_what_is_due() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
         "--accounts",
         "20",
         "--scenario",
         "hot,debit,reads,mixed",
         "--rate",
         "200",
+        "--baseline",
+        "transaction",
     ];
-    let (code, stdout, stderr) = run(folder.path(), &[&common[..], &open[..]].concat());
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    // Each scenario in both loops, and the baseline in the closed loop of the one that only transfers.
+    assert_eq!(rows(&report).len(), 4 * 2 + 1, "{stdout}");
+    assert_measured(&report);
+    assert!(stdout.contains("skipped: transaction: a baseline only transfers"));
+}
+
+#[tokio::test]
+async fn every_way_in_is_measured_on_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        "--accounts",
+        "20",
+        "--scenario",
+        "uniform,mixed",
+        "--way",
+        "unary,batch,stream",
+        "--batch-size",
+        "4",
+    ];
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    let ways: Vec<&str> = rows(&report)
+        .iter()
+        .filter_map(|row| row["way"].as_str())
+        .collect();
+    // What reads is measured by unary calls only.
+    assert_eq!(ways, ["unary", "batch of 4", "stream", "unary"]);
+    assert_measured(&report);
+    assert!(stdout.contains("skipped: ballast: batches and streams carry operations"));
+}
+
+#[tokio::test]
+async fn pgbench_does_the_same_work_and_leaves_a_ledger_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        "--accounts",
+        "20",
+        "--scenario",
+        "uniform,hot,zipf",
+        "--baseline",
+        "pgbench",
+        "--baseline-connections",
+        "4",
+    ];
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    let of_pgbench = rows(&report)
+        .iter()
+        .filter(|row| row["variant"] == "pgbench");
+    assert_eq!(of_pgbench.count(), 2, "{stdout}");
+    assert_measured(&report);
+    assert!(stdout.contains("skipped: pgbench: pgbench does uniform, hot and mutual only"));
+}
+
+#[tokio::test]
+async fn preloaded_ledgers_of_any_size_are_in_order_and_compared() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Less than one round of operations, some rounds and a rest, and exactly two rounds.
+    let arguments = [
+        "--scenario",
+        "uniform",
+        "--table-size",
+        "100,100+37,7+30,5+10",
+    ];
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    let ledgers: Vec<(u64, u64)> = report["ledgers"]
+        .as_array()
+        .expect("ledgers")
+        .iter()
+        .filter_map(|ledger| {
+            Some((
+                ledger["account_count"].as_u64()?,
+                ledger["entry_count"].as_u64()?,
+            ))
+        })
+        .collect();
+    assert_eq!(ledgers, [(100, 100), (100, 174), (7, 67), (5, 25)]);
+    assert_measured(&report);
+    assert!(stdout.contains("100+37"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        "--accounts",
+        "50",
+        "--scenario",
+        "history,locked",
+        "--history-entries",
+        "2500",
+    ];
+    let (stdout, report) = measured(folder.path(), &arguments).await;
+    let parts = |row: &Value| -> Vec<(String, u64)> {
+        let parts = row["rounds"][0]["parts"].as_array().expect("parts");
+        parts
+            .iter()
+            .filter_map(|part| {
+                Some((
+                    part["name"].as_str()?.to_owned(),
+                    part["ok_count"].as_u64()?,
+                ))
+            })
+            .collect()
+    };
+    let [history, locked] = &rows(&report)[..] else {
+        panic!("{stdout}")
+    };
+    let read = parts(history);
+    assert_eq!(read.len(), 6);
+    assert!(read.iter().all(|(_, ok_count)| *ok_count > 0), "{read:?}");
+    let others = parts(locked);
+    assert!(
+        others.len() >= 2
+            && others[..2]
+                .iter()
+                .all(|(name, ok_count)| name.starts_with("others") && *ok_count > 0),
+        "{others:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_with_all_plots_needs_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("report.html");
+    let path = page.to_string_lossy();
+    let arguments = [
+        "--scenario",
+        "uniform",
+        "--table-size",
+        "20,40",
+        "--concurrency",
+        "2",
+        "--html",
+        &path,
+    ];
+    measured(folder.path(), &arguments).await;
+    let page = std::fs::read_to_string(&page).expect("a page");
+    for title in [
+        "Throughput against concurrency",
+        "Throughput against size of the ledger",
+        "Throughput over time",
+        "Latency",
+    ] {
+        assert!(page.contains(&format!("<h2>{title}</h2>")), "{title}");
+    }
+    assert!(page.matches("<path class=\"line c0\"").count() >= 6);
+    for outside in ["http:", "https:", "src=", "href=", "NaN", "@import"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+#[tokio::test]
+async fn a_running_server_is_measured_from_outside_and_its_money_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ballast = Ballast::start().await;
+    let (address, json) = (
+        ballast.address.to_string(),
+        folder.path().join("figures.json"),
+    );
+    let path = json.to_string_lossy().into_owned();
+    let folder_path = folder.path().to_owned();
+    let ran = tokio::task::spawn_blocking(move || {
+        let place = ["--target", &address, "--json", &path];
+        let load = ["--accounts", "1100", "--scenario", "mixed"];
+        run(&folder_path, &[&SHORT[..], &place, &load].concat())
+    });
+    let (code, stdout, stderr) = ran.await.expect("it ran");
     assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert_eq!(stdout.matches("200/s").count(), 4, "{stdout}");
+    assert!(stdout.contains("every ledger was verified and is in order"));
+    let text = std::fs::read_to_string(&json).expect("a file");
+    let report: Value = serde_json::from_str(&text).expect("the file is JSON");
+    assert_measured(&report);
+    let figures = &rows(&report)[0]["rounds"][0];
+    assert!(figures["wal_bytes_per_answer"].is_null(), "{figures}");
+    let accounts = "SELECT count(*) FROM accounts WHERE account_id LIKE 'bench-%'";
+    let count = ballast.database.sql().await.query_one(accounts, &[]).await;
+    assert_eq!(count.expect("a count").get::<_, i64>(0), 1100);
+    assert!(ballast.stopped().await, "it drains");
+}
+
+#[tokio::test]
+async fn what_cannot_be_measured_is_said_clearly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (arguments, words) in [
+        (&["--scenario", "warm"][..], "must be one of uniform"),
+        (&["--scenario", "zipf:-1"], "is not a positive number"),
+        (
+            &["--way", "pigeon"],
+            "possible values: unary, batch, stream",
+        ),
+        (
+            &["--baseline", "magic"],
+            "must be one of transaction, echo, pgbench",
+        ),
+        (&["--table-size", "1"], "a transfer needs two accounts"),
+        (&["--table-size", "many"], "such as 10k or 10m+5m"),
+        (&["--concurrency", "0"], "at least 1"),
+        (
+            &["--target", "a:1", "--baseline", "echo"],
+            "cannot be used with",
+        ),
+        (&["--target", "127.0.0.1:1"], "cannot start 127.0.0.1:1"),
+        (
+            &["--target", "127.0.0.1:1", "--scenario", "locked"],
+            "nothing to measure",
+        ),
+        (
+            &["--scenario", "reads", "--way", "stream"],
+            "nothing to measure",
+        ),
+        (
+            &["--html", "/nonexistent/page.html"],
+            "cannot write /nonexistent/page.html",
+        ),
+    ] {
+        let arguments = [&["bench"], arguments].concat();
+        let (code, stdout, stderr) = run(folder.path(), &arguments);
+        assert_ne!(code, Some(0), "{arguments:?}");
+        assert!(stderr.contains(words), "{arguments:?}: {stdout}{stderr}");
+    }
 }
