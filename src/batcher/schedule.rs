@@ -1,7 +1,7 @@
 //! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
 //! lock, and it never waits for the database.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::lane::{self, SteppedAside};
 use super::{Answer, BatcherConfig, Failure, Ticket};
-use crate::domain::AccountId;
+use crate::domain::{AccountId, Map, Set};
 use crate::store::{Ledger, Locking};
 
 /// How often a command waits behind others before it is given the right of way.
@@ -48,7 +48,7 @@ impl Held {
 /// The accounts that a task has in hand.
 enum Hand {
     /// All accounts of its batch.
-    Lane(HashSet<AccountId>),
+    Lane(Set<AccountId>),
     /// The account that it waits for.
     PatientLane(AccountId),
 }
@@ -66,7 +66,7 @@ pub(super) struct Schedule<L> {
     /// Commands whose accounts are in nobody's hands, as far as is known; oldest first.
     ready: VecDeque<Ticket>,
     /// The accounts in somebody's hands.
-    held: HashMap<AccountId, Held>,
+    held: Map<AccountId, Held>,
     /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
     contended: VecDeque<(AccountId, Vec<Ticket>)>,
     running: JoinSet<SteppedAside>,
@@ -84,7 +84,7 @@ impl<L: Ledger> Schedule<L> {
             ledger,
             config,
             ready: VecDeque::new(),
-            held: HashMap::new(),
+            held: Map::default(),
             contended: VecDeque::new(),
             running: JoinSet::new(),
             hands: HashMap::new(),
@@ -116,7 +116,7 @@ impl<L: Ledger> Schedule<L> {
     /// Puts a command that arrived where it has to wait.
     fn place(&mut self, ticket: Ticket) {
         match self.obstacle(&ticket) {
-            Some(account_id) => self.park(ticket, account_id, &HashSet::new()),
+            Some(account_id) => self.park(ticket, account_id, &Set::default()),
             None => self.ready.push_back(ticket),
         }
     }
@@ -132,7 +132,7 @@ impl<L: Ledger> Schedule<L> {
 
     /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
     /// the one that is free reserved, and goes first when the other one is released; else it might wait for ever.
-    fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &HashSet<AccountId>) {
+    fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &Set<AccountId>) {
         let Some(holder) = self.held.get(&account_id).map(|held| held.holder) else {
             self.ready.push_back(ticket);
             return;
@@ -152,7 +152,7 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    fn reserve(&mut self, ticket: &mut Ticket, taken: &HashSet<AccountId>) {
+    fn reserve(&mut self, ticket: &mut Ticket, taken: &Set<AccountId>) {
         let mut account_ids = ticket.job.command.movement.account_ids();
         let is_free = |id: &&AccountId| !self.held.contains_key(*id) && !taken.contains(*id);
         ticket.reserved = account_ids.find(is_free).cloned();
@@ -226,7 +226,7 @@ impl<L: Ledger> Schedule<L> {
     /// The next batch: commands on accounts in nobody's hands. Their accounts are in its hands from now on.
     fn gather(&mut self) -> Vec<Ticket> {
         let mut tickets = Vec::new();
-        let mut taken = HashSet::new();
+        let mut taken = Set::default();
         while tickets.len() < self.config.batch_size_max {
             let Some(mut ticket) = self.ready.pop_front() else {
                 break;
@@ -280,12 +280,12 @@ impl<L: Ledger> Schedule<L> {
             }
             Some(Hand::PatientLane(account_id)) => {
                 self.patient_lanes_running -= 1;
-                HashSet::from([account_id])
+                Set::from_iter([account_id])
             }
-            None => HashSet::new(),
+            None => Set::default(),
         };
         let now = Instant::now();
-        let mut contended: HashMap<AccountId, Vec<Ticket>> = HashMap::new();
+        let mut contended: Map<AccountId, Vec<Ticket>> = Map::default();
         for (account_id, mut ticket) in stepped_aside {
             self.expect_a_long_wait(&mut ticket);
             if ticket.has_waited_enough(now) {

@@ -2,11 +2,11 @@
 //! changes of those before it, and remembers what has to be written. Pure: the same book and the same commands give
 //! the same answers, in one batch or in many.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::command::{BalanceKey, Command, Source};
 use super::id::{AccountId, Category, OperationId};
+use super::map::{Map, Set};
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome, Receipt};
 use super::refusal::{Refusal, Side};
@@ -55,12 +55,63 @@ pub struct Account {
     /// Credits are refused.
     pub credits_frozen: bool,
     /// Its balances. A category that is missing has a zero balance.
-    pub balances: HashMap<Category, Balance>,
+    pub balances: Balances,
 }
 
 impl Account {
     fn balance(&self, category: &Category) -> Balance {
         self.balances.get(category).copied().unwrap_or_default()
+    }
+}
+
+/// The balances of an account: `main`, which every account has, and mostly no others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Balances {
+    main: Balance,
+    others: Vec<(Category, Balance)>,
+}
+
+impl Balances {
+    /// Those of an account that has no category but `main`.
+    pub fn new(main: Balance) -> Self {
+        Self {
+            main,
+            others: Vec::new(),
+        }
+    }
+
+    /// The balance of a category; `None`: it has none yet.
+    pub fn get(&self, category: &Category) -> Option<&Balance> {
+        if category.is_main() {
+            return Some(&self.main);
+        }
+        let (_, balance) = self.others.iter().find(|(other, _)| other == category)?;
+        Some(balance)
+    }
+
+    /// The balance of a category, to change it. Zero, if it had none yet.
+    pub fn get_or_insert(&mut self, category: &Category) -> &mut Balance {
+        if category.is_main() {
+            return &mut self.main;
+        }
+        let found = self.others.iter().position(|(other, _)| other == category);
+        let index = found.unwrap_or_else(|| {
+            self.others.push((category.clone(), Balance::default()));
+            self.others.len() - 1
+        });
+        &mut self.others[index].1
+    }
+
+    /// Sets the balance of a category.
+    pub fn insert(&mut self, category: Category, balance: Balance) {
+        *self.get_or_insert(&category) = balance;
+    }
+
+    /// All balances with their categories, `main` first.
+    pub fn iter(&self) -> impl Iterator<Item = (Category, &Balance)> {
+        let others = self.others.iter();
+        std::iter::once((Category::main(), &self.main))
+            .chain(others.map(|(category, balance)| (category.clone(), balance)))
     }
 }
 
@@ -73,29 +124,32 @@ pub struct BalanceChange {
     pub currency: Currency,
     /// Its state after the batch.
     pub balance: Balance,
-    /// The balance had no row before.
-    pub is_new: bool,
 }
 
 /// The accounts and known operations of a batch. See the module.
 #[derive(Debug)]
 pub struct Book {
     now: Timestamp,
-    accounts: HashMap<AccountId, Account>,
-    known: HashMap<OperationId, Arc<Operation>>,
+    accounts: Map<AccountId, Account>,
+    known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
-    changed: HashMap<BalanceKey, bool>,
+    changed: Set<BalanceKey>,
 }
 
 impl Book {
     /// An empty book. `now` is a time after which all its accounts were locked.
     pub fn new(now: Timestamp) -> Self {
+        Self::with_capacity(now, 0)
+    }
+
+    /// An empty book with room for so many commands on accounts of their own.
+    pub fn with_capacity(now: Timestamp, command_count: usize) -> Self {
         Self {
             now,
-            accounts: HashMap::new(),
-            known: HashMap::new(),
-            decided: Vec::new(),
-            changed: HashMap::new(),
+            accounts: Map::with_capacity_and_hasher(2 * command_count, <_>::default()),
+            known: Map::with_capacity_and_hasher(command_count, <_>::default()),
+            decided: Vec::with_capacity(command_count),
+            changed: Set::with_capacity_and_hasher(2 * command_count, <_>::default()),
         }
     }
 
@@ -137,14 +191,13 @@ impl Book {
         } = self;
         let mut balances: Vec<_> = changed
             .into_iter()
-            .map(|(key, is_new)| {
+            .map(|key| {
                 let account = &accounts[&key.account_id];
-                let balance = account.balances[&key.category];
+                let balance = account.balance(&key.category);
                 BalanceChange {
                     key,
                     currency: account.currency,
                     balance,
-                    is_new,
                 }
             })
             .collect();
@@ -237,8 +290,7 @@ impl Book {
             .accounts
             .get_mut(&key.account_id)
             .expect("`decide` found the account");
-        let is_new = !account.balances.contains_key(&key.category);
-        let balance = account.balances.entry(key.category.clone()).or_default();
+        let balance = account.balances.get_or_insert(&key.category);
         balance.posted = balance
             .posted
             .checked_add(amount)
@@ -246,7 +298,7 @@ impl Book {
         balance.version += 1;
         balance.update_time = time;
         let balance = *balance;
-        self.changed.entry(key.clone()).or_insert(is_new);
+        self.changed.insert(key.clone());
         Entry {
             balance: key,
             version: balance.version,

@@ -1,19 +1,21 @@
-//! The rules of the ledger: pure, synchronous, timeless. Uses the standard library only; storage, clocks and the wire
-//! are other rooms' business.
+//! The rules of the ledger: pure, synchronous, timeless. Uses the standard library only, and a faster hash; storage,
+//! clocks and the wire are other rooms' business.
 
 pub mod book;
 pub mod claim;
 pub mod command;
 pub mod id;
+pub mod map;
 pub mod money;
 pub mod operation;
 pub mod refusal;
 pub mod time;
 
-pub use book::{Account, Balance, BalanceChange, Book};
+pub use book::{Account, Balance, BalanceChange, Balances, Book};
 pub use claim::Claim;
 pub use command::{BalanceKey, Command, Movement, Note, SameBalance, Source};
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
+pub use map::{Map, Set};
 pub use money::{Amount, AmountError, Currency, CurrencyError};
 pub use operation::{Entry, Operation, Outcome, Receipt};
 pub use refusal::Refusal;

@@ -3,6 +3,7 @@
 mod account;
 mod balance;
 mod batch;
+pub mod codec;
 pub mod edge;
 mod member;
 mod page;

@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use tokio_postgres::types::ToSql;
 
-use super::row::{self, PgTime};
-use crate::domain::{BalanceChange, Category, Entry, Operation, OperationId, Outcome, Refusal};
+use super::row::{self, PgTime, RowId};
+use crate::domain::{
+    BalanceChange, BalanceKey, Category, Entry, Map, Operation, OperationId, Outcome, Refusal,
+};
 
 pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
 
 /// Balances as columns, for `unnest`.
 #[derive(Default)]
 pub(super) struct BalanceColumns<'a> {
+    row_ids: Vec<RowId>,
     account_ids: Vec<&'a str>,
     categories: Vec<&'a str>,
     currencies: Vec<&'a str>,
@@ -22,28 +25,50 @@ pub(super) struct BalanceColumns<'a> {
 }
 
 impl<'a> BalanceColumns<'a> {
-    pub(super) fn new(changes: &[&'a BalanceChange]) -> Self {
-        let mut columns = Self::default();
-        for BalanceChange {
+    /// The changes of balances that have a row, with the place of each, and of those that have none yet.
+    pub(super) fn split(
+        changes: &'a [BalanceChange],
+        row_ids: &Map<BalanceKey, RowId>,
+    ) -> (Self, Self) {
+        let (mut updates, mut inserts) = (Self::default(), Self::default());
+        for change in changes {
+            match row_ids.get(&change.key) {
+                Some(row_id) => {
+                    updates.row_ids.push(*row_id);
+                    updates.push(change);
+                }
+                None => inserts.push(change),
+            }
+        }
+        (updates, inserts)
+    }
+
+    fn push(&mut self, change: &'a BalanceChange) {
+        let BalanceChange {
             key,
             currency,
             balance,
-            ..
-        } in changes
-        {
-            columns.currencies.push(currency.as_str());
-            columns.account_ids.push(key.account_id.as_str());
-            columns.categories.push(key.category.as_str());
-            columns.posted.push(balance.posted);
-            columns.held.push(balance.held);
-            columns.versions.push(balance.version);
-            columns.update_times.push(PgTime(balance.update_time));
-        }
-        columns
+        } = change;
+        self.account_ids.push(key.account_id.as_str());
+        self.categories.push(key.category.as_str());
+        self.currencies.push(currency.as_str());
+        self.posted.push(balance.posted);
+        self.held.push(balance.held);
+        self.versions.push(balance.version);
+        self.update_times.push(PgTime(balance.update_time));
     }
 
-    pub(super) fn params(&self) -> Params<'_, 6> {
+    pub(super) fn len(&self) -> usize {
+        self.account_ids.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.account_ids.is_empty()
+    }
+
+    pub(super) fn params_of_update(&self) -> Params<'_, 7> {
         [
+            &self.row_ids,
             &self.account_ids,
             &self.categories,
             &self.posted,
@@ -53,23 +78,15 @@ impl<'a> BalanceColumns<'a> {
         ]
     }
 
-    pub(super) fn params_of_new(&self) -> Params<'_, 7> {
-        let [
-            account_ids,
-            categories,
-            posted,
-            held,
-            versions,
-            update_times,
-        ] = self.params();
+    pub(super) fn params_of_insert(&self) -> Params<'_, 7> {
         [
-            account_ids,
-            categories,
+            &self.account_ids,
+            &self.categories,
             &self.currencies,
-            posted,
-            held,
-            versions,
-            update_times,
+            &self.posted,
+            &self.held,
+            &self.versions,
+            &self.update_times,
         ]
     }
 }

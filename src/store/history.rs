@@ -227,9 +227,7 @@ async fn get_balance(
 async fn operations(client: &Client, operation_ids: &[&str]) -> Result<Vec<Operation>, StoreError> {
     let statement = client.prepare_cached(LOOKUP_OPERATIONS).await?;
     let rows = client.query(&statement, &[&operation_ids]).await?;
-    rows.iter()
-        .filter_map(|row| row::operation(row).transpose())
-        .collect()
+    rows.iter().map(row::operation).collect()
 }
 
 async fn history(

@@ -52,6 +52,38 @@ impl<'a> FromSql<'a> for PgTime {
     }
 }
 
+/// Where a row is (`ctid`). It stays there for as long as it is locked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RowId([u8; RowId::SIZE]);
+
+impl RowId {
+    /// A block number of four bytes, and a place in the block of two.
+    const SIZE: usize = 6;
+}
+
+impl ToSql for RowId {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TID
+    }
+
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for RowId {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(raw.try_into()?))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TID
+    }
+}
+
 pub(super) fn time(row: &Row, column: &str) -> Timestamp {
     row.get::<_, PgTime>(column).0
 }
@@ -107,11 +139,9 @@ pub(super) fn from_json(
     json.map_or_else(|| Ok(Default::default()), parse)
 }
 
-/// The operation of a row of `lookup_operations`; `None`: the row only carries the time.
-pub(super) fn operation(row: &Row) -> Result<Option<Operation>, StoreError> {
-    let Some(operation_id) = row.get::<_, Option<&str>>("operation_id") else {
-        return Ok(None);
-    };
+/// The operation of a row of `lookup_operations`.
+pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
+    let operation_id: &str = row.get("operation_id");
     let corrupt = |what: &str| StoreError::Corrupt(format!("operation {operation_id}: {what}"));
     let amount = Amount::new(row.get("amount")).map_err(|_| corrupt("amount"))?;
     let source = source(row);
@@ -156,11 +186,11 @@ pub(super) fn operation(row: &Row) -> Result<Option<Operation>, StoreError> {
         currency: currency(row)?,
         note,
     };
-    Ok(Some(Operation {
+    Ok(Operation {
         command: Arc::new(command),
         outcome,
         create_time: time(row, "create_time"),
-    }))
+    })
 }
 
 fn side(row: &Row, side: &str) -> Option<BalanceKey> {

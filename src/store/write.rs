@@ -3,8 +3,8 @@
 //! | phase   | statements                                        | round trip |
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_accounts`                            | 1          |
-//! | look up | `lookup_operations` (and the time)                | 1          |
-//! | (rare)  | `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked | 1 each |
+//! | look up | `known_operations` (and the time)                 | 1          |
+//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
 //! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_entries` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
@@ -13,21 +13,22 @@
 //! are two statements, because a lock wait does not refresh the snapshot of its own statement. Usually nobody waits at
 //! all: what is locked elsewhere is skipped, and its commands step aside (see [`Locking`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Client, Object};
 use futures_util::future::{join3, join5};
-use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
 
 use super::Store;
 use super::columns::{BalanceColumns, EntryColumns, OperationColumns};
 use super::error::StoreError;
-use super::row;
+use super::row::{self, RowId};
 use crate::domain::{
-    Account, AccountId, BalanceChange, Book, Category, Claim, Command, Operation, Receipt, Refusal,
+    Account, AccountId, BalanceChange, BalanceKey, Balances, Book, Category, Claim, Command, Map,
+    Operation, Receipt, Refusal, Set,
 };
 
 /// A command on its way, and the claim that decides between it and its caller's deadline.
@@ -151,6 +152,7 @@ const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
 const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
 const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
+const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
 const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
@@ -158,11 +160,12 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 9] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 10] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_accounts", LOCK_ACCOUNTS),
     ("lock_siblings", LOCK_SIBLINGS),
     ("existing_accounts", EXISTING_ACCOUNTS),
+    ("known_operations", KNOWN_OPERATIONS),
     ("lookup_operations", LOOKUP_OPERATIONS),
     ("update_balances", UPDATE_BALANCES),
     ("insert_balances", INSERT_BALANCES),
@@ -179,7 +182,19 @@ struct Transaction<'a> {
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 struct Locked {
     book: Book,
-    contended: HashSet<AccountId>,
+    row_ids: Map<BalanceKey, RowId>,
+    contended: Set<AccountId>,
+}
+
+impl Locked {
+    /// Remembers where a balance's row is.
+    fn note_place(&mut self, row: &Row, account_id: &AccountId, category: Category) {
+        let key = BalanceKey {
+            account_id: account_id.clone(),
+            category,
+        };
+        self.row_ids.insert(key, row.get("ctid"));
+    }
 }
 
 impl Transaction<'_> {
@@ -194,6 +209,7 @@ impl Transaction<'_> {
         };
         let Locked {
             mut book,
+            row_ids,
             contended,
         } = transaction.lock(jobs).await?;
         let verdicts = jobs
@@ -201,7 +217,7 @@ impl Transaction<'_> {
             .map(|job| decide(job, &mut book, &contended))
             .collect();
         let (operations, balances) = book.into_changes();
-        transaction.write(&operations, &balances).await?;
+        transaction.write(&operations, &balances, &row_ids).await?;
         Ok(verdicts)
     }
 
@@ -218,32 +234,35 @@ impl Transaction<'_> {
         let lock = self
             .prepare(self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP))
             .await?;
-        let look_up = self.prepare(LOOKUP_OPERATIONS).await?;
+        let look_up = self.prepare(KNOWN_OPERATIONS).await?;
         let begin = self.begin();
         let (begun, mains, known) = join3(
             self.client.batch_execute(&begin),
             self.client.query(&lock, &[&account_texts]),
-            self.client.query(&look_up, &[&operation_ids]),
+            self.client.query_one(&look_up, &[&operation_ids]),
         )
         .await;
         begun?;
         let (mains, known) = (mains?, known?);
 
-        let now = known.first().map(|first| row::time(first, "now"));
-        let mut book = Book::new(now.ok_or_else(|| StoreError::Corrupt("no time".to_owned()))?);
-        for known in &known {
-            if let Some(operation) = row::operation(known)? {
-                book.add_operation(operation);
-            }
+        let mut book = Book::with_capacity(row::time(&known, "now"), jobs.len());
+        for operation in self.operations(known.get("operation_ids")).await? {
+            book.add_operation(operation);
         }
-        let mut accounts = HashMap::with_capacity(mains.len());
-        let mut sibling_counts = HashMap::new();
+        let mut locked = Locked {
+            book,
+            row_ids: Map::with_capacity_and_hasher(mains.len(), <_>::default()),
+            contended: Set::default(),
+        };
+        let mut accounts = Map::with_capacity_and_hasher(mains.len(), <_>::default());
+        let mut sibling_counts = Map::default();
         for main in &mains {
             let account_id = AccountId::from_stored(main.get("account_id"));
             let sibling_count: i32 = main.get("sibling_count");
             if sibling_count > 0 {
                 sibling_counts.insert(account_id.clone(), sibling_count);
             }
+            locked.note_place(main, &account_id, Category::main());
             accounts.insert(account_id, account(main)?);
         }
         let missing: Vec<&str> = account_ids
@@ -251,21 +270,31 @@ impl Transaction<'_> {
             .filter(|id| !accounts.contains_key(**id))
             .map(|id| id.as_str())
             .collect();
-        let mut contended = self.contended(missing).await?;
-        self.lock_siblings(&mut accounts, sibling_counts, &mut contended)
+        locked.contended = self.contended(missing).await?;
+        self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
             .await?;
         for (account_id, account) in accounts {
-            book.add_account(account_id, account);
+            locked.book.add_account(account_id, account);
         }
-        Ok(Locked { book, contended })
+        Ok(locked)
+    }
+
+    /// The recorded operations of these ids.
+    async fn operations(&self, operation_ids: Vec<&str>) -> Result<Vec<Operation>, StoreError> {
+        if operation_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let statement = self.prepare(LOOKUP_OPERATIONS).await?;
+        let known = self.client.query(&statement, &[&operation_ids]).await?;
+        known.iter().map(row::operation).collect()
     }
 
     /// Adds the other balances of accounts that have some. An account of which one is locked elsewhere is contended.
     async fn lock_siblings(
         &self,
-        accounts: &mut HashMap<AccountId, Account>,
-        mut sibling_counts: HashMap<AccountId, i32>,
-        contended: &mut HashSet<AccountId>,
+        accounts: &mut Map<AccountId, Account>,
+        mut sibling_counts: Map<AccountId, i32>,
+        locked: &mut Locked,
     ) -> Result<(), StoreError> {
         if sibling_counts.is_empty() {
             return Ok(());
@@ -281,6 +310,7 @@ impl Transaction<'_> {
                 accounts.get_mut(&account_id),
                 sibling_counts.get_mut(&account_id),
             ) {
+                locked.note_place(&sibling, &account_id, category.clone());
                 account.balances.insert(category, row::balance(&sibling));
                 *count -= 1;
             }
@@ -290,7 +320,7 @@ impl Transaction<'_> {
                 0 => {}
                 1.. if self.lock_timeout.is_none() => {
                     accounts.remove(&account_id);
-                    contended.insert(account_id);
+                    locked.contended.insert(account_id);
                 }
                 _ => {
                     return Err(StoreError::Corrupt(format!(
@@ -303,9 +333,9 @@ impl Transaction<'_> {
     }
 
     /// Which of the accounts that were not locked exist: somebody else holds those.
-    async fn contended(&self, missing: Vec<&str>) -> Result<HashSet<AccountId>, StoreError> {
+    async fn contended(&self, missing: Vec<&str>) -> Result<Set<AccountId>, StoreError> {
         if missing.is_empty() || self.lock_timeout.is_some() {
-            return Ok(HashSet::new());
+            return Ok(Set::default());
         }
         let statement = self.prepare(EXISTING_ACCOUNTS).await?;
         let existing = self.client.query(&statement, &[&missing]).await?;
@@ -319,6 +349,7 @@ impl Transaction<'_> {
         &self,
         operations: &[Arc<Operation>],
         balances: &[BalanceChange],
+        row_ids: &Map<BalanceKey, RowId>,
     ) -> Result<(), StoreError> {
         let operation_ids = || {
             operations
@@ -330,8 +361,7 @@ impl Transaction<'_> {
         if operations.is_empty() {
             return Ok(commit.await?);
         }
-        let (new, changed): (Vec<_>, Vec<_>) = balances.iter().partition(|change| change.is_new);
-        let (updates, inserts) = (BalanceColumns::new(&changed), BalanceColumns::new(&new));
+        let (updates, inserts) = BalanceColumns::split(balances, row_ids);
         let mut sorted: Vec<&Operation> = operations.iter().map(Arc::as_ref).collect();
         sorted.sort_unstable_by(|a, b| {
             a.command
@@ -347,11 +377,12 @@ impl Transaction<'_> {
             self.prepare(INSERT_OPERATIONS).await?,
             self.prepare(INSERT_ENTRIES).await?,
         );
-        let (updates, inserts) = (updates.params(), inserts.params_of_new());
+        let (update_params, insert_params) =
+            (updates.params_of_update(), inserts.params_of_insert());
         let (operation_params, entry_params) = (operation_columns.params(), entry_columns.params());
         let (updated, inserted, recorded, entered, committed) = join5(
-            self.execute_unless(changed.is_empty(), &update, &updates),
-            self.execute_unless(new.is_empty(), &insert_balances, &inserts),
+            self.execute_unless(updates.is_empty(), &update, &update_params),
+            self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
             self.client.execute(&insert_operations, &operation_params),
             self.execute_unless(entry_columns.is_empty(), &insert_entries, &entry_params),
             commit,
@@ -375,7 +406,7 @@ impl Transaction<'_> {
         let [updated, ..] = sent;
         committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
         match updated {
-            Ok(rows) if rows == changed.len() as u64 => Ok(()),
+            Ok(rows) if rows == updates.len() as u64 => Ok(()),
             _ => Err(StoreError::Corrupt(
                 "a locked balance disappeared".to_owned(),
             )),
@@ -418,7 +449,7 @@ impl Transaction<'_> {
     }
 }
 
-fn decide(job: &Job, book: &mut Book, contended: &HashSet<AccountId>) -> Verdict {
+fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>) -> Verdict {
     let locked_elsewhere = job
         .command
         .movement
@@ -433,12 +464,12 @@ fn decide(job: &Job, book: &mut Book, contended: &HashSet<AccountId>) -> Verdict
     Verdict::Decided(book.apply(&job.command))
 }
 
-fn account(main: &tokio_postgres::Row) -> Result<Account, StoreError> {
+fn account(main: &Row) -> Result<Account, StoreError> {
     Ok(Account {
         currency: row::currency(main)?,
         closed: main.get("closed"),
         debits_frozen: main.get("debits_frozen"),
         credits_frozen: main.get("credits_frozen"),
-        balances: HashMap::from([(Category::main(), row::balance(main))]),
+        balances: Balances::new(row::balance(main)),
     })
 }

@@ -1,5 +1,5 @@
 -- lock_accounts: main is the lock of its account; sorted, so that two batches never deadlock
-SELECT account_id, currency_code, closed, debits_frozen, credits_frozen, sibling_count,
+SELECT ctid, account_id, currency_code, closed, debits_frozen, credits_frozen, sibling_count,
        posted, held, overdraft_limit, balance_limit, version, update_time
 FROM balances
 WHERE account_id = ANY($1) AND category = 'main'
