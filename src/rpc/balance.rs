@@ -12,7 +12,7 @@ use super::request::{self, HistoryFilter, HistoryPage, TransferDestination};
 use super::status::RpcError;
 use super::violations::Violations;
 use crate::batcher::{Answer, Batcher};
-use crate::domain::{AccountId, Command, Operation};
+use crate::domain::{AccountId, Command, Operation, OwnerId};
 use crate::store::{BalanceAt, HistoryPosition, Store};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
@@ -56,6 +56,29 @@ impl BalanceRpc {
                     .await?;
                 account_id.ok_or(RpcError::SettlementAccountNotFound(owner_id))
             }
+        }
+    }
+
+    /// Checks the owner that the caller asserts for the account that pays. An owner never changes, so this holds for the
+    /// decision later. An account that is not there is not found here: opened a moment later, it might be anyone's.
+    async fn check_owner(
+        &self,
+        command: &Command,
+        owner_id: Option<OwnerId>,
+        deadline: Instant,
+    ) -> Result<(), RpcError> {
+        let (Some(owner_id), Some(source)) = (owner_id, command.movement.source()) else {
+            return Ok(());
+        };
+        let account_id = source.account_id.clone();
+        let store = self.store.before(deadline);
+        match store.account_owner(account_id.clone()).await? {
+            None => Err(RpcError::AccountNotFound(account_id)),
+            Some(found) if found != owner_id => Err(RpcError::OwnerMismatch {
+                account_id,
+                owner_id,
+            }),
+            Some(_) => Ok(()),
         }
     }
 
@@ -156,7 +179,8 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::DebitRequest>,
     ) -> Result<Response<proto::DebitResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let command = request::debit(request.into_inner()).map_err(RpcError::from)?;
+        let (command, owner_id) = request::debit(request.into_inner()).map_err(RpcError::from)?;
+        self.check_owner(&command, owner_id, deadline).await?;
         let Posted {
             operation,
             entries,
@@ -197,12 +221,15 @@ impl BalanceService for BalanceRpc {
     ) -> Result<Response<proto::TransferResponse>, Status> {
         let deadline = Deadline::of(&request);
         let transfer = request::transfer(request.into_inner()).map_err(RpcError::from)?;
+        let source_owner_id = transfer.source_owner_id.clone();
         let account_id = self
             .destination(transfer.destination.clone(), deadline)
             .await?;
         let command = transfer
             .command(account_id)
             .map_err(RpcError::SameBalance)?;
+        self.check_owner(&command, source_owner_id, deadline)
+            .await?;
         let Posted {
             operation,
             entries,

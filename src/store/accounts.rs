@@ -94,6 +94,7 @@ const INSERT_ACCOUNT: &str = include_str!("sql/insert_account.sql");
 const GET_ACCOUNTS: &str = include_str!("sql/get_accounts.sql");
 const LIST_ACCOUNT_IDS: &str = include_str!("sql/list_account_ids.sql");
 const SETTLEMENT_ACCOUNT: &str = include_str!("sql/settlement_account.sql");
+const ACCOUNT_OWNER: &str = include_str!("sql/account_owner.sql");
 
 impl Requests {
     /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
@@ -161,6 +162,21 @@ impl Requests {
     ) -> Result<Option<AccountId>, StoreError> {
         self.request(move |client| async move { settlement_account(&client, &owner_id).await })
             .await
+    }
+
+    /// The owner of an account. `None`: no such account.
+    pub async fn account_owner(
+        &self,
+        account_id: AccountId,
+    ) -> Result<Option<OwnerId>, StoreError> {
+        self.request(move |client| async move {
+            let statement = client.prepare_cached(ACCOUNT_OWNER).await?;
+            let row = client
+                .query_opt(&statement, &[&account_id.as_str()])
+                .await?;
+            Ok(row.map(|row| OwnerId::from_stored(row.get("owner_id"))))
+        })
+        .await
     }
 }
 

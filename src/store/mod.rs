@@ -22,13 +22,14 @@ pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
 use deadpool_postgres::Pool;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 9] = [
+pub const READ_STATEMENTS: [(&str, &str); 10] = [
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (
         "settlement_account",
         include_str!("sql/settlement_account.sql"),
     ),
+    ("account_owner", include_str!("sql/account_owner.sql")),
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", include_str!("sql/get_balance_at.sql")),
     (

@@ -9,6 +9,7 @@ mod errors;
 mod history;
 mod idempotency;
 mod movements;
+mod owners;
 mod plans;
 mod reflection;
 mod shutdown;
