@@ -19,7 +19,7 @@ pub use pool::{Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
 
-use deadpool_postgres::Pool;
+use pool::Connections;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 10] = [
@@ -54,18 +54,28 @@ pub const READ_STATEMENTS: [(&str, &str); 10] = [
 /// connection for health, so that none starves the other. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    batches: Pool,
-    requests: Pool,
-    health: Pool,
+    batches: Connections,
+    requests: Connections,
+    health: Connections,
 }
 
 impl Store {
     /// Builds the pools. No connection is made before the first use.
     pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
         Ok(Self {
-            batches: pool::pool(config, Session::Batches, config.batch_connections)?,
-            requests: pool::pool(config, Session::Requests, config.request_connections)?,
-            health: pool::pool(config, Session::Requests, 1)?,
+            batches: Connections::new(
+                "batches",
+                config,
+                Session::Batches,
+                config.batch_connections,
+            )?,
+            requests: Connections::new(
+                "requests",
+                config,
+                Session::Requests,
+                config.request_connections,
+            )?,
+            health: Connections::new("health", config, Session::Requests, 1)?,
         })
     }
 

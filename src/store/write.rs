@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Object};
+use deadpool_postgres::Client;
 use futures_util::future::{join3, join5};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -109,7 +109,7 @@ impl Store {
         let result = Transaction::run(&client, jobs, lock_timeout).await;
         if result.is_err() {
             // It may be in the middle of anything; a new connection is cheaper than a doubt.
-            drop(Object::take(client));
+            client.discard();
         }
         result
     }
@@ -134,7 +134,7 @@ impl Store {
         };
         let result = wait.await;
         if result.is_err() {
-            drop(Object::take(client));
+            client.discard();
         }
         Ok(result?)
     }

@@ -6,6 +6,7 @@ mod bench;
 mod concurrency;
 mod deadlines;
 mod errors;
+mod facade;
 mod history;
 mod idempotency;
 mod movements;
