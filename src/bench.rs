@@ -17,6 +17,7 @@ mod scenario;
 
 pub use baseline::{Baseline, BaselineConfig, serve as serve_baseline};
 pub use load::Pace;
+pub(crate) use process::{Served, Usage};
 pub use report::{Figures, Report};
 pub use scenario::Scenario;
 
@@ -27,7 +28,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::embedded::{Embedded, EmbeddedError};
 use ledger::Ledger;
-use process::{Served, Usage};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -125,17 +125,31 @@ pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
     match &plan.database {
         Database::Named(url) => run_on(plan, url, None).await,
         Database::Embedded(folder) => {
-            let temporary = tempfile::Builder::new()
-                .prefix("ballast-bench-")
-                .tempdir()?;
-            open_to_all(temporary.path())?;
-            let embedded =
-                Embedded::start(Some(folder.as_deref().unwrap_or(temporary.path())), None).await?;
-            let measured = run_on(plan, &embedded.database_url(), Some(&embedded)).await;
-            embedded.stop().await;
-            measured
+            with_embedded(folder.as_deref(), async |embedded| {
+                run_on(plan, &embedded.database_url(), Some(embedded)).await
+            })
+            .await
         }
     }
+}
+
+/// Does `work` on a private PostgreSQL in this folder, or in a temporary one.
+pub(crate) async fn with_embedded<T, E: From<BenchError>>(
+    folder: Option<&Path>,
+    work: impl AsyncFnOnce(&Embedded) -> Result<T, E>,
+) -> Result<T, E> {
+    let temporary = tempfile::Builder::new()
+        .prefix("ballast-bench-")
+        .tempdir()
+        .map_err(BenchError::from)?;
+    open_to_all(temporary.path()).map_err(BenchError::from)?;
+    let folder = folder.unwrap_or(temporary.path());
+    let embedded = Embedded::start(Some(folder), None)
+        .await
+        .map_err(BenchError::from)?;
+    let worked = work(&embedded).await;
+    embedded.stop().await;
+    worked
 }
 
 /// PostgreSQL may run as another user, who has to pass through.

@@ -7,6 +7,7 @@ mod concurrency;
 mod deadlines;
 mod errors;
 mod facade;
+mod fleet;
 mod history;
 mod idempotency;
 mod movements;
