@@ -121,8 +121,12 @@ impl Connections {
         let client = self.pool.get().await?;
         let (pool, taken) = (self.name, Instant::now());
         let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
-        let wait_us = micros(taken - asked);
-        tracing::debug!(pool, wait_us, in_use, "connection taken");
+        tracing::debug!(
+            pool,
+            wait_us = micros(taken - asked),
+            in_use,
+            "connection taken"
+        );
         Ok(Connection {
             client: Some(client),
             pool,
@@ -157,8 +161,8 @@ impl Connection {
 
     fn leave(&self, message: &str) {
         let in_use = self.in_use.fetch_sub(1, Ordering::Relaxed) - 1;
-        let used_us = micros(self.taken.elapsed());
-        tracing::debug!(pool = self.pool, used_us, in_use, "{message}");
+        let (pool, taken) = (self.pool, self.taken);
+        tracing::debug!(pool, used_us = micros(taken.elapsed()), in_use, "{message}");
     }
 }
 

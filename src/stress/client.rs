@@ -16,7 +16,7 @@ use tonic_types::StatusExt;
 use super::{Answered, CALL_TIMEOUT};
 
 /// How often a call is sent, and a connection is tried.
-const ATTEMPTS_MAX: u32 = 14;
+const ATTEMPTS_MAX: u32 = 40;
 /// The pause after the first attempt; it doubles with each, up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
