@@ -79,7 +79,9 @@ impl Running {
             .expect("an address")
             .parse()
             .expect("an address");
-        child.stderr.take().map(drain);
+        if let Some(stderr) = child.stderr.take() {
+            drain(stderr);
+        }
         drain(stdout);
         Self {
             child,
