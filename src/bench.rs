@@ -31,6 +31,7 @@ mod way;
 pub use baseline::{Baseline, BaselineConfig, serve as serve_baseline};
 pub use html::Page;
 pub use load::Pace;
+pub(crate) use process::{Served, rss_bytes};
 pub use report::{Figures, Report};
 pub use scenario::Scenario;
 pub use table_size::TableSize;
@@ -162,17 +163,31 @@ pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
     match &plan.database {
         Database::Named(_) | Database::Elsewhere(_) => run_on(plan, None).await,
         Database::Embedded(folder) => {
-            let temporary = tempfile::Builder::new()
-                .prefix("ballast-bench-")
-                .tempdir()?;
-            open_to_all(temporary.path())?;
-            let embedded =
-                Embedded::start(Some(folder.as_deref().unwrap_or(temporary.path())), None).await?;
-            let measured = run_on(plan, Some(&embedded)).await;
-            embedded.stop().await;
-            measured
+            with_embedded(folder.as_deref(), async |embedded| {
+                run_on(plan, Some(embedded)).await
+            })
+            .await
         }
     }
+}
+
+/// Does `work` on a private PostgreSQL in this folder, or in a temporary one.
+pub(crate) async fn with_embedded<T, E: From<BenchError>>(
+    folder: Option<&Path>,
+    work: impl AsyncFnOnce(&Embedded) -> Result<T, E>,
+) -> Result<T, E> {
+    let temporary = tempfile::Builder::new()
+        .prefix("ballast-bench-")
+        .tempdir()
+        .map_err(BenchError::from)?;
+    open_to_all(temporary.path()).map_err(BenchError::from)?;
+    let folder = folder.unwrap_or(temporary.path());
+    let embedded = Embedded::start(Some(folder), None)
+        .await
+        .map_err(BenchError::from)?;
+    let worked = work(&embedded).await;
+    embedded.stop().await;
+    worked
 }
 
 /// PostgreSQL may run as another user, who has to pass through.

@@ -7,6 +7,7 @@ mod demo;
 mod health;
 mod migrate;
 mod serve;
+mod stress;
 mod verify;
 
 pub use args::Cli;
@@ -43,6 +44,12 @@ pub enum CliError {
     /// Requests of a benchmark failed.
     #[error("some requests failed, see above; their throughput and latency mean little")]
     BenchFailures,
+    /// A stress run has no result.
+    #[error(transparent)]
+    Stress(#[from] crate::stress::StressError),
+    /// A stress run found something wrong.
+    #[error("not everything is in order, see above")]
+    StressFindings,
     /// A bug.
     #[error(
         "the write path ended by itself, which is a bug; the log says more, and a new start is safe"

@@ -11,3 +11,4 @@ pub mod embedded;
 pub mod rpc;
 pub mod server;
 pub mod store;
+pub mod stress;

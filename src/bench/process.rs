@@ -11,14 +11,14 @@ use tokio::process::{Child, Command};
 use super::{BenchError, Variant};
 
 /// A server that is measured.
-pub(super) struct Served {
+pub(crate) struct Served {
     child: Child,
     address: SocketAddr,
 }
 
 impl Served {
     /// Starts it on a free port and waits until it says where it listens.
-    pub(super) async fn start(variant: &Variant, database_url: &str) -> Result<Self, BenchError> {
+    pub(crate) async fn start(variant: &Variant, database_url: &str) -> Result<Self, BenchError> {
         let failed = |cause: String| BenchError::Server {
             name: variant.name(),
             cause,
@@ -60,15 +60,15 @@ impl Served {
         ))
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn pid(&self) -> Option<i32> {
+    pub(crate) fn pid(&self) -> Option<i32> {
         self.child.id().and_then(|id| i32::try_from(id).ok())
     }
 
-    pub(super) async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         if let Some(pid) = self.pid() {
             // Fails if it ended already.
             let _gone = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -87,7 +87,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(super) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
+    pub(crate) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
         Self {
             server_cpu_seconds: server.map(cpu_seconds),
             database_cpu_seconds: postmaster.map(|pid| {
@@ -125,7 +125,7 @@ fn cpu_seconds(pid: i32) -> f64 {
 }
 
 /// The resident memory of a process.
-pub(super) fn rss_bytes(pid: i32) -> u64 {
+pub(crate) fn rss_bytes(pid: i32) -> u64 {
     let page_bytes = sysconf(SysconfVar::PAGE_SIZE)
         .ok()
         .flatten()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, bench, health, migrate, serve, verify};
+use super::{CliError, bench, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
 use crate::store::StoreConfig;
@@ -39,6 +39,10 @@ enum Command {
     /// Serve what the benchmark compares with
     #[command(hide = true)]
     BenchBaseline(bench::BaselineArgs),
+    Stress(stress::StressArgs),
+    /// A client process of stress
+    #[command(hide = true)]
+    StressClient(stress::ClientArgs),
     /// Ask a running server whether it can serve, and exit with 0 if so
     Health(HealthArgs),
 }
@@ -206,6 +210,8 @@ impl Cli {
             Some(Command::Verify(args)) => verify::run(&args).await,
             Some(Command::Bench(args)) => bench::run(args).await,
             Some(Command::BenchBaseline(args)) => bench::run_baseline(args).await,
+            Some(Command::Stress(args)) => stress::run(args).await,
+            Some(Command::StressClient(args)) => stress::run_client(args).await,
             Some(Command::Health(args)) => health::run(&args).await,
         }
     }

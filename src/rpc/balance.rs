@@ -55,6 +55,17 @@ impl BalanceRpc {
         member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 
+    /// The command of a request, with what had to be asked about its accounts.
+    async fn command(&self, member: Member, deadline: Instant) -> Result<Command, RpcError> {
+        match member {
+            Member::Command(command) => Ok(*command),
+            Member::Asks(asks) => {
+                let facts = member::ask(&self.store, [&*asks], deadline).await;
+                asks.settle(&facts)
+            }
+        }
+    }
+
     /// The operations of a page, and the position to go on from if there may be more.
     async fn history(
         &self,
@@ -152,7 +163,8 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::DebitRequest>,
     ) -> Result<Response<proto::DebitResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let command = request::debit(request.into_inner()).map_err(RpcError::from)?;
+        let debit = request::debit(request.into_inner()).map_err(RpcError::from)?;
+        let command = self.command(Member::of_debit(debit), deadline).await?;
         let Posted {
             operation,
             entries,
@@ -193,14 +205,8 @@ impl BalanceService for BalanceRpc {
     ) -> Result<Response<proto::TransferResponse>, Status> {
         let deadline = Deadline::of(&request);
         let transfer = request::transfer(request.into_inner()).map_err(RpcError::from)?;
-        let command = match Member::of_transfer(transfer)? {
-            Member::Command(command) => *command,
-            Member::ToOwner(owner_id, transfer) => {
-                let owner_ids = vec![owner_id.clone()];
-                let settlements = member::settlements(&self.store, owner_ids, deadline).await;
-                member::settle(owner_id, *transfer, &settlements)?
-            }
-        };
+        let member = Member::of_transfer(transfer)?;
+        let command = self.command(member, deadline).await?;
         let Posted {
             operation,
             entries,

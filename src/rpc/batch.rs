@@ -1,15 +1,12 @@
 //! A batch: the members of one ExecuteBatch on their way through the batcher, side by side.
 
-use std::collections::HashSet;
-
 use tokio::time::Instant;
 
-use super::member::{self, Member};
+use super::member::{self, Asks, Member};
 use super::proto;
-use super::request::Transfer;
 use super::status::RpcError;
 use crate::batcher::{Batcher, Group};
-use crate::domain::{Command, OwnerId, Receipt};
+use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
 /// How many members are parsed before they are submitted together: what fills a transaction, and what one turn on a
@@ -41,16 +38,16 @@ pub async fn execute(
             .take(operations.len())
             .collect(),
     };
-    let mut to_owners = Vec::new();
+    let mut asking = Vec::new();
     let mut operations = operations.into_iter().enumerate();
     while operations.len() > 0 {
         let chunk = operations.by_ref().take(CHUNK_SIZE);
-        let commands = batch.parse(chunk, &mut to_owners);
+        let commands = batch.parse(chunk, &mut asking);
         batch.submit(commands).await;
         tokio::task::yield_now().await;
     }
-    if !to_owners.is_empty() {
-        let commands = batch.settle(store, to_owners).await;
+    if !asking.is_empty() {
+        let commands = batch.settle(store, asking).await;
         batch.submit(commands).await;
     }
     while let Some((index, answer)) = batch.group.next().await {
@@ -60,14 +57,12 @@ pub async fn execute(
     batch.results.into_iter().flatten().collect()
 }
 
-type ToOwner = (usize, OwnerId, Transfer);
-
 impl Batch<'_> {
     /// The commands among some operations. Malformed ones end here.
     fn parse(
         &mut self,
         operations: impl Iterator<Item = (usize, proto::OperationRequest)>,
-        to_owners: &mut Vec<ToOwner>,
+        asking: &mut Vec<(usize, Asks)>,
     ) -> Vec<(usize, Command)> {
         let mut commands = Vec::with_capacity(operations.size_hint().0);
         for (index, operation) in operations {
@@ -75,23 +70,20 @@ impl Batch<'_> {
             self.operation_ids.push(operation_id);
             match member {
                 Ok(Member::Command(command)) => commands.push((index, *command)),
-                Ok(Member::ToOwner(owner_id, transfer)) => {
-                    to_owners.push((index, owner_id, *transfer));
-                }
+                Ok(Member::Asks(asks)) => asking.push((index, *asks)),
                 Err(error) => self.end(index, Err(error)),
             }
         }
         commands
     }
 
-    /// The commands of transfers to owners, whose settlement accounts are found with one question.
-    async fn settle(&mut self, store: &Store, to_owners: Vec<ToOwner>) -> Vec<(usize, Command)> {
-        let owner_ids: HashSet<OwnerId> = to_owners.iter().map(|(_, id, _)| id.clone()).collect();
-        let owner_ids = owner_ids.into_iter().collect();
-        let settlements = member::settlements(store, owner_ids, self.deadline).await;
-        let mut commands = Vec::with_capacity(to_owners.len());
-        for (index, owner_id, transfer) in to_owners {
-            match member::settle(owner_id, transfer, &settlements) {
+    /// The commands of members that ask something, after one question for all of them.
+    async fn settle(&mut self, store: &Store, asking: Vec<(usize, Asks)>) -> Vec<(usize, Command)> {
+        let asks = asking.iter().map(|(_, asks)| asks);
+        let facts = member::ask(store, asks, self.deadline).await;
+        let mut commands = Vec::with_capacity(asking.len());
+        for (index, asks) in asking {
+            match asks.settle(&facts) {
                 Ok(command) => commands.push((index, command)),
                 Err(error) => self.end(index, Err(error)),
             }

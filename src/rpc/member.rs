@@ -1,6 +1,6 @@
 //! A member: one operation of several, from its request to its result.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
@@ -18,26 +18,143 @@ use crate::store::Store;
 pub enum Member {
     /// Ready to be executed.
     Command(Box<Command>),
-    /// A transfer to an owner whose settlement account has to be found.
-    ToOwner(OwnerId, Box<Transfer>),
+    /// Something has to be known about its accounts first.
+    Asks(Box<Asks>),
 }
 
-/// The settlement accounts of some owners, or why they are not known.
-pub type Settlements = Result<HashMap<OwnerId, AccountId>, Failure>;
+/// An operation, and what has to be known before it can be executed: whose account pays, if the caller says whose it
+/// is, and which account settles for an owner.
+#[derive(Debug)]
+pub struct Asks {
+    operation: Operation,
+    /// Whose the account that pays is said to be.
+    source_owner_id: Option<OwnerId>,
+}
+
+#[derive(Debug)]
+enum Operation {
+    Command(Command),
+    ToOwner(OwnerId, Transfer),
+}
+
+/// What is known about accounts.
+#[derive(Debug)]
+pub struct Facts {
+    settlements: HashMap<OwnerId, AccountId>,
+    owners: HashMap<AccountId, OwnerId>,
+}
 
 impl Member {
+    /// A debit, and the owner that its account is said to belong to.
+    pub fn of_debit((command, owner_id): (Command, Option<OwnerId>)) -> Self {
+        Self::new(Operation::Command(command), owner_id)
+    }
+
     /// A transfer.
     pub fn of_transfer(transfer: Transfer) -> Result<Self, RpcError> {
-        match transfer.destination.clone() {
+        let source_owner_id = transfer.source_owner_id.clone();
+        let operation = match transfer.destination.clone() {
             TransferDestination::Account(account_id) => {
-                let command = transfer
-                    .command(account_id)
-                    .map_err(RpcError::SameBalance)?;
-                Ok(Self::Command(command.into()))
+                let command = transfer.command(account_id);
+                Operation::Command(command.map_err(RpcError::SameBalance)?)
             }
-            TransferDestination::Owner(owner_id) => Ok(Self::ToOwner(owner_id, transfer.into())),
+            TransferDestination::Owner(owner_id) => Operation::ToOwner(owner_id, transfer),
+        };
+        Ok(Self::new(operation, source_owner_id))
+    }
+
+    fn new(operation: Operation, source_owner_id: Option<OwnerId>) -> Self {
+        match (operation, source_owner_id) {
+            (Operation::Command(command), None) => Self::Command(command.into()),
+            (operation, source_owner_id) => Self::Asks(Box::new(Asks {
+                operation,
+                source_owner_id,
+            })),
         }
     }
+}
+
+impl Asks {
+    /// The owner whose settlement account is wanted.
+    fn settlement_of(&self) -> Option<&OwnerId> {
+        match &self.operation {
+            Operation::Command(_) => None,
+            Operation::ToOwner(owner_id, _) => Some(owner_id),
+        }
+    }
+
+    /// The account whose owner is wanted.
+    fn owner_of(&self) -> Option<&AccountId> {
+        self.source_owner_id.as_ref()?;
+        match &self.operation {
+            Operation::Command(command) => {
+                command.movement.source().map(|source| &source.account_id)
+            }
+            Operation::ToOwner(_, transfer) => Some(transfer.source_account_id()),
+        }
+    }
+
+    /// The command. Fails if an account is not there, or not the one that the caller takes it for.
+    pub fn settle(self, facts: &Result<Facts, Failure>) -> Result<Command, RpcError> {
+        let facts = facts
+            .as_ref()
+            .map_err(|failure| RpcError::Failure(failure.clone()))?;
+        let command = match self.operation {
+            Operation::Command(command) => command,
+            Operation::ToOwner(owner_id, transfer) => {
+                let account_id = facts.settlements.get(&owner_id).cloned();
+                let account_id = account_id.ok_or(RpcError::SettlementAccountNotFound(owner_id))?;
+                transfer
+                    .command(account_id)
+                    .map_err(RpcError::SameBalance)?
+            }
+        };
+        if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.movement.source()) {
+            let account_id = source.account_id.clone();
+            match facts.owners.get(&account_id) {
+                None => return Err(RpcError::AccountNotFound(account_id)),
+                Some(found) if *found != owner_id => {
+                    return Err(RpcError::OwnerMismatch {
+                        account_id,
+                        owner_id,
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(command)
+    }
+}
+
+/// Asks what these operations have to know, before anyone looks at their ids: an owner without a settlement account is
+/// not found, whatever the id. An owner never changes, so the answer holds for the decision later; an account that is
+/// not there yet is not found here, because it might be anyone's a moment later.
+pub async fn ask(
+    store: &Store,
+    asks: impl IntoIterator<Item = &Asks>,
+    deadline: Instant,
+) -> Result<Facts, Failure> {
+    let (mut owner_ids, mut account_ids) = (HashSet::new(), HashSet::new());
+    for asks in asks {
+        owner_ids.extend(asks.settlement_of().cloned());
+        account_ids.extend(asks.owner_of().cloned());
+    }
+    let mut facts = Facts {
+        settlements: HashMap::new(),
+        owners: HashMap::new(),
+    };
+    if !owner_ids.is_empty() {
+        let owner_ids = owner_ids.into_iter().collect();
+        facts.settlements = store
+            .before(deadline)
+            .settlement_accounts(owner_ids)
+            .await?;
+    }
+    if !account_ids.is_empty() {
+        let account_ids = account_ids.into_iter().collect();
+        facts.owners = store.before(deadline).account_owners(account_ids).await?;
+    }
+    Ok(facts)
 }
 
 /// The operation of a request, and its id as it was sent, cut to what is echoed.
@@ -56,36 +173,15 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
     let operation_id = Violations::echo(sent);
     let command = |command| Member::Command(Box::new(command));
     let member = match request {
-        Request::Debit(debit) => request::debit(debit).map(command).map_err(RpcError::from),
+        Request::Debit(debit) => request::debit(debit)
+            .map(Member::of_debit)
+            .map_err(RpcError::from),
         Request::Credit(credit) => request::credit(credit).map(command).map_err(RpcError::from),
         Request::Transfer(transfer) => request::transfer(transfer)
             .map_err(RpcError::from)
             .and_then(Member::of_transfer),
     };
     (operation_id, member)
-}
-
-/// The settlement accounts of owners. Asked before the operation id is looked at: an owner without a settlement account
-/// is not found, whatever the id.
-pub async fn settlements(store: &Store, owner_ids: Vec<OwnerId>, deadline: Instant) -> Settlements {
-    let found = store.before(deadline).settlement_accounts(owner_ids).await;
-    found.map_err(Failure::from)
-}
-
-/// The command of a transfer to an owner.
-pub fn settle(
-    owner_id: OwnerId,
-    transfer: Transfer,
-    settlements: &Settlements,
-) -> Result<Command, RpcError> {
-    let settlements = settlements
-        .as_ref()
-        .map_err(|failure| RpcError::Failure(failure.clone()))?;
-    let account_id = settlements
-        .get(&owner_id)
-        .cloned()
-        .ok_or(RpcError::SettlementAccountNotFound(owner_id))?;
-    transfer.command(account_id).map_err(RpcError::SameBalance)
 }
 
 /// What an answer says.

@@ -66,8 +66,8 @@ impl Head {
     }
 }
 
-/// A debit.
-pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
+/// A debit, and the owner that its account is said to belong to.
+pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>), Violations> {
     let mut violations = Violations::default();
     let proto::DebitRequest {
         operation_id,
@@ -76,6 +76,7 @@ pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
         categories,
         description,
         metadata,
+        owner_id,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -85,6 +86,7 @@ pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
         metadata,
     );
     let account_id = violations.account_id("account_id", &account_id);
+    let owner_id = asserted_owner(&mut violations, "owner_id", &owner_id);
     let categories = violations.categories("categories", &categories);
     let source = account_id
         .zip(categories)
@@ -95,7 +97,19 @@ pub fn debit(request: proto::DebitRequest) -> Result<Command, Violations> {
     let command = head
         .zip(source)
         .map(|(head, source)| head.command(crate::domain::Movement::Debit { source }));
-    violations.check(command)
+    violations.check(command.zip(owner_id))
+}
+
+/// The owner that the source is said to belong to; `Some(None)` if the request does not say.
+fn asserted_owner(
+    violations: &mut Violations,
+    field: &str,
+    owner_id: &str,
+) -> Option<Option<OwnerId>> {
+    match owner_id {
+        "" => Some(None),
+        owner_id => violations.owner_id(field, owner_id).map(Some),
+    }
 }
 
 /// A credit.
@@ -130,6 +144,8 @@ pub struct Transfer {
     head: Head,
     source: Source,
     category: Category,
+    /// The owner that the source is said to belong to.
+    pub source_owner_id: Option<OwnerId>,
     /// Where the money goes.
     pub destination: TransferDestination,
 }
@@ -144,6 +160,11 @@ pub enum TransferDestination {
 }
 
 impl Transfer {
+    /// The account that pays.
+    pub fn source_account_id(&self) -> &AccountId {
+        &self.source.account_id
+    }
+
     /// The command, with the account that the destination stands for. Fails if source and destination are one balance.
     pub fn command(self, account_id: AccountId) -> Result<Command, crate::domain::SameBalance> {
         let owner_id = match self.destination {
@@ -171,6 +192,7 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         amount,
         description,
         metadata,
+        source_owner_id,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -180,6 +202,7 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         metadata,
     );
     let account_id = violations.account_id("source_account_id", &source_account_id);
+    let source_owner_id = asserted_owner(&mut violations, "source_owner_id", &source_owner_id);
     let categories = violations.categories("source_categories", &source_categories);
     let category = violations.category("destination_category", &destination_category);
     let destination = match destination {
@@ -203,15 +226,17 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
             account_id,
             categories,
         });
-    let parsed = head.zip(source).zip(category.zip(destination));
-    violations.check(
-        parsed.map(|((head, source), (category, destination))| Transfer {
+    let parsed = head.zip(source.zip(source_owner_id));
+    let parsed = parsed.zip(category.zip(destination));
+    violations.check(parsed.map(
+        |((head, (source, source_owner_id)), (category, destination))| Transfer {
             head,
             source,
             category,
+            source_owner_id,
             destination,
-        }),
-    )
+        },
+    ))
 }
 
 fn balance_key(

@@ -36,6 +36,13 @@ pub enum RpcError {
     AccountNotFound(AccountId),
     /// The destination owner has no settlement account.
     SettlementAccountNotFound(OwnerId),
+    /// The account that pays does not belong to the owner that the caller asserts. Not recorded.
+    OwnerMismatch {
+        /// The account.
+        account_id: AccountId,
+        /// Who does not own it. Who does is not said.
+        owner_id: OwnerId,
+    },
     /// No operation of this id has ended.
     OperationNotFound(OperationId),
     /// The account exists with other content.
@@ -136,6 +143,21 @@ impl From<RpcError> for Problem {
                 "ballast.v1.Owner",
                 ("owner_id", owner_id.as_str()),
             ),
+            RpcError::OwnerMismatch {
+                account_id,
+                owner_id,
+            } => {
+                let message = format!("account {account_id} does not belong to owner {owner_id}");
+                let facts = [
+                    ("account_id", account_id.as_str()),
+                    ("owner_id", owner_id.as_str()),
+                ];
+                problem(
+                    Code::FailedPrecondition,
+                    message,
+                    info("OWNER_MISMATCH", facts),
+                )
+            }
             RpcError::OperationNotFound(operation_id) => not_found(
                 "OPERATION_NOT_FOUND",
                 format!("operation {operation_id} has not ended or does not exist"),

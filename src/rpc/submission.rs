@@ -4,7 +4,7 @@
 //! only takes the results away. What was read and not yet taken is counted, and bounded: a client that does not read is
 //! not read from.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,14 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
-use super::member::{self, Member, Settlements};
+use super::member::{self, Asks, Facts, Member};
 use super::proto::{OperationResult, SubmitOperationsRequest, SubmitOperationsResponse};
-use super::request::Transfer;
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use super::{balance::Limits, edge};
 use crate::batcher::{Batcher, Failure, Group, Place};
-use crate::domain::{Command, OwnerId, Receipt};
+use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
 /// The most operations of a stream that were read and whose results were not taken.
@@ -76,13 +75,15 @@ struct Ready {
     deadline: Instant,
 }
 
-/// A transfer that waits for its settlement account.
-struct ToOwner {
+/// An operation that waits for what it asks about its accounts.
+struct Asking {
     operation_id: String,
-    owner_id: OwnerId,
-    transfer: Transfer,
+    asks: Asks,
     deadline: Instant,
 }
+
+/// What some operations asked, and the answer.
+type Asked = (Vec<Asking>, Result<Facts, Failure>);
 
 /// A stream's operations, by how far they are.
 struct Submission {
@@ -90,7 +91,7 @@ struct Submission {
     store: Store,
     deadline: Option<Instant>,
     operation_timeout: Duration,
-    to_owners: Vec<ToOwner>,
+    asking: Vec<Asking>,
     ready: VecDeque<Ready>,
     group: Group<String>,
     outputs: mpsc::UnboundedSender<Output>,
@@ -111,7 +112,7 @@ pub fn start(
         store,
         deadline,
         operation_timeout: limits.operation_timeout,
-        to_owners: Vec::new(),
+        asking: Vec::new(),
         ready: VecDeque::new(),
         group: Group::default(),
         outputs,
@@ -165,7 +166,7 @@ impl Submission {
         // How the stream ends; known as soon as nothing more is read.
         let mut end = None;
         let mut place: Option<BoxFuture<'static, Result<Place, Failure>>> = None;
-        let mut lookup: Option<BoxFuture<'static, (Vec<ToOwner>, Settlements)>> = None;
+        let mut lookup: Option<BoxFuture<'static, Asked>> = None;
         loop {
             if place.is_none() {
                 place = self.submit();
@@ -180,9 +181,7 @@ impl Submission {
                     self.end(operation_id, member::outcome(answer));
                 }
                 Some(found) = wait(&mut place) => self.submit_first(found),
-                Some((to_owners, settlements)) = wait(&mut lookup) => {
-                    self.settle(to_owners, &settlements);
-                }
+                Some((asking, facts)) = wait(&mut lookup) => self.settle(asking, &facts),
                 reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
                 request = read(&mut requests, &untaken), if may_read => {
                     end = self.take(request);
@@ -224,10 +223,9 @@ impl Submission {
                 command: *command,
                 deadline,
             }),
-            Ok(Member::ToOwner(owner_id, transfer)) => self.to_owners.push(ToOwner {
+            Ok(Member::Asks(asks)) => self.asking.push(Asking {
                 operation_id,
-                owner_id,
-                transfer: *transfer,
+                asks: *asks,
                 deadline,
             }),
             Err(error) => self.end(operation_id, Err(error)),
@@ -262,30 +260,27 @@ impl Submission {
         }
     }
 
-    /// One question for all settlement accounts that are wanted. What is read meanwhile waits for the next one.
-    fn look_up(&mut self) -> Option<BoxFuture<'static, (Vec<ToOwner>, Settlements)>> {
-        let to_owners = std::mem::take(&mut self.to_owners);
-        let deadline = to_owners.iter().map(|to_owner| to_owner.deadline).min()?;
-        let owner_ids = to_owners.iter().map(|to_owner| to_owner.owner_id.clone());
-        let owner_ids: HashSet<OwnerId> = owner_ids.collect();
+    /// One question for all that is asked. What is read meanwhile waits for the next one.
+    fn look_up(&mut self) -> Option<BoxFuture<'static, Asked>> {
+        let asking = std::mem::take(&mut self.asking);
+        let deadline = asking.iter().map(|asking| asking.deadline).min()?;
         let store = self.store.clone();
         let look_up = async move {
-            let owner_ids = owner_ids.into_iter().collect();
-            let settlements = member::settlements(&store, owner_ids, deadline).await;
-            (to_owners, settlements)
+            let asks = asking.iter().map(|asking| &asking.asks);
+            let facts = member::ask(&store, asks, deadline).await;
+            (asking, facts)
         };
         Some(look_up.boxed())
     }
 
-    fn settle(&mut self, to_owners: Vec<ToOwner>, settlements: &Settlements) {
-        for to_owner in to_owners {
-            let ToOwner {
+    fn settle(&mut self, asking: Vec<Asking>, facts: &Result<Facts, Failure>) {
+        for one in asking {
+            let Asking {
                 operation_id,
-                owner_id,
-                transfer,
+                asks,
                 deadline,
-            } = to_owner;
-            match member::settle(owner_id, transfer, settlements) {
+            } = one;
+            match asks.settle(facts) {
                 Ok(command) => self.ready.push_back(Ready {
                     operation_id,
                     command,

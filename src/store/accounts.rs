@@ -94,6 +94,7 @@ const INSERT_ACCOUNT: &str = include_str!("sql/insert_account.sql");
 const GET_ACCOUNTS: &str = include_str!("sql/get_accounts.sql");
 const LIST_ACCOUNT_IDS: &str = include_str!("sql/list_account_ids.sql");
 const SETTLEMENT_ACCOUNTS: &str = include_str!("sql/settlement_accounts.sql");
+const ACCOUNT_OWNERS: &str = include_str!("sql/account_owners.sql");
 
 impl Requests {
     /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
@@ -161,6 +162,24 @@ impl Requests {
     ) -> Result<HashMap<OwnerId, AccountId>, StoreError> {
         self.request(move |client| async move { settlement_accounts(&client, &owner_ids).await })
             .await
+    }
+
+    /// The owners of those of the accounts that exist.
+    pub async fn account_owners(
+        &self,
+        account_ids: Vec<AccountId>,
+    ) -> Result<HashMap<AccountId, OwnerId>, StoreError> {
+        self.request(move |client| async move {
+            let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
+            let statement = client.prepare_cached(ACCOUNT_OWNERS).await?;
+            let rows = client.query(&statement, &[&account_ids]).await?;
+            let owner = |row: &Row| {
+                let account_id = AccountId::from_stored(row.get("account_id"));
+                (account_id, OwnerId::from_stored(row.get("owner_id")))
+            };
+            Ok(rows.iter().map(owner).collect())
+        })
+        .await
     }
 }
 

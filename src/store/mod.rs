@@ -19,16 +19,17 @@ pub use pool::{Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
 
-use deadpool_postgres::Pool;
+use pool::Connections;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 9] = [
+pub const READ_STATEMENTS: [(&str, &str); 10] = [
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (
         "settlement_accounts",
         include_str!("sql/settlement_accounts.sql"),
     ),
+    ("account_owners", include_str!("sql/account_owners.sql")),
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", include_str!("sql/get_balance_at.sql")),
     (
@@ -53,18 +54,28 @@ pub const READ_STATEMENTS: [(&str, &str); 9] = [
 /// connection for health, so that none starves the other. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    batches: Pool,
-    requests: Pool,
-    health: Pool,
+    batches: Connections,
+    requests: Connections,
+    health: Connections,
 }
 
 impl Store {
     /// Builds the pools. No connection is made before the first use.
     pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
         Ok(Self {
-            batches: pool::pool(config, Session::Batches, config.batch_connections)?,
-            requests: pool::pool(config, Session::Requests, config.request_connections)?,
-            health: pool::pool(config, Session::Requests, 1)?,
+            batches: Connections::new(
+                "batches",
+                config,
+                Session::Batches,
+                config.batch_connections,
+            )?,
+            requests: Connections::new(
+                "requests",
+                config,
+                Session::Requests,
+                config.request_connections,
+            )?,
+            health: Connections::new("health", config, Session::Requests, 1)?,
         })
     }
 

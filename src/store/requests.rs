@@ -3,21 +3,21 @@
 
 use std::sync::Arc;
 
-use deadpool_postgres::{Client, Object, Pool};
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 use super::error::StoreError;
+use super::pool::{Connection, Connections};
 
 /// The store for one caller, until its deadline.
 #[derive(Debug, Clone)]
 pub struct Requests {
-    pool: Pool,
+    pool: Connections,
     deadline: Instant,
 }
 
 impl Requests {
-    pub(super) fn new(pool: Pool, deadline: Instant) -> Self {
+    pub(super) fn new(pool: Connections, deadline: Instant) -> Self {
         Self { pool, deadline }
     }
 
@@ -31,7 +31,7 @@ impl Requests {
     pub(super) async fn request<T, F, Fut>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(Arc<Client>) -> Fut + Send + 'static,
+        F: FnOnce(Arc<Connection>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         let (pool, deadline) = (self.pool.clone(), self.deadline);
@@ -47,7 +47,9 @@ impl Requests {
             // Failing to cancel is no harm: the statement timeout ends the statement a little later.
             let _cancelled = client.cancel_token().cancel_query(NoTls).await;
             let result = work.await;
-            Arc::into_inner(client).map(Object::take);
+            if let Some(client) = Arc::into_inner(client) {
+                client.discard();
+            }
             result
         });
         match tokio::time::timeout_at(deadline, task).await {

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Client, Object};
+use deadpool_postgres::Client;
 use futures_util::future::{join3, join5};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
@@ -110,7 +110,7 @@ impl Store {
         let result = Transaction::run(&client, jobs, lock_timeout).await;
         if result.is_err() {
             // It may be in the middle of anything; a new connection is cheaper than a doubt.
-            drop(Object::take(client));
+            client.discard();
         }
         result
     }
@@ -135,7 +135,7 @@ impl Store {
         };
         let result = wait.await;
         if result.is_err() {
-            drop(Object::take(client));
+            client.discard();
         }
         Ok(result?)
     }

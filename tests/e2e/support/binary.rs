@@ -51,21 +51,21 @@ pub fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
 impl Running {
     /// Starts it and reads its banner.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(folder, arguments)
-            .spawn()
-            .expect("the binary starts");
+        Self::start_command(command(folder, arguments))
+    }
+
+    /// The same for a command that was changed, such as one whose stderr goes elsewhere.
+    pub fn start_command(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
         let mut banner = String::new();
         // The banner ends with an empty line after the examples; what tells is the last example.
         while !banner.contains("ListOperations") && !banner.contains("describe") {
             if stdout.read_line(&mut banner).expect("a banner") == 0 {
                 let mut errors = String::new();
-                child
-                    .stderr
-                    .take()
-                    .expect("stderr is piped")
-                    .read_to_string(&mut errors)
-                    .expect("errors");
+                if let Some(mut stderr) = child.stderr.take() {
+                    stderr.read_to_string(&mut errors).expect("errors");
+                }
                 panic!("ballast ended without a banner: {errors}");
             }
         }
@@ -79,7 +79,9 @@ impl Running {
             .expect("an address")
             .parse()
             .expect("an address");
-        drain(child.stderr.take().expect("stderr is piped"));
+        if let Some(stderr) = child.stderr.take() {
+            drain(stderr);
+        }
         drain(stdout);
         Self {
             child,

@@ -1,0 +1,63 @@
+//! `ballast stress`: very many connections, random transfers, and a look whether the money is all there.
+
+use clap::Args;
+
+use super::CliError;
+use crate::stress::{Plan, run as run_plan, work};
+
+/// Open very many connections at once, send random transfers, and check that no money came or went
+///
+/// Ends with "the sum is still ..." and 0, or says what is wrong and ends with 1. The accounts are new ones of a random
+/// owner; what else is in the database does not count.
+///
+/// Each connection is an open file on either side. The soft limit of open files is raised to the hard one (ulimit -Hn);
+/// where that is not enough, the connections are spread over several client processes, and over several servers if they
+/// are started here. From 10,000 connections to this machine itself on, more source addresses (127.0.0.2 and so on) are
+/// used, since one has no more than some 28,000 ports.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct StressArgs {
+    /// The servers, all on one database; without it, a private PostgreSQL and what is needed of servers are started
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
+    target: Vec<String>,
+    /// How many connections are open at once
+    #[arg(long, default_value = "1000", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    connections: u64,
+    /// How many transfers are sent
+    #[arg(long, default_value = "100000", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    transfers: u64,
+    /// Among how many accounts
+    #[arg(long, default_value = "10", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(2..=100_000))]
+    accounts: u64,
+    /// Arguments of `ballast serve` for the servers that are started
+    #[arg(last = true, value_name = "SERVE ARGUMENTS", conflicts_with = "target")]
+    serve: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClientArgs {
+    /// The part of a run, as JSON
+    part: String,
+}
+
+pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
+    super::serve::raise_open_files();
+    let plan = Plan {
+        targets: args.target,
+        connection_count: args.connections,
+        transfer_count: args.transfers,
+        account_count: args.accounts,
+        serve: args.serve,
+    };
+    let report = run_plan(&plan).await?;
+    println!("{report}");
+    match report.findings().is_empty() {
+        true => Ok(()),
+        false => Err(CliError::StressFindings),
+    }
+}
+
+pub(super) async fn run_client(args: ClientArgs) -> Result<(), CliError> {
+    super::serve::raise_open_files();
+    Ok(work(&args.part).await?)
+}
