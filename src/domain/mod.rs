@@ -2,6 +2,7 @@
 //! are other rooms' business.
 
 pub mod book;
+pub mod card;
 pub mod claim;
 pub mod command;
 pub mod id;

@@ -2,6 +2,8 @@
 
 mod account;
 mod balance;
+mod card;
+pub mod door;
 pub mod edge;
 mod page;
 mod reply;
@@ -11,6 +13,8 @@ mod violations;
 
 pub use account::AccountRpc;
 pub use balance::BalanceRpc;
+pub use card::CardRpc;
+pub use card::authorizer::Authorizer;
 
 /// The messages and services of `proto/ballast/v1`, generated.
 #[allow(clippy::all, missing_docs, reason = "generated code")]
