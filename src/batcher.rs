@@ -66,6 +66,20 @@ pub enum Failure {
     Internal,
 }
 
+impl Failure {
+    /// Whether the operation may have happened, or may still.
+    pub fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::DatabaseUnavailable { outcome_unknown } | Self::Deadline { outcome_unknown } => {
+                *outcome_unknown
+            }
+            Self::Contention { .. } | Self::Overloaded | Self::ShuttingDown | Self::Internal => {
+                false
+            }
+        }
+    }
+}
+
 /// The answer to a command.
 #[derive(Debug, Clone)]
 pub enum Answer {
@@ -161,8 +175,22 @@ impl Batcher {
     /// Executes one command and waits for its final answer, at most until `deadline`. Dropping the future abandons the
     /// answer, and the command too unless it was started.
     pub async fn execute(&self, command: Command, deadline: Instant) -> Answer {
+        let mut pending = match self.submit(command, deadline) {
+            Ok(pending) => pending,
+            Err(failure) => return Answer::Failed(failure),
+        };
+        match tokio::time::timeout_at(deadline, pending.answer()).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Answer::Failed(Failure::Deadline {
+                outcome_unknown: !pending.withdraw(),
+            }),
+        }
+    }
+
+    /// Puts one command into the queue. It waits for locks until `deadline`, but once started it runs to its end.
+    pub fn submit(&self, command: Command, deadline: Instant) -> Result<Pending, Failure> {
         if self.is_closing() {
-            return Answer::Failed(Failure::ShuttingDown);
+            return Err(Failure::ShuttingDown);
         }
         let claim = Arc::new(Claim::default());
         let job = Job {
@@ -172,22 +200,35 @@ impl Batcher {
         let (answer, answered) = oneshot::channel();
         let ticket = Ticket::new(job, Caller::Single(answer), deadline);
         match self.queue.try_send(ticket) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => return Answer::Failed(Failure::Overloaded),
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Answer::Failed(Failure::ShuttingDown);
-            }
+            Ok(()) => Ok(Pending { claim, answered }),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Failure::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Failure::ShuttingDown),
         }
-        match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(answer)) => answer,
+    }
+}
+
+/// A command in the queue or in a lane. Dropping it abandons the answer, and the command too unless it was started.
+#[derive(Debug)]
+pub struct Pending {
+    claim: Arc<Claim>,
+    answered: oneshot::Receiver<Answer>,
+}
+
+impl Pending {
+    /// Waits for the final answer. Cancel safe; there is only one answer, so not to be called again after it came.
+    pub async fn answer(&mut self) -> Answer {
+        match (&mut self.answered).await {
+            Ok(answer) => answer,
             // The loop died with the command in hand.
-            Ok(Err(_dropped)) => Answer::Failed(Failure::DatabaseUnavailable {
-                outcome_unknown: !claim.withdraw(),
-            }),
-            Err(_elapsed) => Answer::Failed(Failure::Deadline {
-                outcome_unknown: !claim.withdraw(),
+            Err(_dropped) => Answer::Failed(Failure::DatabaseUnavailable {
+                outcome_unknown: !self.claim.withdraw(),
             }),
         }
+    }
+
+    /// Withdraws the command. False: it was started, and its outcome is open until the answer comes.
+    pub fn withdraw(&self) -> bool {
+        self.claim.withdraw()
     }
 }
 

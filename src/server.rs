@@ -2,6 +2,7 @@
 
 mod connection;
 mod health;
+mod json;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::batcher::{Batcher, BatcherConfig};
 use crate::rpc::edge::Services;
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
-use crate::rpc::{AccountRpc, BalanceRpc, FILE_DESCRIPTOR_SET, Limits};
+use crate::rpc::proto::card_service_server::CardServiceServer;
+use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, Limits, door};
 use crate::store::{Store, StoreConfig, StoreConfigError};
 
 use health::Health;
@@ -33,12 +35,16 @@ const BATCH_SIZE_MAX: usize = 8 * MESSAGE_SIZE_MAX;
 pub struct ServerConfig {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where the JSON door listens; `None`: there is none.
+    pub json_listen: Option<SocketAddr>,
     /// The database.
     pub store: StoreConfig,
     /// The write path.
     pub batcher: BatcherConfig,
     /// The longest that a request may take; a shorter deadline of the caller counts.
     pub request_timeout_max: Duration,
+    /// The longest that the authorization of a card payment may take.
+    pub card_timeout: Duration,
     /// The longest that a shutdown may take.
     pub drain_timeout: Duration,
     /// The most TCP connections.
@@ -49,10 +55,12 @@ pub struct ServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {cause}; choose another address with --listen")]
+    #[error("cannot listen on {address}: {cause}; choose another address with {option}")]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The option that names it.
+        option: &'static str,
         /// Why not.
         cause: std::io::Error,
     },
@@ -79,8 +87,10 @@ pub enum Ended {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    json: Option<(TcpListener, SocketAddr)>,
     store: Store,
     batcher: Batcher,
+    authorizer: Authorizer,
     batches: JoinHandle<()>,
     health: Health,
     services: Services,
@@ -91,12 +101,11 @@ pub struct Server {
 impl Server {
     /// Builds all parts and listens.
     pub async fn bind(config: ServerConfig) -> Result<Self, StartError> {
-        let at = |cause| StartError::Listen {
-            address: config.listen,
-            cause,
+        let (listener, address) = listen(config.listen, "--listen").await?;
+        let json = match config.json_listen {
+            Some(address) => Some(listen(address, "--json-listen").await?),
+            None => None,
         };
-        let listener = TcpListener::bind(config.listen).await.map_err(at)?;
-        let address = listener.local_addr().map_err(at)?;
         let store = Store::new(&config.store)?;
         let (batcher, batches) = Batcher::start(Arc::new(store.clone()), config.batcher.clone());
         let (health, health_service) = Health::new(store.clone()).await;
@@ -108,6 +117,8 @@ impl Server {
         };
         let balances = BalanceRpc::new(batcher.clone(), store.clone(), limits);
         let balances = BalanceServiceServer::new(balances);
+        let authorizer = Authorizer::new(batcher.clone(), store.clone(), config.card_timeout);
+        let cards = CardServiceServer::new(CardRpc::new(authorizer.clone(), store.clone()));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .include_reflection_service(false)
@@ -119,22 +130,24 @@ impl Server {
                     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
                 )
         };
-        let large = balances.clone().max_decoding_message_size(BATCH_SIZE_MAX);
-        let routes = Routes::new(balances.max_decoding_message_size(MESSAGE_SIZE_MAX))
-            .add_service(accounts.max_decoding_message_size(MESSAGE_SIZE_MAX))
+        let routes = Routes::new(accounts.max_decoding_message_size(MESSAGE_SIZE_MAX))
+            .add_service(cards.max_decoding_message_size(MESSAGE_SIZE_MAX))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
         let services = Services {
+            batches: balances.clone().max_decoding_message_size(BATCH_SIZE_MAX),
+            balances: balances.max_decoding_message_size(MESSAGE_SIZE_MAX),
             routes,
-            batches: Routes::new(large).prepare(),
         };
         Ok(Self {
             listener,
             address,
+            json,
             store,
             batcher,
+            authorizer,
             batches,
             health,
             services,
@@ -148,6 +161,11 @@ impl Server {
         self.address
     }
 
+    /// Where its JSON door listens, if it has one.
+    pub fn json_address(&self) -> Option<SocketAddr> {
+        self.json.as_ref().map(|(_, address)| *address)
+    }
+
     /// Its store.
     pub fn store(&self) -> &Store {
         &self.store
@@ -158,8 +176,10 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Ended {
         let Self {
             listener,
+            json,
             store,
             batcher,
+            authorizer,
             batches,
             health,
             services,
@@ -178,6 +198,19 @@ impl Server {
             draining: draining.clone(),
         };
         let accepting = tokio::spawn(acceptor.run());
+        let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
+            listener,
+            door: door::door(authorizer.clone()),
+            connection_count_max: config.connection_count_max,
+            connections: connections.clone(),
+            draining: draining.clone(),
+        });
+        let json_accepting = tokio::spawn(async {
+            if let Some(acceptor) = json_acceptor {
+                acceptor.run().await;
+            }
+        });
+        let sweeping = tokio::spawn(authorizer.reversals().clone().sweep(draining.clone()));
         let mut batches = batches;
         let mut write_path_is_alive = true;
         tokio::select! {
@@ -194,7 +227,16 @@ impl Server {
         connections.close();
         let drained = tokio::time::timeout(config.drain_timeout, async {
             // First the answers, then the pools: a connection ends when its last answer is written.
-            let _ended = tokio::join!(watching, accepting, connections.wait());
+            let _ended = tokio::join!(
+                watching,
+                accepting,
+                json_accepting,
+                sweeping,
+                connections.wait()
+            );
+            // Payments that were answered 07 in doubt are given back before the write path closes.
+            authorizer.drain().await;
+            drop(authorizer);
             batcher.close();
             drop(batcher);
             if write_path_is_alive {
@@ -209,4 +251,18 @@ impl Server {
             Err(_elapsed) => Ended::CutShort,
         }
     }
+}
+
+async fn listen(
+    address: SocketAddr,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let at = |cause| StartError::Listen {
+        address,
+        option,
+        cause,
+    };
+    let listener = TcpListener::bind(address).await.map_err(at)?;
+    let address = listener.local_addr().map_err(at)?;
+    Ok((listener, address))
 }

@@ -186,7 +186,7 @@ async fn run_on(
 
 /// The resident memory of the servers together, in bytes.
 fn memory(servers: &[Served]) -> u64 {
-    servers.iter().map(|server| rss_bytes(server.pid())).sum()
+    servers.iter().filter_map(Served::pid).map(rss_bytes).sum()
 }
 
 fn progress_bar(length: u64, what: &str) -> ProgressBar {

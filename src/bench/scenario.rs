@@ -206,7 +206,7 @@ impl Calls {
             net_minor_units: 0,
             is_apart: self.scenario == Scenario::Locked && [from, to].contains(&LOCKED_ACCOUNT),
         };
-        (Request::Transfer(request), facts)
+        (request.into(), facts)
     }
 
     fn debit(&mut self) -> (Request, Facts) {
@@ -220,7 +220,7 @@ impl Calls {
             net_minor_units: -1,
             is_apart: false,
         };
-        (Request::Debit(request), facts)
+        (request.into(), facts)
     }
 
     fn credit(&mut self) -> (Request, Facts) {
@@ -234,7 +234,7 @@ impl Calls {
             net_minor_units: 1,
             is_apart: false,
         };
-        (Request::Credit(request), facts)
+        (request.into(), facts)
     }
 
     fn read(&mut self) -> (Call, Facts) {

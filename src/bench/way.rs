@@ -72,9 +72,9 @@ pub(super) async fn call(mut client: Client, mut calls: Calls, shared: Arc<Share
 pub(super) async fn send(client: &mut Client, call: Call) -> Answer {
     match call {
         Call::Operation(OperationRequest { request }) => match request {
-            Some(Request::Transfer(request)) => Answer::of(&client.transfer(request).await),
-            Some(Request::Debit(request)) => Answer::of(&client.debit(request).await),
-            Some(Request::Credit(request)) => Answer::of(&client.credit(request).await),
+            Some(Request::Transfer(request)) => Answer::of(&client.transfer(*request).await),
+            Some(Request::Debit(request)) => Answer::of(&client.debit(*request).await),
+            Some(Request::Credit(request)) => Answer::of(&client.credit(*request).await),
             None => Answer::Error("an empty request".to_owned()),
         },
         Call::GetBalance(request) => Answer::of(&client.get_balance(request).await),

@@ -148,6 +148,9 @@ pub(super) struct ServeArgs {
     /// The address to listen on; port 0 takes a free one
     #[arg(long, env = "BALLAST_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDRESS", value_parser = address)]
     listen: SocketAddr,
+    /// The address of the JSON door for card payments, such as 127.0.0.1:8080 [default: there is none]
+    #[arg(long, env = "BALLAST_JSON_LISTEN", value_name = "ADDRESS", value_parser = address)]
+    json_listen: Option<SocketAddr>,
     /// Serve only a database whose schema is up to date, do not migrate it
     #[arg(long, env = "BALLAST_NO_MIGRATE")]
     pub(super) no_migrate: bool,
@@ -182,6 +185,9 @@ struct TuningArgs {
     /// The longest that a request may take; a shorter deadline of the caller counts
     #[arg(long, env = "BALLAST_REQUEST_TIMEOUT_MS", default_value = "10000", value_name = "MS", value_parser = count(1, 600_000))]
     request_timeout_ms: u64,
+    /// The longest that the authorization of a card payment may take; then its code is 07
+    #[arg(long, env = "BALLAST_CARD_TIMEOUT_MS", default_value = "100", value_name = "MS", value_parser = count(1, 60_000))]
+    card_timeout_ms: u64,
     /// The longest that one SQL statement may take
     #[arg(long, env = "BALLAST_STATEMENT_TIMEOUT_MS", default_value = "5000", value_name = "MS", value_parser = count(1, 600_000))]
     statement_timeout_ms: u64,
@@ -244,6 +250,7 @@ impl ServeArgs {
         let size = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
         ServerConfig {
             listen: self.listen,
+            json_listen: self.json_listen,
             store: StoreConfig {
                 database_url,
                 batch_connections: size(tuning.lanes + tuning.patient_lanes),
@@ -259,6 +266,7 @@ impl ServeArgs {
                 lock_wait_max: Duration::from_millis(tuning.lock_wait_ms),
             },
             request_timeout_max: Duration::from_millis(tuning.request_timeout_ms),
+            card_timeout: Duration::from_millis(tuning.card_timeout_ms),
             drain_timeout: Duration::from_millis(tuning.drain_timeout_ms),
             connection_count_max: size(tuning.connection_count_max),
         }

@@ -9,6 +9,7 @@ use crate::embedded::Embedded;
 
 pub(super) struct Banner<'a> {
     pub(super) address: SocketAddr,
+    pub(super) json_address: Option<SocketAddr>,
     pub(super) embedded: Option<&'a Embedded>,
     pub(super) has_demo: bool,
 }
@@ -25,12 +26,19 @@ impl fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             address,
+            json_address,
             embedded,
             has_demo,
         } = self;
         writeln!(f, "Ballast {} is ready.", env!("CARGO_PKG_VERSION"))?;
         writeln!(f)?;
         writeln!(f, "  gRPC       {address} (plaintext, with reflection)")?;
+        if let Some(json_address) = json_address {
+            writeln!(
+                f,
+                "  JSON       http://{json_address}/authorize (card payments)"
+            )?;
+        }
         match embedded {
             Some(embedded) => {
                 let data_dir = embedded.data_dir().display();

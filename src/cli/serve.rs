@@ -45,6 +45,7 @@ async fn serve(
     };
     Banner {
         address: server.address(),
+        json_address: server.json_address(),
         embedded,
         has_demo,
     }

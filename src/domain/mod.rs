@@ -2,6 +2,7 @@
 //! clocks and the wire are other rooms' business.
 
 pub mod book;
+pub mod card;
 pub mod claim;
 pub mod command;
 pub mod id;

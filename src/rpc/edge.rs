@@ -10,8 +10,10 @@ use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
+use super::BalanceRpc;
+use super::proto::balance_service_server::BalanceServiceServer;
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use crate::batcher::Failure;
@@ -45,20 +47,34 @@ impl Deadline {
     }
 }
 
-/// What serves the requests. Two, because tonic's limit of a message's size is one for all methods of a service.
+/// What serves the requests.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// Everything but ExecuteBatch.
+    /// BalanceService. Called without the detour through tonic's router.
+    pub balances: BalanceServiceServer<BalanceRpc>,
+    /// ExecuteBatch: another one, because tonic's limit of a message's size is one for all methods of a service.
+    pub batches: BalanceServiceServer<BalanceRpc>,
+    /// Everything else.
     pub routes: Routes,
-    /// ExecuteBatch.
-    pub batches: Routes,
 }
 
 impl Services {
-    fn of_path(self, path: &str) -> Routes {
-        match path {
-            "/ballast.v1.BalanceService/ExecuteBatch" => self.batches,
-            _ => self.routes,
+    async fn serve<B>(mut self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let path = request.uri().path();
+        let served = if path == "/ballast.v1.BalanceService/ExecuteBatch" {
+            self.batches.call(request).await
+        } else if path.starts_with("/ballast.v1.BalanceService/") {
+            self.balances.call(request).await
+        } else {
+            self.routes.oneshot(request).await
+        };
+        match served {
+            Ok(response) => response,
+            Err(infallible) => match infallible {},
         }
     }
 }
@@ -71,7 +87,7 @@ pub async fn serve<B>(
 ) -> Response<Body>
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
     let timeout = match timeout(request.headers()) {
         Ok(timeout) => timeout,
@@ -85,15 +101,13 @@ where
             .filter(|timeout| *timeout <= STREAM_TIMEOUT_MAX)
             .map(|timeout| now + timeout),
     });
-    let routes = services.of_path(request.uri().path());
     let encoding = request.headers().get("grpc-encoding");
     let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
-    let served = AssertUnwindSafe(routes.oneshot(request)).catch_unwind();
+    let served = AssertUnwindSafe(services.serve(request)).catch_unwind();
     // An RPC answers by its deadline itself, or begins to, if it is a stream. This is for a request whose message never
     // arrives in full.
     match tokio::time::timeout_at(deadline + MESSAGE_GRACE, served).await {
-        Ok(Ok(Ok(response))) => with_details(response, is_compressed),
-        Ok(Ok(Err(infallible))) => match infallible {},
+        Ok(Ok(response)) => with_details(response, is_compressed),
         // The panic hook has logged it.
         Ok(Err(_panic)) => status::internal().into_http(),
         Err(_elapsed) => {

@@ -173,11 +173,13 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
     let operation_id = Violations::echo(sent);
     let command = |command| Member::Command(Box::new(command));
     let member = match request {
-        Request::Debit(debit) => request::debit(debit)
+        Request::Debit(debit) => request::debit(*debit)
             .map(Member::of_debit)
             .map_err(RpcError::from),
-        Request::Credit(credit) => request::credit(credit).map(command).map_err(RpcError::from),
-        Request::Transfer(transfer) => request::transfer(transfer)
+        Request::Credit(credit) => request::credit(*credit)
+            .map(command)
+            .map_err(RpcError::from),
+        Request::Transfer(transfer) => request::transfer(*transfer)
             .map_err(RpcError::from)
             .and_then(Member::of_transfer),
     };
@@ -201,5 +203,23 @@ pub fn result(operation_id: String, outcome: Result<Receipt, RpcError>) -> proto
     proto::OperationResult {
         operation_id,
         outcome: Some(outcome),
+    }
+}
+
+impl From<proto::DebitRequest> for operation_request::Request {
+    fn from(debit: proto::DebitRequest) -> Self {
+        Self::Debit(debit.into())
+    }
+}
+
+impl From<proto::CreditRequest> for operation_request::Request {
+    fn from(credit: proto::CreditRequest) -> Self {
+        Self::Credit(credit.into())
+    }
+}
+
+impl From<proto::TransferRequest> for operation_request::Request {
+    fn from(transfer: proto::TransferRequest) -> Self {
+        Self::Transfer(transfer.into())
     }
 }

@@ -3,7 +3,9 @@
 mod account;
 mod balance;
 mod batch;
+mod card;
 pub mod codec;
+pub mod door;
 pub mod edge;
 mod member;
 mod page;
@@ -15,6 +17,8 @@ mod violations;
 
 pub use account::AccountRpc;
 pub use balance::{BalanceRpc, Limits};
+pub use card::CardRpc;
+pub use card::authorizer::Authorizer;
 
 /// The messages and services of `proto/ballast/v1`, generated.
 #[allow(clippy::all, missing_docs, reason = "generated code")]

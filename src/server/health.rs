@@ -1,4 +1,4 @@
-//! Health: `""` is the process, `ballast.v1.BalanceService` and `ballast.v1.AccountService` are the database.
+//! Health: `""` is the process, the services of `ballast.v1` are the database.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
 use tonic_health::server::HealthReporter;
 
-use crate::rpc::proto::{account_service_server, balance_service_server};
+use crate::rpc::proto::{account_service_server, balance_service_server, card_service_server};
 use crate::store::Store;
 
 /// How often the database is asked.
@@ -17,9 +17,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it may take to answer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-const DATABASE_SERVICES: [&str; 2] = [
+const DATABASE_SERVICES: [&str; 3] = [
     balance_service_server::SERVICE_NAME,
     account_service_server::SERVICE_NAME,
+    card_service_server::SERVICE_NAME,
 ];
 
 /// Reports the health of process and database.

@@ -1,6 +1,7 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
 mod accounts;
+mod cards;
 mod columns;
 mod error;
 mod history;
@@ -12,6 +13,10 @@ pub mod verify;
 mod write;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
+pub use cards::{
+    CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, CardVerdict, UnsettledVerdict,
+    card_rule_key,
+};
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};

@@ -18,9 +18,9 @@ use crate::support::*;
 async fn unary_error(ballast: &Ballast, operation: OperationRequest) -> Status {
     let mut balances = ballast.balances.clone();
     let answer = match operation.request.expect("an operation") {
-        Kind::Debit(debit) => balances.debit(debit).await.map(drop),
-        Kind::Credit(credit) => balances.credit(credit).await.map(drop),
-        Kind::Transfer(transfer) => balances.transfer(transfer).await.map(drop),
+        Kind::Debit(debit) => balances.debit(*debit).await.map(drop),
+        Kind::Credit(credit) => balances.credit(*credit).await.map(drop),
+        Kind::Transfer(transfer) => balances.transfer(*transfer).await.map(drop),
     };
     answer.expect_err("its own RPC gives an error too")
 }
@@ -66,18 +66,13 @@ async fn each_member_has_the_outcome_of_its_own_rpc_in_the_order_of_the_request(
         sql.batch_execute(&freeze).await.expect("a state is set");
     }
     let to_owner = |operation_id: &str, owner: &str| {
-        member(Kind::Transfer(TransferRequest {
+        member(Kind::from(TransferRequest {
             destination: Some(Destination::DestinationOwnerId(owner.to_owned())),
             ..transfer(operation_id, "a", "", 3)
         }))
     };
     let moved = |operation_id: &str, from: &str, to: &str, minor_units| {
-        member(Kind::Transfer(transfer(
-            operation_id,
-            from,
-            to,
-            minor_units,
-        )))
+        member(Kind::from(transfer(operation_id, from, to, minor_units)))
     };
     let dollars = CreditRequest {
         amount: Some(Money {
@@ -95,13 +90,13 @@ async fn each_member_has_the_outcome_of_its_own_rpc_in_the_order_of_the_request(
         ("INVALID_ARGUMENT", debit_member(&long, "a b", 1)),
         (
             "INVALID_ARGUMENT",
-            member(Kind::Transfer(TransferRequest::default())),
+            member(Kind::from(TransferRequest::default())),
         ),
         ("SAME_BALANCE", moved("same", "a", "a", 1)),
         ("ACCOUNT_NOT_FOUND", credit_member("nobody", "nobody", 1)),
         ("ACCOUNT_NOT_FOUND", to_owner("no-owner", "nobody")),
         ("", to_owner("third", "shop-owner")),
-        ("CURRENCY_MISMATCH", member(Kind::Credit(dollars))),
+        ("CURRENCY_MISMATCH", member(Kind::from(dollars))),
         ("OPERATION_ID_REUSED", credit_member("a-opening", "a", 1)),
         ("BALANCE_LIMIT_EXCEEDED", credit_member("full", "jar", 6)),
         ("ACCOUNT_FROZEN", debit_member("cold", "frozen", 1)),
@@ -177,7 +172,7 @@ async fn a_batch_sent_again_is_replayed_also_by_another_instance() {
     open(&mut ballast, "a", 100).await;
     open(&mut ballast, "b", 0).await;
     let operations: Vec<_> = (0..50)
-        .map(|index| member(Kind::Transfer(transfer(&format!("t-{index}"), "a", "b", 3))))
+        .map(|index| member(Kind::from(transfer(&format!("t-{index}"), "a", "b", 3))))
         .collect();
     let first = execute(&mut ballast.balances, operations.clone()).await;
     let mut sibling = ballast.sibling().await;
@@ -250,7 +245,7 @@ async fn a_batch_has_from_1_to_10_000_members_and_at_most_8_mib() {
     }
     let padded = |count: usize| {
         let members = (0..count).map(|index| {
-            member(Kind::Credit(CreditRequest {
+            member(Kind::from(CreditRequest {
                 description: "x".repeat(1 << 20),
                 ..credit(&format!("large-{index}"), "a", 1)
             }))
@@ -295,7 +290,7 @@ async fn ten_thousand_members_on_one_account_are_few_transactions() {
     let operations: Vec<_> = (0..10_000)
         .map(|index| {
             let operation_id = format!("{index:0>64}");
-            member(Kind::Transfer(transfer(
+            member(Kind::from(transfer(
                 &operation_id,
                 &payer,
                 &merchant,

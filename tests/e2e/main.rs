@@ -3,6 +3,10 @@
 mod accounts;
 mod batches;
 mod bench;
+mod card_door;
+mod card_doubts;
+mod card_rules;
+mod cards;
 mod concurrency;
 mod deadlines;
 mod errors;

@@ -1,7 +1,7 @@
 //! Plans: every statement of the write path, and every read, finds its rows through an index, on tables of a realistic
 //! size, with statistics and without.
 
-use ballast::store::{READ_STATEMENTS, Session, WRITE_STATEMENTS};
+use ballast::store::{CARD_STATEMENTS, READ_STATEMENTS, Session, WRITE_STATEMENTS};
 
 use crate::support::postgres::Database;
 
@@ -28,6 +28,7 @@ async fn no_statement_scans_a_table() {
         let sessions = [
             (Session::Batches, &WRITE_STATEMENTS[..]),
             (Session::Requests, &READ_STATEMENTS[..]),
+            (Session::Requests, &CARD_STATEMENTS[..]),
         ];
         for (session, statements) in sessions {
             // A connection as the pool makes it.

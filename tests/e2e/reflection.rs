@@ -63,6 +63,7 @@ async fn both_reflections_know_every_service_and_every_error_detail() {
     let symbols = [
         "ballast.v1.BalanceService",
         "ballast.v1.AccountService",
+        "ballast.v1.CardService",
         "grpc.health.v1.Health",
         "google.rpc.ErrorInfo",
         "google.rpc.BadRequest",

@@ -128,7 +128,7 @@ async fn results_come_as_operations_end_each_as_its_own_rpc_would_answer() {
 
     // None of these ends the stream.
     let poor = debit("poor", "free", 1_000);
-    stream.send(member(Kind::Debit(poor.clone())));
+    stream.send(member(Kind::from(poor.clone())));
     let refused = stream.result().await;
     let status = ballast.balances.debit(poor).await.expect_err("a refusal");
     assert_same(error_of(&refused), &status);
@@ -145,7 +145,7 @@ async fn results_come_as_operations_end_each_as_its_own_rpc_would_answer() {
         error_of(&bad).field_violations[0].field,
         "amount.minor_units"
     );
-    stream.send(member(Kind::Transfer(to_owner("nobody"))));
+    stream.send(member(Kind::from(to_owner("nobody"))));
     let nobody = stream.result().await;
     let status = ballast
         .balances
@@ -153,7 +153,7 @@ async fn results_come_as_operations_end_each_as_its_own_rpc_would_answer() {
         .await
         .expect_err("nobody");
     assert_same(error_of(&nobody), &status);
-    stream.send(member(Kind::Transfer(to_owner("shop-owner"))));
+    stream.send(member(Kind::from(to_owner("shop-owner"))));
     assert_eq!(
         posted_of(&stream.result().await).balances[1].account_id,
         "shop"
@@ -237,7 +237,7 @@ async fn an_unreadable_message_ends_the_stream_after_the_results() {
     for index in 0..10 {
         stream.send(credit_member(&index.to_string(), "a", 1));
     }
-    stream.send(member(Kind::Credit(CreditRequest {
+    stream.send(member(Kind::from(CreditRequest {
         description: "x".repeat(1 << 20),
         ..credit("large", "a", 1)
     })));

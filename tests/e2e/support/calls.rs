@@ -68,12 +68,12 @@ pub fn member(kind: Kind) -> OperationRequest {
 
 /// A credit as one operation of several.
 pub fn credit_member(operation_id: &str, account_id: &str, minor_units: i64) -> OperationRequest {
-    member(Kind::Credit(credit(operation_id, account_id, minor_units)))
+    member(Kind::from(credit(operation_id, account_id, minor_units)))
 }
 
 /// A debit as one operation of several.
 pub fn debit_member(operation_id: &str, account_id: &str, minor_units: i64) -> OperationRequest {
-    member(Kind::Debit(debit(operation_id, account_id, minor_units)))
+    member(Kind::from(debit(operation_id, account_id, minor_units)))
 }
 
 pub fn batch(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {

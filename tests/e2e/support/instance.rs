@@ -22,6 +22,8 @@ pub struct Ballast {
     pub accounts: Accounts,
     pub balances: Balances,
     pub address: SocketAddr,
+    /// The JSON door's, if it has one.
+    pub json_address: Option<SocketAddr>,
     pub database: std::sync::Arc<Database>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
@@ -31,6 +33,7 @@ pub struct Ballast {
 pub fn config(database_url: String) -> ServerConfig {
     ServerConfig {
         listen: ([127, 0, 0, 1], 0).into(),
+        json_listen: None,
         store: StoreConfig {
             database_url,
             batch_connections: 4,
@@ -46,6 +49,8 @@ pub fn config(database_url: String) -> ServerConfig {
             lock_wait_max: Duration::from_secs(2),
         },
         request_timeout_max: Duration::from_secs(20),
+        // Long: a busy machine is no reason to decline. The tests of the timeout set their own.
+        card_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(10),
         connection_count_max: 1_000,
     }
@@ -75,6 +80,7 @@ impl Ballast {
         change(&mut config);
         let server = Server::bind(config).await.expect("a server starts");
         let address = server.address();
+        let json_address = server.json_address();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async move {
             // Dropped without a word is a stop too.
@@ -85,6 +91,7 @@ impl Ballast {
             accounts: AccountServiceClient::new(channel.clone()),
             balances: BalanceServiceClient::new(channel),
             address,
+            json_address,
             database,
             stop: Some(stop),
             running,

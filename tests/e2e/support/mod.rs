@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod calls;
+pub mod cards;
 pub mod errors;
 pub mod instance;
 pub mod patient;

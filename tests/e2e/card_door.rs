@@ -1,0 +1,240 @@
+//! The JSON door: card payments over HTTP/1.1, always 200 and a code, amounts digit by digit.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::cards::*;
+use crate::support::*;
+
+async fn with_door() -> (Ballast, SocketAddr) {
+    let door = ([127, 0, 0, 1], 0).into();
+    let ballast = Ballast::start_with(|config| config.json_listen = Some(door)).await;
+    let address = ballast.json_address.expect("a door");
+    (ballast, address)
+}
+
+/// The status line and the body of an answer.
+async fn ask(door: SocketAddr, method: &str, path: &str, body: &[u8]) -> (String, String) {
+    let mut stream = TcpStream::connect(door).await.expect("a connection");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: door\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream.write_all(body).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an answer");
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    (
+        head.lines().next().unwrap_or_default().to_owned(),
+        body.to_owned(),
+    )
+}
+
+async fn code(door: SocketAddr, body: &str) -> String {
+    let (status, body) = ask(door, "POST", "/authorize", body.as_bytes()).await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    let code = body["code"].as_str().expect("a code").to_owned();
+    assert_eq!(body, serde_json::json!({ "code": code }), "nothing else");
+    code
+}
+
+#[tokio::test]
+async fn every_body_has_its_code() {
+    let (mut ballast, door) = with_door().await;
+    open_card(&mut ballast, "123", [0, 50_000, 0]).await;
+    let pay = |total: &str| {
+        format!(
+            r#"{{"account":"123","totalAmount":{total},"mcc":"5811","merchant":"PADARIA DO ZE               SAO PAULO BR"}}"#
+        )
+    };
+    let deep = "[".repeat(5_000);
+    let rows = [
+        (pay("100.00"), "00", 10_000),
+        (pay("100"), "00", 10_000),
+        (pay("0.29"), "00", 29),
+        (pay("1.10"), "00", 110),
+        (pay("1e1"), "00", 1_000),
+        (pay("10.000"), "00", 1_000),
+        (pay("\"0.07\""), "00", 7),
+        (pay("1000000"), "51", 0),
+        (pay("10.001"), "07", 0),
+        (pay("0.001"), "07", 0),
+        (pay("0"), "07", 0),
+        (pay("0.00"), "07", 0),
+        (pay("-1.00"), "07", 0),
+        (pay("99999999999999999999999999999999999999999999"), "07", 0),
+        (pay("1e400"), "07", 0),
+        (pay("null"), "07", 0),
+        (pay("true"), "07", 0),
+        (pay("[1]"), "07", 0),
+        (pay("\"1,00\""), "07", 0),
+        (pay("\"\""), "07", 0),
+        (pay("01"), "07", 0),
+        (pay("NaN"), "07", 0),
+        (pay("1").replace("123", "nobody"), "07", 0),
+        (pay("1").replace("\"123\"", "123"), "07", 0),
+        (
+            pay("1").replace("5811", "581158115811581158115811"),
+            "07",
+            0,
+        ),
+        (pay("1").replace("{", r#"{"id":"no such id","#), "07", 0),
+        (pay("1").replace("{", r#"{"id":"x:reversal","#), "07", 0),
+        (r#"{"account":"123","totalAmount":1}"#.to_owned(), "51", 0),
+        (r#"{"account":"123","mcc":"5811"}"#.to_owned(), "07", 0),
+        (r#"{"totalAmount":1,"mcc":"5811"}"#.to_owned(), "07", 0),
+        (pay("1").replace("{", r#"{"account":"123","#), "07", 0),
+        ("{}".to_owned(), "07", 0),
+        ("[]".to_owned(), "07", 0),
+        (String::new(), "07", 0),
+        ("not json".to_owned(), "07", 0),
+        (pay("1.00").replace('}', ""), "07", 0),
+        (format!("{}{}", pay("1.00"), "x"), "07", 0),
+        (deep, "07", 0),
+        (format!("{}{}", pay("1.00"), " ".repeat(20_000)), "07", 0),
+    ];
+    let mut left = 50_000;
+    for (body, expected, minor_units) in rows {
+        let shown: String = body.chars().take(200).collect();
+        assert_eq!(code(door, &body).await, expected, "{shown}");
+        left -= minor_units;
+        assert_eq!(
+            pockets(&mut ballast.balances, "123").await,
+            [0, left, 0],
+            "{shown}"
+        );
+    }
+    let invalid_utf8 = [b"{\"account\":\"", &[0xff, 0xfe][..], b"\"}"].concat();
+    let (status, body) = ask(door, "POST", "/authorize", &invalid_utf8).await;
+    assert_eq!(
+        (status.as_str(), body.as_str()),
+        ("HTTP/1.1 200 OK", r#"{"code":"07"}"#)
+    );
+    ballast.assert_in_order().await;
+}
+
+#[tokio::test]
+async fn the_amount_is_in_the_currency_of_the_account() {
+    let (mut ballast, door) = with_door().await;
+    for (account_id, currency_code) in [("yen", "JPY"), ("dinar", "BHD")] {
+        let mut request = account(account_id);
+        request.currency_code = currency_code.to_owned();
+        ballast
+            .accounts
+            .create_account(request)
+            .await
+            .expect("opened");
+        let mut filling = credit(account_id, account_id, 10_000);
+        filling.category = "CASH".to_owned();
+        filling.amount = filling.amount.map(|mut money| {
+            money.currency_code = currency_code.to_owned();
+            money
+        });
+        ballast.balances.credit(filling).await.expect("filled");
+    }
+    let pay = |account: &str, total: &str| {
+        format!(r#"{{"account":"{account}","totalAmount":{total},"mcc":"1","merchant":"m"}}"#)
+    };
+    for (account_id, total, expected, left) in [
+        ("yen", "100", "00", 9_900),
+        ("yen", "100.0", "00", 9_800),
+        ("yen", "0.5", "07", 9_800),
+        ("dinar", "1.234", "00", 8_766),
+        ("dinar", "0.0005", "07", 8_766),
+    ] {
+        assert_eq!(
+            code(door, &pay(account_id, total)).await,
+            expected,
+            "{total}"
+        );
+        assert_eq!(
+            pockets(&mut ballast.balances, account_id).await[2],
+            left,
+            "{total}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_id_makes_a_retry_of_what_would_be_a_payment_of_its_own() {
+    let (mut ballast, door) = with_door().await;
+    open_card(&mut ballast, "123", [0, 1_000, 0]).await;
+    let pay = |id: &str, total: &str| {
+        format!(r#"{{{id}"account":"123","totalAmount":{total},"mcc":"5811","merchant":"M"}}"#)
+    };
+    for _ in 0..3 {
+        assert_eq!(code(door, &pay(r#""id":"one","#, "1.00")).await, "00");
+    }
+    assert_eq!(
+        code(door, &pay(r#""id":"one","#, "1.0")).await,
+        "00",
+        "the same amount"
+    );
+    assert_eq!(
+        code(door, &pay(r#""id":"one","#, "2.00")).await,
+        "07",
+        "another payment"
+    );
+    assert_eq!(pockets(&mut ballast.balances, "123").await[1], 900);
+    // The same payment through gRPC.
+    let mut request = payment("one", "123", 100, "5811");
+    request.merchant = "m".to_owned();
+    assert_eq!(
+        decided(&mut ballast.cards(), request).await,
+        says("00", "MEAL")
+    );
+    for _ in 0..3 {
+        assert_eq!(code(door, &pay("", "1.00")).await, "00");
+    }
+    assert_eq!(pockets(&mut ballast.balances, "123").await[1], 600);
+}
+
+#[tokio::test]
+async fn there_is_one_path_and_one_method() {
+    let (_ballast, door) = with_door().await;
+    for (method, path, status) in [
+        ("GET", "/authorize", "HTTP/1.1 405 Method Not Allowed"),
+        ("POST", "/", "HTTP/1.1 404 Not Found"),
+        ("POST", "/authorize/x", "HTTP/1.1 404 Not Found"),
+    ] {
+        assert_eq!(
+            ask(door, method, path, b"{}").await.0,
+            status,
+            "{method} {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_drain_answers_what_came_in_and_does_not_wait_for_the_silent() {
+    let (mut ballast, door) = with_door().await;
+    open_card(&mut ballast, "123", [0, 1_000, 0]).await;
+    let lock = ballast.lock("123").await;
+    let body = r#"{"account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
+    let in_flight = tokio::spawn(async move { code(door, body).await });
+    let waiting = ballast.until_waiting(|count| count > 0);
+    tokio::time::timeout(Duration::from_secs(20), waiting)
+        .await
+        .expect("it waits");
+    let _silent = TcpStream::connect(door)
+        .await
+        .expect("a client that never sends a byte");
+    let asked = Instant::now();
+    ballast.begin_to_stop();
+    while TcpStream::connect(door).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    lock.release().await;
+    assert_eq!(in_flight.await.expect("no panic"), "00");
+    assert!(ballast.stopped().await);
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "well within the drain timeout of 10 s"
+    );
+}
