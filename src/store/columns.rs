@@ -174,7 +174,16 @@ impl<'a> OperationColumns<'a> {
             .push(refusal.and_then(|refusal| row::to_json(&refusal.facts())));
     }
 
-    pub(super) fn params(&self) -> Params<'_, 17> {
+    /// Whether nobody has anything in the columns that a plain operation leaves out.
+    pub(super) fn are_plain(&self) -> bool {
+        self.source_asked.iter().all(Option::is_none)
+            && self.destination_owner_ids.iter().all(Option::is_none)
+            && self.descriptions.iter().all(Option::is_none)
+            && self.metadata.iter().all(Option::is_none)
+            && self.refusal_reasons.iter().all(Option::is_none)
+    }
+
+    pub(super) fn plain_params(&self) -> Params<'_, 11> {
         [
             &self.operation_ids,
             &self.kinds,
@@ -184,16 +193,22 @@ impl<'a> OperationColumns<'a> {
             &self.source_account_ids,
             &self.source_categories,
             &self.source_versions,
-            &self.source_asked,
             &self.destination_account_ids,
             &self.destination_categories,
             &self.destination_versions,
+        ]
+    }
+
+    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let rare: Params<'_, 6> = [
+            &self.source_asked,
             &self.destination_owner_ids,
             &self.descriptions,
             &self.metadata,
             &self.refusal_reasons,
             &self.refusal_facts,
-        ]
+        ];
+        self.plain_params().into_iter().chain(rare).collect()
     }
 }
 
@@ -243,7 +258,13 @@ impl<'a> EntryColumns<'a> {
         self.versions.is_empty()
     }
 
-    pub(super) fn params(&self) -> Params<'_, 9> {
+    /// Whether nothing is held or overdrawn, so that the columns which tell are empty.
+    pub(super) fn are_plain(&self) -> bool {
+        self.held_after.iter().all(Option::is_none)
+            && self.available_after.iter().all(Option::is_none)
+    }
+
+    pub(super) fn plain_params(&self) -> Params<'_, 7> {
         [
             &self.account_ids,
             &self.categories,
@@ -251,9 +272,12 @@ impl<'a> EntryColumns<'a> {
             &self.operation_ids,
             &self.amounts,
             &self.posted_after,
-            &self.held_after,
-            &self.available_after,
             &self.create_times,
         ]
+    }
+
+    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let rare: Params<'_, 2> = [&self.held_after, &self.available_after];
+        self.plain_params().into_iter().chain(rare).collect()
     }
 }

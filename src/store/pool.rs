@@ -79,7 +79,8 @@ impl Session {
         match self {
             Self::Batches => format!(
                 "{common}; SET lock_timeout = {statement_timeout_ms};
-                 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
+                 SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
+                 SET enable_bitmapscan = off"
             ),
             Self::Requests => common,
         }

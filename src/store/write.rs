@@ -157,10 +157,12 @@ const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
 const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
+const INSERT_PLAIN_OPERATIONS: &str = include_str!("sql/insert_plain_operations.sql");
 const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
+const INSERT_PLAIN_ENTRIES: &str = include_str!("sql/insert_plain_entries.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 10] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 12] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_accounts", LOCK_ACCOUNTS),
     ("lock_siblings", LOCK_SIBLINGS),
@@ -170,7 +172,9 @@ pub const WRITE_STATEMENTS: [(&str, &str); 10] = [
     ("update_balances", UPDATE_BALANCES),
     ("insert_balances", INSERT_BALANCES),
     ("insert_operations", INSERT_OPERATIONS),
+    ("insert_plain_operations", INSERT_PLAIN_OPERATIONS),
     ("insert_entries", INSERT_ENTRIES),
+    ("insert_plain_entries", INSERT_PLAIN_ENTRIES),
 ];
 
 /// One transaction on one connection.
@@ -371,15 +375,25 @@ impl Transaction<'_> {
         });
         let operation_columns = OperationColumns::new(&sorted);
         let entry_columns = EntryColumns::new(operations);
+        let (insert_operations, operation_params) = if operation_columns.are_plain() {
+            let params = operation_columns.plain_params().to_vec();
+            (INSERT_PLAIN_OPERATIONS, params)
+        } else {
+            (INSERT_OPERATIONS, operation_columns.params())
+        };
+        let (insert_entries, entry_params) = if entry_columns.are_plain() {
+            (INSERT_PLAIN_ENTRIES, entry_columns.plain_params().to_vec())
+        } else {
+            (INSERT_ENTRIES, entry_columns.params())
+        };
         let (update, insert_balances, insert_operations, insert_entries) = (
             self.prepare(UPDATE_BALANCES).await?,
             self.prepare(INSERT_BALANCES).await?,
-            self.prepare(INSERT_OPERATIONS).await?,
-            self.prepare(INSERT_ENTRIES).await?,
+            self.prepare(insert_operations).await?,
+            self.prepare(insert_entries).await?,
         );
         let (update_params, insert_params) =
             (updates.params_of_update(), inserts.params_of_insert());
-        let (operation_params, entry_params) = (operation_columns.params(), entry_columns.params());
         let (updated, inserted, recorded, entered, committed) = join5(
             self.execute_unless(updates.is_empty(), &update, &update_params),
             self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),

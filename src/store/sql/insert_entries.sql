@@ -1,8 +1,7 @@
 -- insert_entries: the primary key refuses a version that is already there
 INSERT INTO entries (
-    account_id, category, version, operation_id, amount, posted_after, held_after, available_after, create_time
+    account_id, category, version, operation_id, amount, posted_after, create_time, held_after,
+    available_after
 )
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::timestamptz[]
-)
+SELECT unnest($1::text[]), unnest($2::text[]), unnest($3::bigint[]), unnest($4::text[]), unnest($5::bigint[]),
+       unnest($6::bigint[]), unnest($7::timestamptz[]), unnest($8::bigint[]), unnest($9::bigint[])
