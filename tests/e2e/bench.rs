@@ -178,7 +178,7 @@ async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = [
         "--accounts",
-        "50",
+        "5000",
         "--scenario",
         "history,locked",
         "--history-entries",
