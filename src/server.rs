@@ -20,7 +20,7 @@ use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
 use crate::rpc::proto::card_service_server::CardServiceServer;
 use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, Limits, door};
-use crate::store::{Store, StoreConfig, StoreConfigError};
+use crate::store::{Ledger, Retries, Store, StoreConfig, StoreConfigError};
 
 use health::Health;
 
@@ -189,6 +189,8 @@ impl Server {
         } = self;
         let connections = TaskTracker::new();
         let watching = health.watch(draining.clone());
+        let retries = store.retries().clone();
+        let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
         let acceptor = connection::Acceptor {
             listener,
             services,
@@ -229,6 +231,7 @@ impl Server {
             // First the answers, then the pools: a connection ends when its last answer is written.
             let _ended = tokio::join!(
                 watching,
+                telling,
                 accepting,
                 json_accepting,
                 sweeping,
@@ -245,10 +248,30 @@ impl Server {
         })
         .await;
         store.close();
+        tracing::info!(retries = retries.count(), "drained");
         match drained {
             _ if !write_path_is_alive => Ended::WritePathDied,
             Ok(()) => Ended::Drained,
             Err(_elapsed) => Ended::CutShort,
+        }
+    }
+}
+
+/// How often the log tells of retries, if there were new ones.
+const RETRIES_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Tells how many transactions lost against others and were repeated, until the server drains.
+async fn tell_retries(retries: Retries, draining: CancellationToken) {
+    let mut told = 0;
+    while let Err(_elapsed) = tokio::time::timeout(RETRIES_INTERVAL, draining.cancelled()).await {
+        let count = retries.count();
+        if count > told {
+            tracing::info!(
+                retries = count,
+                new = count - told,
+                "transactions lost against others and were repeated"
+            );
+            told = count;
         }
     }
 }

@@ -5,7 +5,6 @@
 //! whose answer was lost is resolved by repeating it: what was committed is found by its operation ids.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,12 @@ use tokio::time::Instant;
 use super::caller::Caller;
 use super::{Answer, Failure, Ticket};
 use crate::domain::{AccountId, OperationId, Receipt};
-use crate::store::{Job, Ledger, Locking, Outcome, StoreError, Verdict};
+use crate::store::{
+    Job, Ledger, Locking, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError, Verdict, pause_after,
+};
 
-/// How often a batch is repeated before its callers are told.
+/// How often a batch is tried before its callers are told.
 const ATTEMPTS_MAX: u32 = 6;
-/// The pause before the first repetition; it doubles with each.
-const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The longest that a repetition waits for the locks of a commit whose answer was lost.
 const OWN_COMMIT_WAIT_MAX: Duration = Duration::from_millis(1000);
 
@@ -122,11 +121,14 @@ fn is_worth_singling_out(error: &StoreError, locking: &Locking) -> bool {
         StoreError::Rejected { .. }
         | StoreError::Duplicate { .. }
         | StoreError::Corrupt(_)
-        | StoreError::Serialization
         | StoreError::StatementTimeout => true,
         // Without waiting for accounts, only an operation id that somebody else is just inserting takes so long.
         StoreError::LockTimeout => *locking == Locking::Skip,
-        StoreError::Deadline | StoreError::Exhausted | StoreError::Unavailable { .. } => false,
+        // It was repeated for long enough.
+        StoreError::Serialization
+        | StoreError::Deadline
+        | StoreError::Exhausted
+        | StoreError::Unavailable { .. } => false,
     }
 }
 
@@ -162,7 +164,9 @@ async fn attempt<L: Ledger>(
             );
             in_doubt.extend(operation_ids.iter().cloned());
         }
-        if attempts == ATTEMPTS_MAX || !is_worth_repeating(&error, attempts, !in_doubt.is_empty()) {
+        if attempts >= attempts_max(&error)
+            || !is_worth_repeating(&error, attempts, !in_doubt.is_empty())
+        {
             return Err(match in_doubt.is_empty() {
                 true => error,
                 false => {
@@ -174,7 +178,15 @@ async fn attempt<L: Ledger>(
                 }
             });
         }
-        tokio::time::sleep(jittered(PAUSE_MIN * 2_u32.pow(attempts))).await;
+        if matches!(error, StoreError::Serialization) {
+            ledger.retries().note();
+            tracing::debug!(
+                attempts,
+                commands = jobs.len(),
+                "a batch lost against another one; again"
+            );
+        }
+        tokio::time::sleep(pause_after(attempts)).await;
     }
 }
 
@@ -200,10 +212,11 @@ fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool
     }
 }
 
-/// Half to all of the pause, so that two that collided do not collide again.
-fn jittered(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0_u8);
-    pause.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
+fn attempts_max(error: &StoreError) -> u32 {
+    match error {
+        StoreError::Serialization => SERIALIZATION_ATTEMPTS_MAX,
+        _ => ATTEMPTS_MAX,
+    }
 }
 
 /// A receipt that was found after a lost commit of our own is the first answer, not a replay.

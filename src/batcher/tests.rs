@@ -11,7 +11,7 @@ use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Currency, Movement, Note, Operation, OperationId,
     Outcome, Timestamp,
 };
-use crate::store::{Locking, Outcome as StoreOutcome, StoreError, Verdict};
+use crate::store::{Locking, Outcome as StoreOutcome, Retries, StoreError, Verdict};
 
 /// What the ledger does with the next batch.
 enum Script {
@@ -30,6 +30,7 @@ struct Scripted {
     scripts: Mutex<VecDeque<Script>>,
     batches: Mutex<Vec<Vec<String>>>,
     waited: Mutex<Vec<bool>>,
+    retries: Retries,
     arrived: Notify,
     gate: Notify,
 }
@@ -115,6 +116,10 @@ impl Ledger for Scripted {
             }
         };
         Ok(jobs.iter().map(decide).collect())
+    }
+
+    fn retries(&self) -> &Retries {
+        &self.retries
     }
 }
 
@@ -311,13 +316,15 @@ async fn a_lost_race_is_repeated_within_bounds() {
     let ledger = Scripted::new([Script::Fail(StoreError::Serialization), Script::Decide]);
     let (batcher, _running) = Batcher::start(ledger.clone(), config());
     assert!(decided(send(&batcher, "1", "a").await).await);
+    assert_eq!(ledger.retries.count(), 1);
     let ledger = Scripted::new((0..1000).map(|_| Script::Fail(StoreError::Serialization)));
     let (batcher, _running) = Batcher::start(ledger.clone(), config());
     assert_eq!(
         failure(send(&batcher, "1", "a").await).await,
         Failure::Contention { account_id: None }
     );
-    assert!(ledger.batches().len() < 10);
+    assert_eq!(ledger.batches().len(), 20);
+    assert_eq!(ledger.retries.count(), 19);
 }
 
 fn lost_commit(operation: &str) -> Script {

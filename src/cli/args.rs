@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::{CliError, bench, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
-use crate::store::StoreConfig;
+use crate::store::{Isolation, StoreConfig};
 
 /// Keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
 ///
@@ -157,8 +157,33 @@ pub(super) struct ServeArgs {
     /// Serve a database that forgets committed money in a crash (fsync, full_page_writes or synchronous_commit off)
     #[arg(long, env = "BALLAST_ALLOW_DATA_LOSS")]
     pub(super) allow_data_loss: bool,
+    /// The isolation of all transactions that write
+    #[arg(
+        long,
+        env = "BALLAST_ISOLATION",
+        default_value = "read-committed",
+        value_name = "LEVEL"
+    )]
+    isolation: IsolationArg,
     #[command(flatten)]
     tuning: TuningArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum IsolationArg {
+    /// Ballast's row locks order everything
+    ReadCommitted,
+    /// PostgreSQL proves a serial order too, and aborts what has none; that is repeated
+    Serializable,
+}
+
+impl From<IsolationArg> for Isolation {
+    fn from(isolation: IsolationArg) -> Self {
+        match isolation {
+            IsolationArg::ReadCommitted => Self::ReadCommitted,
+            IsolationArg::Serializable => Self::Serializable,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -194,7 +219,7 @@ struct TuningArgs {
     /// The longest that an operation waits for an account that is locked from elsewhere; then CONTENTION
     #[arg(long, env = "BALLAST_LOCK_WAIT_MS", default_value = "2000", value_name = "MS", value_parser = count(1, 600_000))]
     lock_wait_ms: u64,
-    /// The longest that a request waits for a database connection
+    /// The longest that a new database connection may take
     #[arg(long, env = "BALLAST_CONNECT_TIMEOUT_MS", default_value = "3000", value_name = "MS", value_parser = count(1, 600_000))]
     connect_timeout_ms: u64,
     /// The longest that a shutdown may take
@@ -255,6 +280,7 @@ impl ServeArgs {
                 database_url,
                 batch_connections: size(tuning.lanes + tuning.patient_lanes),
                 request_connections: size(tuning.request_connections),
+                isolation: self.isolation.into(),
                 statement_timeout_ms: tuning.statement_timeout_ms,
                 connect_timeout_ms: tuning.connect_timeout_ms,
             },

@@ -6,7 +6,7 @@ use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
 use super::error::{Outcome, StoreError};
-use super::requests::Requests;
+use super::requests::{Requests, Writes};
 use super::row;
 use crate::domain::{AccountId, Balance, Category, Currency, OwnerId, Timestamp};
 
@@ -100,8 +100,9 @@ impl Requests {
     /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
     /// the way leaves the outcome unknown.
     pub async fn create_account(&self, spec: AccountSpec) -> Result<Created, StoreError> {
+        let writes = self.writes();
         self.request(move |client| async move {
-            create_account(&client, &spec)
+            create_account(&client, &spec, &writes)
                 .await
                 .map_err(|error| match error {
                     StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
@@ -183,8 +184,12 @@ impl Requests {
     }
 }
 
-async fn create_account(client: &Client, spec: &AccountSpec) -> Result<Created, StoreError> {
-    let created = match insert_account(client, spec).await {
+async fn create_account(
+    client: &Client,
+    spec: &AccountSpec,
+    writes: &Writes,
+) -> Result<Created, StoreError> {
+    let created = match writes.run(client, || insert_account(client, spec)).await {
         Err(StoreError::Duplicate { .. }) => false,
         inserted => inserted?,
     };

@@ -1,7 +1,9 @@
 //! Cards: their rules, and the verdicts about payments that two callers might disagree on.
 
+use deadpool_postgres::Client;
 use futures_util::future::join;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::error::{Outcome, StoreError};
 use super::requests::Requests;
@@ -116,7 +118,7 @@ impl Requests {
             let look_up = client.prepare_cached(LOOKUP_OPERATIONS).await?;
             let facts = client.prepare_cached(CARD_LOOKUP).await?;
             let operation_ids = [operation_id.as_str()];
-            let keys: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [
+            let keys: [&(dyn ToSql + Sync); 4] = [
                 &account_id.as_str(),
                 &merchant.as_str(),
                 &mcc.as_str(),
@@ -159,12 +161,10 @@ impl Requests {
         attempt: Attempt,
         verdict: CardVerdict,
     ) -> Result<CardVerdict, StoreError> {
+        let writes = self.writes();
         self.request(move |client| async move {
-            let statement = client.prepare_cached(GIVE_CARD_VERDICT).await?;
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-                [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
-            let row = client.query_one(&statement, &params).await?;
-            CardVerdict::from_stored(row.get("verdict"))
+            let give = || give_card_verdict(&client, &operation_id, &attempt, verdict);
+            writes.run(&client, give).await
         })
         .await
     }
@@ -175,12 +175,10 @@ impl Requests {
         operation_id: OperationId,
         attempt: Attempt,
     ) -> Result<(), StoreError> {
+        let writes = self.writes();
         self.request(move |client| async move {
-            let statement = client.prepare_cached(SETTLE_CARD_VERDICT).await?;
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 2] =
-                [&operation_id.as_str(), &attempt.as_str()];
-            client.execute(&statement, &params).await?;
-            Ok(())
+            let settle = || settle_card_verdict(&client, &operation_id, &attempt);
+            writes.run(&client, settle).await
         })
         .await
     }
@@ -216,13 +214,10 @@ impl Requests {
         pattern: Pattern,
         category: Category,
     ) -> Result<CardRule, StoreError> {
+        let writes = self.writes();
         let done = self.request(move |client| async move {
-            let statement = client.prepare_cached(SET_CARD_RULE).await?;
-            let (kind, text) = card_rule_key(&pattern);
-            let row = client
-                .query_one(&statement, &[&kind, &text, &category.as_str()])
-                .await?;
-            card_rule(&row)
+            let set = || set_card_rule(&client, &pattern, &category);
+            writes.run(&client, set).await
         });
         done.await.map_err(maybe_done)
     }
@@ -230,10 +225,10 @@ impl Requests {
     /// Removes the rule of a pattern; false if there was none. A connection that breaks on the way leaves the outcome
     /// unknown.
     pub async fn delete_card_rule(&self, pattern: Pattern) -> Result<bool, StoreError> {
+        let writes = self.writes();
         let done = self.request(move |client| async move {
-            let statement = client.prepare_cached(DELETE_CARD_RULE).await?;
-            let (kind, text) = card_rule_key(&pattern);
-            Ok(client.execute(&statement, &[&kind, &text]).await? > 0)
+            let delete = || delete_card_rule(&client, &pattern);
+            writes.run(&client, delete).await
         });
         done.await.map_err(maybe_done)
     }
@@ -252,6 +247,47 @@ impl Requests {
         })
         .await
     }
+}
+
+async fn give_card_verdict(
+    client: &Client,
+    operation_id: &OperationId,
+    attempt: &Attempt,
+    verdict: CardVerdict,
+) -> Result<CardVerdict, StoreError> {
+    let statement = client.prepare_cached(GIVE_CARD_VERDICT).await?;
+    let params: [&(dyn ToSql + Sync); 3] =
+        [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
+    let row = client.query_one(&statement, &params).await?;
+    CardVerdict::from_stored(row.get("verdict"))
+}
+
+async fn settle_card_verdict(
+    client: &Client,
+    operation_id: &OperationId,
+    attempt: &Attempt,
+) -> Result<(), StoreError> {
+    let statement = client.prepare_cached(SETTLE_CARD_VERDICT).await?;
+    let params: [&(dyn ToSql + Sync); 2] = [&operation_id.as_str(), &attempt.as_str()];
+    client.execute(&statement, &params).await?;
+    Ok(())
+}
+
+async fn set_card_rule(
+    client: &Client,
+    pattern: &Pattern,
+    category: &Category,
+) -> Result<CardRule, StoreError> {
+    let statement = client.prepare_cached(SET_CARD_RULE).await?;
+    let (kind, text) = card_rule_key(pattern);
+    let params: [&(dyn ToSql + Sync); 3] = [&kind, &text, &category.as_str()];
+    card_rule(&client.query_one(&statement, &params).await?)
+}
+
+async fn delete_card_rule(client: &Client, pattern: &Pattern) -> Result<bool, StoreError> {
+    let statement = client.prepare_cached(DELETE_CARD_RULE).await?;
+    let (kind, text) = card_rule_key(pattern);
+    Ok(client.execute(&statement, &[&kind, &text]).await? > 0)
 }
 
 /// Unlike a read, it may have happened.

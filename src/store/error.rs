@@ -35,7 +35,7 @@ pub enum StoreError {
     /// The caller's deadline passed before the answer came.
     #[error("the deadline passed")]
     Deadline,
-    /// Every connection stayed in use for as long as a request may wait for one.
+    /// Every connection stayed in use for as long as the caller could wait for one. Nothing was sent.
     #[error("no connection became free in time")]
     Exhausted,
     /// The database cannot be reached, shuts down, or is read-only.
@@ -75,6 +75,19 @@ impl StoreError {
                 outcome: Outcome::Unknown(operation_ids),
                 cause: error.to_string(),
             },
+        }
+    }
+
+    /// PostgreSQL ended the transaction and the connection is as good as before: after a ROLLBACK it can go on.
+    pub(super) fn leaves_the_connection_usable(&self) -> bool {
+        match self {
+            Self::Serialization | Self::LockTimeout | Self::Duplicate { .. } => true,
+            Self::StatementTimeout
+            | Self::Deadline
+            | Self::Exhausted
+            | Self::Unavailable { .. }
+            | Self::Rejected { .. }
+            | Self::Corrupt(_) => false,
         }
     }
 

@@ -7,6 +7,7 @@ mod error;
 mod history;
 mod pool;
 mod requests;
+mod retry;
 mod row;
 pub mod schema;
 pub mod verify;
@@ -20,11 +21,14 @@ pub use cards::{
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
-pub use pool::{Session, StoreConfig, StoreConfigError};
+pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
+pub use retry::Retries;
+pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
 pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
 
 use pool::Connections;
+use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 10] = [
@@ -62,6 +66,8 @@ pub struct Store {
     batches: Connections,
     requests: Connections,
     health: Connections,
+    isolation: Isolation,
+    retries: Retries,
 }
 
 impl Store {
@@ -81,17 +87,30 @@ impl Store {
                 config.request_connections,
             )?,
             health: Connections::new("health", config, Session::Requests, 1)?,
+            isolation: config.isolation,
+            retries: Retries::default(),
         })
     }
 
     /// The reads, and the opening of accounts, for a caller that waits until `deadline`.
     pub fn before(&self, deadline: tokio::time::Instant) -> Requests {
-        Requests::new(self.requests.clone(), deadline)
+        self.requests_on(&self.requests, deadline)
+    }
+
+    fn requests_on(&self, pool: &Connections, deadline: tokio::time::Instant) -> Requests {
+        Requests::new(
+            pool.clone(),
+            deadline,
+            Writes {
+                isolation: self.isolation,
+                retries: self.retries.clone(),
+            },
+        )
     }
 
     /// Whether the database answers until `deadline`. Asked on a connection of its own: busy is not unhealthy.
     pub async fn ping(&self, deadline: tokio::time::Instant) -> Result<(), StoreError> {
-        Requests::new(self.health.clone(), deadline).ping().await
+        self.requests_on(&self.health, deadline).ping().await
     }
 
     /// Closes all pools. Connections in use close when they come back.

@@ -21,10 +21,35 @@ pub struct StoreConfig {
     pub batch_connections: usize,
     /// Connections for reads and for opening accounts.
     pub request_connections: usize,
+    /// How transactions that write are kept apart.
+    pub isolation: Isolation,
     /// The longest that one statement may run.
     pub statement_timeout_ms: u64,
-    /// The longest that anyone waits for a free connection, or for a new one to be made.
+    /// The longest that a new connection may take, and that a batch waits for a free one. Requests wait until their
+    /// deadlines.
     pub connect_timeout_ms: u64,
+}
+
+/// How transactions that write are kept apart. The answers are the same; what differs is who proves it: Ballast's locks
+/// alone, or PostgreSQL too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Row locks, and every statement sees what was committed before it.
+    #[default]
+    ReadCommitted,
+    /// The same locks on one snapshot for each transaction; PostgreSQL aborts what no serial order explains, and it is
+    /// repeated.
+    Serializable,
+}
+
+impl Isolation {
+    /// Its name in SQL.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::ReadCommitted => "READ COMMITTED",
+            Self::Serializable => "SERIALIZABLE",
+        }
+    }
 }
 
 /// Why no pool can be built.
@@ -73,6 +98,7 @@ impl Session {
     pub fn settings(self, statement_timeout_ms: u64) -> String {
         let common = format!(
             "SET statement_timeout = {statement_timeout_ms};
+             SET default_transaction_isolation = 'read committed';
              SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
              SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off"
         );
@@ -83,6 +109,14 @@ impl Session {
                  SET enable_bitmapscan = off"
             ),
             Self::Requests => common,
+        }
+    }
+
+    /// A lane has a connection of its own; requests queue for theirs, each for as long as its caller waits.
+    fn wait_max(self, connect_timeout: Duration) -> Option<Duration> {
+        match self {
+            Self::Batches => Some(connect_timeout),
+            Self::Requests => None,
         }
     }
 
@@ -201,7 +235,7 @@ fn pool(config: &StoreConfig, session: Session, size: usize) -> Result<Pool, Sto
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .timeouts(Timeouts {
-            wait: Some(timeout),
+            wait: session.wait_max(timeout),
             create: Some(timeout),
             recycle: Some(timeout),
         })

@@ -12,6 +12,11 @@
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
 //! are two statements, because a lock wait does not refresh the snapshot of its own statement. Usually nobody waits at
 //! all: what is locked elsewhere is skipped, and its commands step aside (see [`Locking`]).
+//!
+//! With [`Isolation::Serializable`] the look-up sees no more than the lock did: both have the snapshot of the transaction.
+//! What the lock waited for, or what changed since the snapshot, then ends the transaction with 40001, and the lane
+//! repeats it on a new snapshot. The one thing that is neither locked nor changed is a refused operation of the same id;
+//! the unique key ends that one, as it does for ids that come with other accounts.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +30,8 @@ use tokio_postgres::{Row, Statement};
 use super::Store;
 use super::columns::{BalanceColumns, EntryColumns, OperationColumns};
 use super::error::StoreError;
+use super::pool::Isolation;
+use super::retry::Retries;
 use super::row::{self, RowId};
 use crate::domain::{
     Account, AccountId, BalanceChange, BalanceKey, Balances, Book, Category, Claim, Command, Map,
@@ -74,6 +81,9 @@ pub trait Ledger: Send + Sync + 'static {
         jobs: &[Job],
         locking: &Locking,
     ) -> impl Future<Output = Result<Vec<Verdict>, StoreError>> + Send;
+
+    /// Counts the batches that lost and were repeated.
+    fn retries(&self) -> &Retries;
 }
 
 /// How long a batch that waits may hold its other locks. Other instances hold theirs for some milliseconds; whoever
@@ -98,6 +108,10 @@ impl Ledger for Store {
         }
         self.transact(jobs, Some(WAIT_WHILE_HOLDING)).await
     }
+
+    fn retries(&self) -> &Retries {
+        &self.retries
+    }
 }
 
 impl Store {
@@ -107,10 +121,19 @@ impl Store {
         lock_timeout: Option<Duration>,
     ) -> Result<Vec<Verdict>, StoreError> {
         let client = self.batches.get().await?;
-        let result = Transaction::run(&client, jobs, lock_timeout).await;
-        if result.is_err() {
-            // It may be in the middle of anything; a new connection is cheaper than a doubt.
-            client.discard();
+        let transaction = Transaction {
+            client: &client,
+            isolation: self.isolation,
+            lock_timeout,
+        };
+        let result = transaction.run(jobs).await;
+        if let Err(error) = &result {
+            let is_usable = error.leaves_the_connection_usable()
+                && client.batch_execute("ROLLBACK").await.is_ok();
+            if !is_usable {
+                // It may be in the middle of anything; a new connection is cheaper than a doubt.
+                client.discard();
+            }
         }
         result
     }
@@ -180,6 +203,7 @@ pub const WRITE_STATEMENTS: [(&str, &str); 12] = [
 /// One transaction on one connection.
 struct Transaction<'a> {
     client: &'a Client,
+    isolation: Isolation,
     lock_timeout: Option<Duration>,
 }
 
@@ -202,26 +226,18 @@ impl Locked {
 }
 
 impl Transaction<'_> {
-    async fn run(
-        client: &Client,
-        jobs: &[Job],
-        lock_timeout: Option<Duration>,
-    ) -> Result<Vec<Verdict>, StoreError> {
-        let transaction = Transaction {
-            client,
-            lock_timeout,
-        };
+    async fn run(&self, jobs: &[Job]) -> Result<Vec<Verdict>, StoreError> {
         let Locked {
             mut book,
             row_ids,
             contended,
-        } = transaction.lock(jobs).await?;
+        } = self.lock(jobs).await?;
         let verdicts = jobs
             .iter()
             .map(|job| decide(job, &mut book, &contended))
             .collect();
         let (operations, balances) = book.into_changes();
-        transaction.write(&operations, &balances, &row_ids).await?;
+        self.write(&operations, &balances, &row_ids).await?;
         Ok(verdicts)
     }
 
@@ -453,12 +469,12 @@ impl Transaction<'_> {
     }
 
     fn begin(&self) -> String {
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let begin = format!("BEGIN ISOLATION LEVEL {}", self.isolation.sql());
         match self.lock_timeout {
             Some(lock_timeout) => {
                 format!("{begin}; SET LOCAL lock_timeout = {}", millis(lock_timeout))
             }
-            None => begin.to_owned(),
+            None => begin,
         }
     }
 }

@@ -15,6 +15,7 @@ mod facade;
 mod fleet;
 mod history;
 mod idempotency;
+mod isolation;
 mod movements;
 mod owners;
 mod plans;

@@ -24,6 +24,9 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("BALLAST_")) {
         command.env_remove(name);
     }
+    if let Ok(isolation) = std::env::var(super::instance::ISOLATION) {
+        command.env("BALLAST_ISOLATION", isolation);
+    }
     command
         .env("BALLAST_LISTEN", "127.0.0.1:0")
         .current_dir(folder)

@@ -7,7 +7,7 @@ use ballast::batcher::BatcherConfig;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 use ballast::server::{Ended, Server, ServerConfig};
-use ballast::store::{StoreConfig, verify};
+use ballast::store::{Isolation, Ledger, Retries, StoreConfig, verify};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -25,8 +25,22 @@ pub struct Ballast {
     /// The JSON door's, if it has one.
     pub json_address: Option<SocketAddr>,
     pub database: std::sync::Arc<Database>,
+    /// How often its transactions lost against others and were repeated.
+    pub retries: Retries,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
+}
+
+/// Chooses the isolation of every Ballast that a test starts, as `--isolation` does; default `read-committed`.
+pub const ISOLATION: &str = "BALLAST_TEST_ISOLATION";
+
+/// The isolation that the environment chose for this run.
+pub fn isolation() -> Isolation {
+    match std::env::var(ISOLATION).as_deref() {
+        Err(_) | Ok("read-committed") => Isolation::ReadCommitted,
+        Ok("serializable") => Isolation::Serializable,
+        Ok(other) => panic!("{ISOLATION} is {other:?}"),
+    }
 }
 
 /// The configuration of a server under test, on a free port.
@@ -38,6 +52,7 @@ pub fn config(database_url: String) -> ServerConfig {
             database_url,
             batch_connections: 4,
             request_connections: 4,
+            isolation: isolation(),
             statement_timeout_ms: 5_000,
             connect_timeout_ms: 3_000,
         },
@@ -81,6 +96,7 @@ impl Ballast {
         let server = Server::bind(config).await.expect("a server starts");
         let address = server.address();
         let json_address = server.json_address();
+        let retries = server.store().retries().clone();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async move {
             // Dropped without a word is a stop too.
@@ -93,6 +109,7 @@ impl Ballast {
             address,
             json_address,
             database,
+            retries,
             stop: Some(stop),
             running,
         }
@@ -129,6 +146,11 @@ pub struct OutsideLock(tokio_postgres::Client);
 impl OutsideLock {
     pub async fn release(self) {
         self.0.batch_execute("ROLLBACK").await.expect("unlocked");
+    }
+
+    /// Lets what the statement did happen.
+    pub async fn commit(self) {
+        self.0.batch_execute("COMMIT").await.expect("committed");
     }
 }
 
