@@ -13,6 +13,7 @@ mod errors;
 mod execute_batch;
 mod facade;
 mod fleet;
+mod get_or_create;
 mod history;
 mod idempotency;
 mod isolation;
