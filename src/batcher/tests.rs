@@ -141,7 +141,7 @@ fn credit(operation: &str, account: &str) -> Command {
     Command {
         operation_id: OperationId::from_stored(operation),
         movement: Movement::Credit { destination },
-        amount: Amount::new(1).expect("one is an amount"),
+        amount: Some(Amount::new(1).expect("one is an amount")),
         currency: Currency::new("EUR").expect("EUR is a currency"),
         note: Note::default(),
     }

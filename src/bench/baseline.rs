@@ -296,6 +296,7 @@ macro_rules! only_transfers {
 only_transfers!(
     debit: DebitRequest => DebitResponse,
     credit: CreditRequest => CreditResponse,
+    merge_accounts: MergeAccountsRequest => MergeAccountsResponse,
     execute_batch: ExecuteBatchRequest => ExecuteBatchResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
     get_operation: GetOperationRequest => GetOperationResponse,

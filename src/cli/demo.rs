@@ -53,7 +53,7 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
     let command = Command {
         operation_id: OperationId::from_stored("demo-opening"),
         movement: Movement::Credit { destination },
-        amount,
+        amount: Some(amount),
         currency,
         note: Note {
             description: "opening balance of the demo".to_owned(),

@@ -2,9 +2,11 @@
 //! changes of those before it, and remembers what has to be written. Pure: the same book and the same commands give
 //! the same answers, in one batch or in many.
 
+mod merge;
+
 use std::sync::Arc;
 
-use super::command::{BalanceKey, Command, Source};
+use super::command::{BalanceKey, Command, Movement, Source};
 use super::id::{AccountId, Category, OperationId};
 use super::map::{Map, Set};
 use super::money::{Amount, Currency};
@@ -134,7 +136,11 @@ pub struct Book {
     known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
     changed: Set<BalanceKey>,
+    roles: Map<AccountId, Role>,
+    closed: Vec<AccountId>,
 }
+
+pub use merge::{Closures, Role};
 
 impl Book {
     /// An empty book. `now` is a time after which all its accounts were locked.
@@ -150,6 +156,8 @@ impl Book {
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
             changed: Set::with_capacity_and_hasher(2 * command_count, <_>::default()),
+            roles: Map::default(),
+            closed: Vec::new(),
         }
     }
 
@@ -174,7 +182,8 @@ impl Book {
             decision => decision,
         };
         let outcome = match posting {
-            Ok(posting) => self.post(command, posting),
+            Ok(Posting::Move(moved)) => self.post(command, moved),
+            Ok(Posting::Merge(merge)) => self.post_merge(command, merge),
             Err(refusal) => self.outcome(command, self.now, Outcome::Refused(refusal)),
         };
         answer(outcome, false)
@@ -213,12 +222,16 @@ impl Book {
             currency,
             ..
         } = command;
-        let find = |account_id: &AccountId| {
-            let account = self.accounts.get(account_id);
-            account.ok_or_else(|| Refusal::AccountNotFound {
-                account_id: account_id.clone(),
-            })
-        };
+        if let Movement::Merge {
+            source,
+            destination,
+        } = movement
+        {
+            let merge = self.decide_merge(source, destination, *currency)?;
+            return Ok(Posting::Merge(merge));
+        }
+        let amount = amount.expect("only a merge has no amount, where commands are made");
+        let find = |account_id: &AccountId| self.find(account_id);
         let source = movement
             .source()
             .map(|source| Ok((source, find(&source.account_id)?)))
@@ -248,31 +261,46 @@ impl Book {
             check_not_frozen(account_id, account, side)?;
         }
         let source = source
-            .map(|(source, account)| fund(source, account, *amount))
+            .map(|(source, account)| fund(source, account, amount))
             .transpose()?;
         let destination = destination
-            .map(|(key, account)| check_limit(key, account, *amount).map(|()| key.clone()))
+            .map(|(key, account)| {
+                check_limit(key, account, amount.minor_units()).map(|()| key.clone())
+            })
             .transpose()?;
-        Ok(Posting {
+        Ok(Posting::Move(Moved {
+            amount,
             source,
             destination,
+        }))
+    }
+
+    fn find(&self, account_id: &AccountId) -> Result<&Account, Refusal> {
+        let account = self.accounts.get(account_id);
+        account.ok_or_else(|| Refusal::AccountNotFound {
+            account_id: account_id.clone(),
         })
     }
 
-    fn post(&mut self, command: &Arc<Command>, posting: Posting) -> Arc<Operation> {
-        let Posting {
-            source,
-            destination,
-        } = posting;
-        let touched = source.iter().chain(&destination);
+    /// The time of an operation that changes these balances.
+    fn time_of<'a>(&self, touched: impl Iterator<Item = &'a BalanceKey>) -> Timestamp {
         let after_last = |key: &BalanceKey| {
             self.accounts[&key.account_id]
                 .balance(&key.category)
                 .update_time
                 .next()
         };
-        let time = touched.map(after_last).fold(self.now, Timestamp::max);
-        let amount = command.amount.minor_units();
+        touched.map(after_last).fold(self.now, Timestamp::max)
+    }
+
+    fn post(&mut self, command: &Arc<Command>, moved: Moved) -> Arc<Operation> {
+        let Moved {
+            amount,
+            source,
+            destination,
+        } = moved;
+        let time = self.time_of(source.iter().chain(&destination));
+        let amount = amount.minor_units();
         let source = source.map(|key| self.change(key, -amount, time));
         let destination = destination.map(|key| self.change(key, amount, time));
         self.outcome(
@@ -327,8 +355,15 @@ impl Book {
     }
 }
 
-/// The balances that a command will change.
-struct Posting {
+/// What a command will change.
+enum Posting {
+    Move(Moved),
+    Merge(merge::Merge),
+}
+
+/// The balances that a movement will change, and by how much.
+struct Moved {
+    amount: Amount,
     source: Option<BalanceKey>,
     destination: Option<BalanceKey>,
 }
@@ -346,7 +381,7 @@ fn replay(first: &Arc<Operation>, command: &Command) -> Result<Receipt, Refusal>
 
 fn answer(operation: Arc<Operation>, replayed: bool) -> Result<Receipt, Refusal> {
     match &operation.outcome {
-        Outcome::Posted { .. } => Ok(Receipt {
+        Outcome::Posted { .. } | Outcome::Merged(_) => Ok(Receipt {
             operation,
             replayed,
         }),
@@ -417,9 +452,9 @@ fn fund(source: &Source, account: &Account, needed: Amount) -> Result<BalanceKey
     }
 }
 
-fn check_limit(key: &BalanceKey, account: &Account, amount: Amount) -> Result<(), Refusal> {
+fn check_limit(key: &BalanceKey, account: &Account, amount: i64) -> Result<(), Refusal> {
     let balance = account.balance(&key.category);
-    match balance.posted.checked_add(amount.minor_units()) {
+    match balance.posted.checked_add(amount) {
         Some(posted) if posted <= balance.limit() => Ok(()),
         _ => Err(Refusal::BalanceLimitExceeded {
             balance: key.clone(),

@@ -56,6 +56,9 @@ impl Code {
             Refusal::OperationIdReused { .. }
             | Refusal::AccountNotFound { .. }
             | Refusal::CurrencyMismatch { .. }
+            | Refusal::SettlementAccount { .. }
+            | Refusal::HoldsOpen { .. }
+            | Refusal::BalanceNegative { .. }
             | Refusal::AccountClosed { .. }
             | Refusal::AccountFrozen { .. }
             | Refusal::BalanceLimitExceeded { .. } => Self::Declined,
@@ -249,7 +252,7 @@ impl Payment {
                     categories,
                 },
             },
-            amount: self.amount,
+            amount: Some(self.amount),
             currency: self.currency,
             note: note("card payment", facts),
         }
@@ -272,7 +275,7 @@ impl Payment {
         [
             ("kind", !is_payment),
             ("account_id", account_id != Some(&self.account_id)),
-            ("total_amount.minor_units", *amount != self.amount),
+            ("total_amount.minor_units", *amount != Some(self.amount)),
             ("total_amount.currency_code", *currency != self.currency),
             (MCC, fact(MCC) != self.mcc.as_str()),
             (MERCHANT, fact(MERCHANT) != self.merchant.as_str()),

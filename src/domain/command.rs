@@ -45,6 +45,13 @@ pub enum Movement {
         /// The owner whose settlement account the destination is, if the caller named the owner and not the account.
         owner_id: Option<OwnerId>,
     },
+    /// Everything from one account to another, category by category; then the first one closes.
+    Merge {
+        /// The account that is emptied and closed.
+        source: AccountId,
+        /// The account that receives; never the source.
+        destination: AccountId,
+    },
 }
 
 /// What the caller wants to remember about an operation. Part of its content: a replay must carry the same.
@@ -63,8 +70,8 @@ pub struct Command {
     pub operation_id: OperationId,
     /// From where to where.
     pub movement: Movement,
-    /// How much.
-    pub amount: Amount,
+    /// How much; `None`: whatever there is, in a merge and in nothing else.
+    pub amount: Option<Amount>,
     /// In which currency.
     pub currency: Currency,
     /// The caller's note.
@@ -95,19 +102,35 @@ impl Movement {
         })
     }
 
-    /// Who pays, if it is not the world outside.
+    /// The balances that may pay, if the movement names them.
     pub fn source(&self) -> Option<&Source> {
         match self {
             Self::Debit { source } | Self::Transfer { source, .. } => Some(source),
-            Self::Credit { .. } => None,
+            Self::Credit { .. } | Self::Merge { .. } => None,
         }
     }
 
-    /// Who receives, if it is not the world outside.
+    /// The account that pays, if it is not the world outside.
+    pub fn source_account_id(&self) -> Option<&AccountId> {
+        match self {
+            Self::Merge { source, .. } => Some(source),
+            movement => movement.source().map(|source| &source.account_id),
+        }
+    }
+
+    /// The account that receives, if it is not the world outside.
+    pub fn destination_account_id(&self) -> Option<&AccountId> {
+        match self {
+            Self::Merge { destination, .. } => Some(destination),
+            movement => movement.destination().map(|key| &key.account_id),
+        }
+    }
+
+    /// The balance that receives, if the movement names it.
     pub fn destination(&self) -> Option<&BalanceKey> {
         match self {
             Self::Credit { destination } | Self::Transfer { destination, .. } => Some(destination),
-            Self::Debit { .. } => None,
+            Self::Debit { .. } | Self::Merge { .. } => None,
         }
     }
 
@@ -115,14 +138,13 @@ impl Movement {
     pub fn destination_owner_id(&self) -> Option<&OwnerId> {
         match self {
             Self::Transfer { owner_id, .. } => owner_id.as_ref(),
-            Self::Debit { .. } | Self::Credit { .. } => None,
+            Self::Debit { .. } | Self::Credit { .. } | Self::Merge { .. } => None,
         }
     }
 
     /// The accounts whose locks the movement needs: one or two, the source's first.
     pub fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
-        let source = self.source().map(|source| &source.account_id);
-        let destination = self.destination().map(|key| &key.account_id);
+        let (source, destination) = (self.source_account_id(), self.destination_account_id());
         source
             .into_iter()
             .chain(destination.filter(|id| Some(*id) != source))
@@ -139,13 +161,12 @@ impl Command {
     /// settles for that owner by then.
     pub fn differing_fields(&self, other: &Self) -> Vec<&'static str> {
         let (this, that) = (&self.movement, &other.movement);
-        let source_account =
-            |movement: &Movement| movement.source().map(|source| source.account_id.clone());
+        let source_account = |movement: &Movement| movement.source_account_id().cloned();
         let source_categories =
             |movement: &Movement| movement.source().map(|source| source.categories.clone());
         let destination_account = |movement: &Movement| match movement.destination_owner_id() {
             Some(_) => None,
-            None => movement.destination().map(|key| key.account_id.clone()),
+            None => movement.destination_account_id().cloned(),
         };
         let destination_category =
             |movement: &Movement| movement.destination().map(|key| key.category.clone());

@@ -12,7 +12,7 @@ pub mod operation;
 pub mod refusal;
 pub mod time;
 
-pub use book::{Account, Balance, BalanceChange, Balances, Book};
+pub use book::{Account, Balance, BalanceChange, Balances, Book, Closures, Role};
 pub use claim::Claim;
 pub use command::{BalanceKey, Command, Movement, Note, SameBalance, Source};
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};

@@ -33,6 +33,8 @@ pub enum Outcome {
         /// The entry of the balance that received.
         destination: Option<Entry>,
     },
+    /// Both entries of each category that had money, ordered by category.
+    Merged(Vec<[Entry; 2]>),
     /// The money did not move and never will.
     Refused(Refusal),
 }
@@ -49,16 +51,18 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Its entries, the source's first; none if it was refused.
+    /// Its entries, the source's first, in a merge by category; none if it was refused.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let (source, destination) = match &self.outcome {
+        let (source, destination, merged) = match &self.outcome {
             Outcome::Posted {
                 source,
                 destination,
-            } => (source.as_ref(), destination.as_ref()),
-            Outcome::Refused(_) => (None, None),
+            } => (source.as_ref(), destination.as_ref(), &[][..]),
+            Outcome::Merged(parts) => (None, None, &parts[..]),
+            Outcome::Refused(_) => (None, None, &[][..]),
         };
-        source.into_iter().chain(destination)
+        let moved = source.into_iter().chain(destination);
+        moved.chain(merged.iter().flatten())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::command::BalanceKey;
-use super::id::{AccountId, Category, OperationId};
+use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
 
 /// Which direction of an account is frozen.
@@ -48,6 +48,13 @@ pub enum Refusal {
         /// The amount's currency.
         amount_currency: Currency,
     },
+    /// The account receives for its owner, and a merge would give that to somebody else. Not recorded.
+    SettlementAccount {
+        /// The account.
+        account_id: AccountId,
+        /// Its owner.
+        owner_id: OwnerId,
+    },
     /// The account is closed. Final and recorded.
     AccountClosed {
         /// The account.
@@ -59,6 +66,24 @@ pub enum Refusal {
         account_id: AccountId,
         /// The direction.
         side: Side,
+    },
+    /// The balance has open holds, so its account cannot be merged. Final and recorded.
+    HoldsOpen {
+        /// The balance.
+        balance: BalanceKey,
+        /// What the holds reserve.
+        held: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// The balance is below zero, so its account cannot be merged: debts do not move. Final and recorded.
+    BalanceNegative {
+        /// The balance.
+        balance: BalanceKey,
+        /// What it has.
+        posted: i64,
+        /// The account's currency.
+        currency: Currency,
     },
     /// None of the categories covers the whole amount. Final and recorded.
     InsufficientFunds {
@@ -80,7 +105,7 @@ pub enum Refusal {
         /// What it has.
         posted: i64,
         /// What would be added.
-        amount: Amount,
+        amount: i64,
         /// The account's currency.
         currency: Currency,
     },
@@ -96,8 +121,11 @@ impl Refusal {
             Self::OperationIdReused { .. } => "OPERATION_ID_REUSED",
             Self::AccountNotFound { .. } => "ACCOUNT_NOT_FOUND",
             Self::CurrencyMismatch { .. } => "CURRENCY_MISMATCH",
+            Self::SettlementAccount { .. } => "SETTLEMENT_ACCOUNT",
             Self::AccountClosed { .. } => "ACCOUNT_CLOSED",
             Self::AccountFrozen { .. } => "ACCOUNT_FROZEN",
+            Self::HoldsOpen { .. } => "HOLDS_OPEN",
+            Self::BalanceNegative { .. } => "BALANCE_NEGATIVE",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
         }
@@ -108,9 +136,12 @@ impl Refusal {
         match self {
             Self::OperationIdReused { .. }
             | Self::AccountNotFound { .. }
-            | Self::CurrencyMismatch { .. } => false,
+            | Self::CurrencyMismatch { .. }
+            | Self::SettlementAccount { .. } => false,
             Self::AccountClosed { .. }
             | Self::AccountFrozen { .. }
+            | Self::HoldsOpen { .. }
+            | Self::BalanceNegative { .. }
             | Self::InsufficientFunds { .. }
             | Self::BalanceLimitExceeded { .. } => true,
         }
@@ -139,6 +170,33 @@ impl Refusal {
                 ("account_id", account_id.to_string()),
                 ("account_currency_code", account_currency.to_string()),
                 ("amount_currency_code", amount_currency.to_string()),
+            ],
+            Self::SettlementAccount {
+                account_id,
+                owner_id,
+            } => vec![
+                ("account_id", account_id.to_string()),
+                ("owner_id", owner_id.to_string()),
+            ],
+            Self::HoldsOpen {
+                balance,
+                held,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("held_minor_units", held.to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+            Self::BalanceNegative {
+                balance,
+                posted,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("posted_minor_units", posted.to_string()),
+                ("currency_code", currency.to_string()),
             ],
             Self::AccountFrozen { account_id, side } => {
                 vec![
@@ -175,7 +233,7 @@ impl Refusal {
                 ("category", balance.category.to_string()),
                 ("limit_minor_units", limit.to_string()),
                 ("posted_minor_units", posted.to_string()),
-                ("amount_minor_units", amount.minor_units().to_string()),
+                ("amount_minor_units", amount.to_string()),
                 ("currency_code", currency.to_string()),
             ],
         };
@@ -200,6 +258,22 @@ impl Refusal {
                     .find(|side| text("side") == Some(side.as_str()))?;
                 Some(Self::AccountFrozen { account_id, side })
             }
+            "HOLDS_OPEN" => Some(Self::HoldsOpen {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                held: number("held_minor_units")?,
+                currency: currency()?,
+            }),
+            "BALANCE_NEGATIVE" => Some(Self::BalanceNegative {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                posted: number("posted_minor_units")?,
+                currency: currency()?,
+            }),
             "INSUFFICIENT_FUNDS" => {
                 let categories = text("categories")?.split(',').map(Category::from_stored);
                 let available = text("available_minor_units")?
@@ -224,7 +298,7 @@ impl Refusal {
                 },
                 limit: number("limit_minor_units")?,
                 posted: number("posted_minor_units")?,
-                amount: amount("amount_minor_units")?,
+                amount: number("amount_minor_units")?,
                 currency: currency()?,
             }),
             _ => None,
@@ -265,6 +339,39 @@ impl std::fmt::Display for Refusal {
                     "account {account_id} is in {account_currency}, the amount in {amount_currency}"
                 )
             }
+            Self::SettlementAccount {
+                account_id,
+                owner_id,
+            } => {
+                write!(
+                    f,
+                    "account {account_id} is the settlement account of owner {owner_id}; merge it into an account of the same owner"
+                )
+            }
+            Self::HoldsOpen {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                held,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} has {held} held in {category} ({currency} minor units); capture or release the holds first"
+            ),
+            Self::BalanceNegative {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                posted,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} has {posted} in {category} ({currency} minor units); settle the debt first"
+            ),
             Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
             Self::AccountFrozen { account_id, side } => {
                 write!(f, "account {account_id} is frozen for {}", side.as_str())
@@ -296,7 +403,6 @@ impl std::fmt::Display for Refusal {
                     account_id,
                     category,
                 } = balance;
-                let amount = amount.minor_units();
                 write!(
                     f,
                     "account {account_id} has {posted} in {category}, {amount} more would exceed its limit of {limit} ({currency} minor units)"

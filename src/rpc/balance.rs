@@ -66,6 +66,31 @@ impl BalanceRpc {
         }
     }
 
+    /// The command of a merge. Accounts stay and keep their currency, so what is read here holds for the decision later.
+    async fn merge_command(
+        &self,
+        merge: request::Merge,
+        deadline: Instant,
+    ) -> Result<Command, RpcError> {
+        let account_ids = vec![merge.source.clone(), merge.destination.clone()];
+        let found = self
+            .store
+            .before(deadline)
+            .get_accounts(account_ids)
+            .await?;
+        let currency_of = |account_id: &AccountId| {
+            let account = found
+                .iter()
+                .find(|account| account.account_id == *account_id);
+            account
+                .map(|account| account.currency)
+                .ok_or_else(|| RpcError::AccountNotFound(account_id.clone()))
+        };
+        let currency = currency_of(&merge.source)?;
+        currency_of(&merge.destination)?;
+        Ok(merge.command(currency))
+    }
+
     /// The operations of a page, and the position to go on from if there may be more.
     async fn history(
         &self,
@@ -142,12 +167,9 @@ fn position_of(operation: &Operation) -> HistoryPosition {
 fn goes(operation: &Operation, direction: proto::Direction, listed: &[AccountId]) -> bool {
     let movement = &operation.command.movement;
     let listed: HashSet<&AccountId> = listed.iter().collect();
-    let from_listed = movement
-        .source()
-        .is_some_and(|source| listed.contains(&source.account_id));
-    let to_listed = movement
-        .destination()
-        .is_some_and(|key| listed.contains(&key.account_id));
+    let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| listed.contains(id));
+    let from_listed = is_listed(movement.source_account_id());
+    let to_listed = is_listed(movement.destination_account_id());
     match direction {
         proto::Direction::Unspecified => true,
         proto::Direction::Incoming => to_listed && !from_listed,
@@ -214,6 +236,27 @@ impl BalanceService for BalanceRpc {
             replayed,
         } = self.execute(command, deadline).await?;
         Ok(Response::new(proto::TransferResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn merge_accounts(
+        &self,
+        request: Request<proto::MergeAccountsRequest>,
+    ) -> Result<Response<proto::MergeAccountsResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let merge = request::merge(request.into_inner()).map_err(RpcError::from)?;
+        let command = self.merge_command(merge, deadline).await?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, deadline).await?;
+        Ok(Response::new(proto::MergeAccountsResponse {
             operation: Some(operation),
             entries,
             balances,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::proto;
 use super::status::Problem;
 use crate::domain::{
-    BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal, Timestamp,
+    AccountId, BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal,
+    Timestamp,
 };
 use crate::store::{AccountDetails, BalanceDetails, EntryRecord};
 
@@ -41,9 +42,10 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Movement::Debit { .. } => proto::OperationKind::Debit,
         Movement::Credit { .. } => proto::OperationKind::Credit,
         Movement::Transfer { .. } => proto::OperationKind::Transfer,
+        Movement::Merge { .. } => proto::OperationKind::Merge,
     };
     let (state, refusal) = match outcome {
-        Outcome::Posted { .. } => (proto::OperationState::Posted, None),
+        Outcome::Posted { .. } | Outcome::Merged(_) => (proto::OperationState::Posted, None),
         Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
     };
     let asked = movement
@@ -60,14 +62,20 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         operation_id: command.operation_id.to_string(),
         kind: kind.into(),
         state: state.into(),
-        amount: Some(proto::Money {
+        amount: command.amount.map(|amount| proto::Money {
             currency_code: command.currency.to_string(),
-            minor_units: command.amount.minor_units(),
+            minor_units: amount.minor_units(),
         }),
-        source: paid
-            .map(balance_ref)
-            .or_else(|| first_asked().as_ref().map(balance_ref)),
-        destination: movement.destination().map(balance_ref),
+        source: match movement {
+            Movement::Merge { source, .. } => Some(all_of(source)),
+            _ => paid
+                .map(balance_ref)
+                .or_else(|| first_asked().as_ref().map(balance_ref)),
+        },
+        destination: match movement {
+            Movement::Merge { destination, .. } => Some(all_of(destination)),
+            movement => movement.destination().map(balance_ref),
+        },
         source_categories: asked.iter().map(ToString::to_string).collect(),
         destination_owner_id: movement
             .destination_owner_id()
@@ -186,6 +194,14 @@ fn snapshot(entry: &Entry, currency: Currency) -> proto::BalanceSnapshot {
         held_minor_units: entry.held_after,
         available_minor_units: entry.available_after,
         version: entry.version,
+    }
+}
+
+/// All categories of an account.
+fn all_of(account_id: &AccountId) -> proto::BalanceRef {
+    proto::BalanceRef {
+        account_id: account_id.to_string(),
+        category: String::new(),
     }
 }
 

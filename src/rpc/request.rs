@@ -59,7 +59,7 @@ impl Head {
         Command {
             operation_id,
             movement,
-            amount,
+            amount: Some(amount),
             currency,
             note,
         }
@@ -237,6 +237,70 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
             destination,
         },
     ))
+}
+
+/// A merge whose currency is not known yet: it is that of the source.
+#[derive(Debug)]
+pub struct Merge {
+    operation_id: OperationId,
+    note: Note,
+    /// The account that is emptied and closed.
+    pub source: AccountId,
+    /// The account that receives.
+    pub destination: AccountId,
+}
+
+impl Merge {
+    /// The command, in the currency of the source.
+    pub fn command(self, currency: Currency) -> Command {
+        let Self {
+            operation_id,
+            note,
+            source,
+            destination,
+        } = self;
+        Command {
+            operation_id,
+            movement: crate::domain::Movement::Merge {
+                source,
+                destination,
+            },
+            amount: None,
+            currency,
+            note,
+        }
+    }
+}
+
+/// A merge.
+pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> {
+    let mut violations = Violations::default();
+    let proto::MergeAccountsRequest {
+        operation_id,
+        source_account_id,
+        destination_account_id,
+        description,
+        metadata,
+    } = request;
+    let operation_id = violations.note("operation_id", OperationId::parse(&operation_id));
+    let source = violations.account_id("source_account_id", &source_account_id);
+    let destination = violations.account_id("destination_account_id", &destination_account_id);
+    if source.is_some() && source == destination {
+        let rule = format!("is the source, {source_account_id}, too; name another account");
+        violations.add("destination_account_id", rule);
+    }
+    violations.text("description", &description);
+    let note = Note {
+        description,
+        metadata: violations.map("metadata", metadata),
+    };
+    let parsed = operation_id.zip(source.zip(destination));
+    violations.check(parsed.map(|(operation_id, (source, destination))| Merge {
+        operation_id,
+        note,
+        source,
+        destination,
+    }))
 }
 
 fn balance_key(

@@ -259,13 +259,17 @@ fn refused(refusal: &Refusal) -> Problem {
             );
             Code::NotFound
         }
-        Refusal::CurrencyMismatch { .. } => Code::FailedPrecondition,
+        Refusal::CurrencyMismatch { .. } | Refusal::SettlementAccount { .. } => {
+            Code::FailedPrecondition
+        }
         Refusal::AccountClosed { account_id }
         | Refusal::AccountFrozen { account_id, .. }
         | Refusal::InsufficientFunds { account_id, .. } => {
             precondition(format!("accounts/{account_id}"))
         }
-        Refusal::BalanceLimitExceeded { balance, .. } => precondition(format!(
+        Refusal::HoldsOpen { balance, .. }
+        | Refusal::BalanceNegative { balance, .. }
+        | Refusal::BalanceLimitExceeded { balance, .. } => precondition(format!(
             "accounts/{}/balances/{}",
             balance.account_id, balance.category
         )),

@@ -6,7 +6,8 @@ use tokio_postgres::types::ToSql;
 
 use super::row::{self, PgTime, RowId};
 use crate::domain::{
-    BalanceChange, BalanceKey, Category, Entry, Map, Operation, OperationId, Outcome, Refusal,
+    AccountId, Amount, BalanceChange, BalanceKey, Category, Entry, Map, Operation, OperationId,
+    Outcome, Refusal,
 };
 
 pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
@@ -96,7 +97,7 @@ impl<'a> BalanceColumns<'a> {
 pub(super) struct OperationColumns<'a> {
     operation_ids: Vec<&'a str>,
     kinds: Vec<&'a str>,
-    amounts: Vec<i64>,
+    amounts: Vec<Option<i64>>,
     currencies: Vec<&'a str>,
     create_times: Vec<PgTime>,
     source_account_ids: Vec<Option<&'a str>>,
@@ -128,12 +129,15 @@ impl<'a> OperationColumns<'a> {
             outcome,
             create_time,
         } = operation;
-        let (source, destination) = (command.movement.source(), command.movement.destination());
+        let movement = &command.movement;
+        let (source, destination) = (movement.source(), movement.destination());
         let (source_entry, destination_entry, refusal) = match outcome {
             Outcome::Posted {
                 source,
                 destination,
             } => (source.as_ref(), destination.as_ref(), None),
+            // Its entries are those of its parts.
+            Outcome::Merged(_) => (None, None, None),
             Outcome::Refused(refusal) => (None, None, Some(refusal)),
         };
         let first_asked = || source.and_then(|source| source.categories.first());
@@ -144,18 +148,18 @@ impl<'a> OperationColumns<'a> {
 
         self.operation_ids.push(command.operation_id.as_str());
         self.kinds.push(row::kind(&command.movement));
-        self.amounts.push(command.amount.minor_units());
+        self.amounts.push(command.amount.map(Amount::minor_units));
         self.currencies.push(command.currency.as_str());
         self.create_times.push(PgTime(*create_time));
         self.source_account_ids
-            .push(source.map(|source| source.account_id.as_str()));
+            .push(movement.source_account_id().map(AccountId::as_str));
         self.source_categories.push(paid.map(Category::as_str));
         self.source_versions
             .push(source_entry.map(|entry| entry.version));
         self.source_asked
             .push(source.and_then(row::join_categories));
         self.destination_account_ids
-            .push(destination.map(|key| key.account_id.as_str()));
+            .push(movement.destination_account_id().map(AccountId::as_str));
         self.destination_categories
             .push(destination.map(|key| key.category.as_str()));
         self.destination_versions

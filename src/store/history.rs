@@ -5,6 +5,7 @@ use tokio_postgres::Row;
 
 use super::accounts::{BalanceDetails, list_account_ids};
 use super::error::StoreError;
+use super::merges;
 use super::requests::Requests;
 use super::row::{self, PgTime};
 use crate::domain::{
@@ -69,7 +70,6 @@ impl HistoryPosition {
 
 const GET_BALANCE: &str = include_str!("sql/get_balance.sql");
 const GET_BALANCE_AT: &str = include_str!("sql/get_balance_at.sql");
-const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const LIST_OPERATION_IDS: &str = include_str!("sql/list_operation_ids.sql");
 const LIST_NEWEST_FIRST: &str = include_str!("sql/list_entries_newest_first.sql");
 const LIST_OLDEST_FIRST: &str = include_str!("sql/list_entries_oldest_first.sql");
@@ -120,7 +120,9 @@ impl Requests {
         operation_id: OperationId,
     ) -> Result<Option<Operation>, StoreError> {
         self.request(move |client| async move {
-            Ok(operations(&client, &[operation_id.as_str()]).await?.pop())
+            Ok(merges::operations(&client, &[operation_id.as_str()])
+                .await?
+                .pop())
         })
         .await
     }
@@ -223,13 +225,6 @@ async fn get_balance(
     }
 }
 
-/// The recorded operations of these ids, in no order.
-async fn operations(client: &Client, operation_ids: &[&str]) -> Result<Vec<Operation>, StoreError> {
-    let statement = client.prepare_cached(LOOKUP_OPERATIONS).await?;
-    let rows = client.query(&statement, &[&operation_ids]).await?;
-    rows.iter().map(row::operation).collect()
-}
-
 async fn history(
     client: &Client,
     account_ids: &[&str],
@@ -245,7 +240,7 @@ async fn history(
     ];
     let rows = client.query(&statement, &params).await?;
     let operation_ids: Vec<&str> = rows.iter().map(|row| row.get("operation_id")).collect();
-    let mut operations = operations(client, &operation_ids).await?;
+    let mut operations = merges::operations(client, &operation_ids).await?;
     let key = |operation: &Operation| {
         (
             operation.create_time,

@@ -5,6 +5,7 @@ mod cards;
 mod columns;
 mod error;
 mod history;
+mod merges;
 mod pool;
 mod requests;
 mod retry;
@@ -31,7 +32,8 @@ use pool::Connections;
 use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 10] = [
+pub const READ_STATEMENTS: [(&str, &str); 11] = [
+    ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (

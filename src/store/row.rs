@@ -109,6 +109,7 @@ pub(super) fn kind(movement: &Movement) -> &'static str {
         Movement::Debit { .. } => "DEBIT",
         Movement::Credit { .. } => "CREDIT",
         Movement::Transfer { .. } => "TRANSFER",
+        Movement::Merge { .. } => "MERGE",
     }
 }
 
@@ -139,14 +140,24 @@ pub(super) fn from_json(
     json.map_or_else(|| Ok(Default::default()), parse)
 }
 
-/// The operation of a row of `lookup_operations`.
+/// The operation of a row of `lookup_operations`. Of a merge, the entries are those of its parts: see `merges`.
 pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
     let operation_id: &str = row.get("operation_id");
     let corrupt = |what: &str| StoreError::Corrupt(format!("operation {operation_id}: {what}"));
-    let amount = Amount::new(row.get("amount")).map_err(|_| corrupt("amount"))?;
-    let source = source(row);
-    let destination = side(row, "destination");
+    let amount = row.get::<_, Option<i64>>("amount").map(Amount::new);
+    let amount = amount.transpose().map_err(|_| corrupt("amount"))?;
+    let account_id = |column| {
+        row.get::<_, Option<&str>>(column)
+            .map(AccountId::from_stored)
+    };
+    let (source, destination) = (source(row), side(row, "destination"));
     let movement = match (row.get("kind"), source, destination.clone()) {
+        ("MERGE", _, None) => Movement::Merge {
+            source: account_id("source_account_id").ok_or_else(|| corrupt("source"))?,
+            destination: account_id("destination_account_id")
+                .ok_or_else(|| corrupt("destination"))?,
+        },
+        _ if amount.is_none() => return Err(corrupt("no amount")),
         ("DEBIT", Some(source), None) => Movement::Debit { source },
         ("CREDIT", None, Some(destination)) => Movement::Credit { destination },
         ("TRANSFER", Some(source), Some(destination)) => Movement::Transfer {
@@ -158,17 +169,19 @@ pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
         },
         _ => return Err(corrupt("kind and sides")),
     };
+    let minor_units = amount.map_or(0, Amount::minor_units);
     let outcome = match row.get::<_, Option<&str>>("refusal_reason") {
         Some(reason) => {
             let facts = from_json(row.get("refusal_facts"))?;
             Outcome::Refused(Refusal::from_facts(reason, &facts).ok_or_else(|| corrupt("refusal"))?)
         }
+        None if amount.is_none() => Outcome::Merged(Vec::new()),
         None => Outcome::Posted {
             source: side(row, "source")
-                .map(|key| entry(row, "source", key, -amount.minor_units()))
+                .map(|key| entry(row, "source", key, -minor_units))
                 .transpose()?,
             destination: destination
-                .map(|key| entry(row, "destination", key, amount.minor_units()))
+                .map(|key| entry(row, "destination", key, minor_units))
                 .transpose()?,
         },
     };
@@ -216,7 +229,13 @@ fn source(row: &Row) -> Option<Source> {
     })
 }
 
-fn entry(row: &Row, side: &str, balance: BalanceKey, amount: i64) -> Result<Entry, StoreError> {
+/// The entry of one side of an operation, or of a part of a merge.
+pub(super) fn entry(
+    row: &Row,
+    side: &str,
+    balance: BalanceKey,
+    amount: i64,
+) -> Result<Entry, StoreError> {
     let column = |name: &str| row.get::<_, Option<i64>>(format!("{side}_{name}").as_str());
     let missing = || StoreError::Corrupt(format!("the entry of {balance:?} is missing"));
     let posted_after = column("posted_after").ok_or_else(missing)?;

@@ -19,10 +19,11 @@ pub struct Report {
 }
 
 /// Each statement returns one text per finding.
-const CHECKS: [&str; 5] = [
+const CHECKS: [&str; 6] = [
     include_str!("sql/verify_balances.sql"),
     include_str!("sql/verify_entries.sql"),
     include_str!("sql/verify_operations.sql"),
+    include_str!("sql/verify_merges.sql"),
     include_str!("sql/verify_accounts.sql"),
     include_str!("sql/verify_conservation.sql"),
 ];

@@ -4,9 +4,9 @@
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_accounts`                            | 1          |
 //! | look up | `known_operations` (and the time)                 | 1          |
-//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked | 1 each |
+//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_entries` | 2 |
+//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_entries`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
@@ -23,19 +23,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Client;
-use futures_util::future::{join3, join5};
+use futures_util::future::join3;
+use futures_util::join;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::Store;
 use super::columns::{BalanceColumns, EntryColumns, OperationColumns};
 use super::error::StoreError;
+use super::merges::{self, MergeWrites};
 use super::pool::Isolation;
 use super::retry::Retries;
 use super::row::{self, RowId};
 use crate::domain::{
     Account, AccountId, BalanceChange, BalanceKey, Balances, Book, Category, Claim, Command, Map,
-    Operation, Receipt, Refusal, Set,
+    Movement, Operation, Receipt, Refusal, Set,
 };
 
 /// A command on its way, and the claim that decides between it and its caller's deadline.
@@ -176,7 +178,6 @@ const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), 
 const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
 const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
-const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
 const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
@@ -185,19 +186,24 @@ const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
 const INSERT_PLAIN_ENTRIES: &str = include_str!("sql/insert_plain_entries.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 12] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 17] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_accounts", LOCK_ACCOUNTS),
     ("lock_siblings", LOCK_SIBLINGS),
     ("existing_accounts", EXISTING_ACCOUNTS),
     ("known_operations", KNOWN_OPERATIONS),
-    ("lookup_operations", LOOKUP_OPERATIONS),
+    ("lookup_operations", merges::LOOKUP_OPERATIONS),
+    ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
+    ("account_roles", merges::ACCOUNT_ROLES),
     ("update_balances", UPDATE_BALANCES),
     ("insert_balances", INSERT_BALANCES),
     ("insert_operations", INSERT_OPERATIONS),
     ("insert_plain_operations", INSERT_PLAIN_OPERATIONS),
     ("insert_entries", INSERT_ENTRIES),
     ("insert_plain_entries", INSERT_PLAIN_ENTRIES),
+    ("close_accounts", merges::CLOSE_ACCOUNTS),
+    ("set_settlement", merges::SET_SETTLEMENT),
+    ("insert_merge_parts", merges::INSERT_MERGE_PARTS),
 ];
 
 /// One transaction on one connection.
@@ -236,8 +242,12 @@ impl Transaction<'_> {
             .iter()
             .map(|job| decide(job, &mut book, &contended))
             .collect();
+        let closures = book.closures();
         let (operations, balances) = book.into_changes();
-        self.write(&operations, &balances, &row_ids).await?;
+        let merged = operations.iter().map(Arc::as_ref);
+        let merges = MergeWrites::prepare(self.client, &closures, merged).await?;
+        self.write(&operations, &balances, &row_ids, &merges)
+            .await?;
         Ok(verdicts)
     }
 
@@ -293,6 +303,15 @@ impl Transaction<'_> {
         locked.contended = self.contended(missing).await?;
         self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
             .await?;
+        let merged: Vec<&str> = jobs
+            .iter()
+            .filter(|job| matches!(job.command.movement, Movement::Merge { .. }))
+            .flat_map(|job| job.command.movement.account_ids())
+            .map(AccountId::as_str)
+            .collect();
+        if !merged.is_empty() {
+            merges::add_roles(self.client, &merged, &mut locked.book).await?;
+        }
         for (account_id, account) in accounts {
             locked.book.add_account(account_id, account);
         }
@@ -301,12 +320,10 @@ impl Transaction<'_> {
 
     /// The recorded operations of these ids.
     async fn operations(&self, operation_ids: Vec<&str>) -> Result<Vec<Operation>, StoreError> {
-        if operation_ids.is_empty() {
-            return Ok(Vec::new());
+        match operation_ids.is_empty() {
+            true => Ok(Vec::new()),
+            false => merges::operations(self.client, &operation_ids).await,
         }
-        let statement = self.prepare(LOOKUP_OPERATIONS).await?;
-        let known = self.client.query(&statement, &[&operation_ids]).await?;
-        known.iter().map(row::operation).collect()
     }
 
     /// Adds the other balances of accounts that have some. An account of which one is locked elsewhere is contended.
@@ -370,6 +387,7 @@ impl Transaction<'_> {
         operations: &[Arc<Operation>],
         balances: &[BalanceChange],
         row_ids: &Map<BalanceKey, RowId>,
+        merges: &MergeWrites,
     ) -> Result<(), StoreError> {
         let operation_ids = || {
             operations
@@ -410,16 +428,17 @@ impl Transaction<'_> {
         );
         let (update_params, insert_params) =
             (updates.params_of_update(), inserts.params_of_insert());
-        let (updated, inserted, recorded, entered, committed) = join5(
+        let (updated, inserted, recorded, entered, merged, committed) = join!(
             self.execute_unless(updates.is_empty(), &update, &update_params),
             self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
             self.client.execute(&insert_operations, &operation_params),
             self.execute_unless(entry_columns.is_empty(), &insert_entries, &entry_params),
+            merges.execute(self.client),
             commit,
-        )
-        .await;
+        );
         // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
-        let sent: [Result<u64, tokio_postgres::Error>; 4] = [updated, inserted, recorded, entered];
+        let sent: [Result<u64, tokio_postgres::Error>; 5] =
+            [updated, inserted, recorded, entered, merged];
         if let Some(error) = sent.iter().find_map(|result| result.as_ref().err()) {
             return Err(match error.as_db_error() {
                 // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
@@ -433,10 +452,14 @@ impl Transaction<'_> {
                 _ => StoreError::during_commit(error, operation_ids()),
             });
         }
-        let [updated, ..] = sent;
+        let [updated, .., merged] = sent;
         committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
-        match updated {
-            Ok(rows) if rows == updates.len() as u64 => Ok(()),
+        match (updated, merged) {
+            (Ok(rows), Ok(closed))
+                if rows == updates.len() as u64 && closed == merges.closed_count() =>
+            {
+                Ok(())
+            }
             _ => Err(StoreError::Corrupt(
                 "a locked balance disappeared".to_owned(),
             )),

@@ -55,7 +55,7 @@ fn commands() -> Vec<Arc<Command>> {
             Arc::new(Command {
                 operation_id: OperationId::parse(&format!("op-{}", next(900))).expect("an id"),
                 movement,
-                amount: Amount::new(1 + next(200) as i64).expect("an amount"),
+                amount: Some(Amount::new(1 + next(200) as i64).expect("an amount")),
                 currency: Currency::new(if next(20) == 0 { "USD" } else { "EUR" })
                     .expect("a currency"),
                 note: Note::default(),
@@ -92,7 +92,7 @@ async fn answers(batch_size: usize) -> (Vec<String>, Ballast) {
                         source,
                         destination,
                     } => format!("{source:?} {destination:?} {}", receipt.replayed),
-                    Outcome::Refused(_) => unreachable!("a receipt is of a posted operation"),
+                    other => unreachable!("no refusal has a receipt, nothing merges: {other:?}"),
                 },
                 Verdict::Decided(Err(refusal)) => refusal.to_string(),
                 other => panic!("nobody else is here: {other:?}"),

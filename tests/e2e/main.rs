@@ -17,6 +17,7 @@ mod get_or_create;
 mod history;
 mod idempotency;
 mod isolation;
+mod merge;
 mod movements;
 mod owners;
 mod plans;

@@ -38,7 +38,7 @@ fn command(operation: &str, movement: Movement, minor_units: i64) -> Arc<Command
     Arc::new(Command {
         operation_id: OperationId::parse(operation).expect("a test's id is valid"),
         movement,
-        amount: Amount::new(minor_units).expect("a test's amount is valid"),
+        amount: Some(Amount::new(minor_units).expect("a test's amount is valid")),
         currency: currency("EUR"),
         note: Note::default(),
     })

@@ -1,5 +1,5 @@
 -- list_operation_ids: the operations of some accounts that come before (time, id), newest first: the merge of their
--- entries and of their refused operations. Where to begin in each balance is found by halving its versions.
+-- entries and of what may have none: refused operations, and merges. Where to begin in each balance is found by halving its versions.
 WITH RECURSIVE streams AS (
     SELECT account_id, category, version FROM balances WHERE account_id = ANY($1)
 ),
@@ -25,14 +25,14 @@ posted AS (
     ) AS e
     WHERE b.low = b.high
 ),
-refused AS (
+listed AS (
     SELECT o.create_time, o.operation_id
     FROM unnest($1) AS u (account_id)
     CROSS JOIN LATERAL (
         (
             SELECT create_time, operation_id
             FROM operations
-            WHERE source_account_id = u.account_id AND refusal_reason IS NOT NULL
+            WHERE source_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
                 AND create_time <= $2 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
             LIMIT $4
@@ -41,7 +41,7 @@ refused AS (
         (
             SELECT create_time, operation_id
             FROM operations
-            WHERE destination_account_id = u.account_id AND refusal_reason IS NOT NULL
+            WHERE destination_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
                 AND create_time <= $2 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
             LIMIT $4
@@ -50,6 +50,6 @@ refused AS (
 )
 SELECT create_time, operation_id FROM posted
 UNION
-SELECT create_time, operation_id FROM refused
+SELECT create_time, operation_id FROM listed
 ORDER BY create_time DESC, operation_id DESC
 LIMIT $4

@@ -1,0 +1,200 @@
+//! Merges in the store: the parts of a merge, each with an entry on both sides, and what else it changes.
+
+use std::collections::HashMap;
+
+use deadpool_postgres::Client;
+use futures_util::future::try_join4;
+use tokio_postgres::Statement;
+
+use super::error::StoreError;
+use super::row;
+use crate::domain::{
+    AccountId, BalanceKey, Book, Category, Closures, Entry, Movement, Operation, Outcome, OwnerId,
+    Role,
+};
+
+pub(super) const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
+pub(super) const LOOKUP_MERGE_PARTS: &str = include_str!("sql/lookup_merge_parts.sql");
+pub(super) const INSERT_MERGE_PARTS: &str = include_str!("sql/insert_merge_parts.sql");
+pub(super) const CLOSE_ACCOUNTS: &str = include_str!("sql/close_accounts.sql");
+pub(super) const SET_SETTLEMENT: &str = include_str!("sql/set_settlement.sql");
+pub(super) const ACCOUNT_ROLES: &str = include_str!("sql/account_roles.sql");
+
+/// The recorded operations of these ids, in no order.
+pub(super) async fn operations(
+    client: &Client,
+    operation_ids: &[&str],
+) -> Result<Vec<Operation>, StoreError> {
+    let statement = client.prepare_cached(LOOKUP_OPERATIONS).await?;
+    let rows = client.query(&statement, &[&operation_ids]).await?;
+    let operations: Result<Vec<_>, _> = rows.iter().map(row::operation).collect();
+    let mut operations = operations?;
+    add_parts(client, &mut operations).await?;
+    Ok(operations)
+}
+
+/// Gives the merges among the operations their entries.
+async fn add_parts(client: &Client, operations: &mut [Operation]) -> Result<(), StoreError> {
+    let mut merges: HashMap<String, &mut Operation> = operations
+        .iter_mut()
+        .filter(|operation| matches!(operation.outcome, Outcome::Merged(_)))
+        .map(|operation| (operation.command.operation_id.to_string(), operation))
+        .collect();
+    if merges.is_empty() {
+        return Ok(());
+    }
+    let operation_ids: Vec<&str> = merges.keys().map(String::as_str).collect();
+    let statement = client.prepare_cached(LOOKUP_MERGE_PARTS).await?;
+    let rows = client.query(&statement, &[&operation_ids]).await?;
+    for part in &rows {
+        let operation_id: &str = part.get("operation_id");
+        let Some(operation) = merges.get_mut(operation_id) else {
+            continue;
+        };
+        let category = Category::from_stored(part.get("category"));
+        let amount: i64 = part.get("amount");
+        let entry = |side: &str, account_id: &AccountId, amount| {
+            let key = BalanceKey {
+                account_id: account_id.clone(),
+                category: category.clone(),
+            };
+            row::entry(part, side, key, amount)
+        };
+        let command = operation.command.clone();
+        if let (
+            Movement::Merge {
+                source,
+                destination,
+            },
+            Outcome::Merged(parts),
+        ) = (&command.movement, &mut operation.outcome)
+        {
+            parts.push([
+                entry("source", source, -amount)?,
+                entry("destination", destination, amount)?,
+            ]);
+        }
+    }
+    Ok(())
+}
+
+/// Adds to the book what only merges ask: whose these accounts are, and whether they receive for their owners.
+pub(super) async fn add_roles(
+    client: &Client,
+    account_ids: &[&str],
+    book: &mut Book,
+) -> Result<(), StoreError> {
+    let statement = client.prepare_cached(ACCOUNT_ROLES).await?;
+    for row in client.query(&statement, &[&account_ids]).await? {
+        let role = Role::new(
+            OwnerId::from_stored(row.get("owner_id")),
+            row.get("settlement"),
+        );
+        book.add_role(AccountId::from_stored(row.get("account_id")), role);
+    }
+    Ok(())
+}
+
+/// What the merges of a batch write beside operations, entries and balances. Of other batches: nothing.
+pub(super) struct MergeWrites {
+    statements: Option<[Statement; 3]>,
+    closed: Vec<String>,
+    settled_before: Vec<String>,
+    settle_now: Vec<String>,
+    parts: Parts,
+}
+
+/// The parts of merges as columns, for `unnest`.
+#[derive(Default)]
+struct Parts {
+    operation_ids: Vec<String>,
+    categories: Vec<String>,
+    amounts: Vec<i64>,
+    source_versions: Vec<i64>,
+    destination_versions: Vec<i64>,
+}
+
+impl Parts {
+    fn push(&mut self, operation: &Operation, [source, destination]: &[Entry; 2]) {
+        self.operation_ids
+            .push(operation.command.operation_id.to_string());
+        self.categories.push(source.balance.category.to_string());
+        self.amounts.push(destination.amount);
+        self.source_versions.push(source.version);
+        self.destination_versions.push(destination.version);
+    }
+}
+
+impl MergeWrites {
+    /// Prepares what these operations need.
+    pub(super) async fn prepare<'a>(
+        client: &Client,
+        closures: &Closures,
+        operations: impl Iterator<Item = &'a Operation>,
+    ) -> Result<Self, StoreError> {
+        let texts = |ids: &[AccountId]| {
+            let mut texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            texts.sort_unstable();
+            texts
+        };
+        let mut writes = Self {
+            statements: None,
+            closed: texts(&closures.closed),
+            settled_before: texts(&closures.settled_before),
+            settle_now: texts(&closures.settle_now),
+            parts: Parts::default(),
+        };
+        if writes.closed.is_empty() {
+            return Ok(writes);
+        }
+        for operation in operations {
+            if let Outcome::Merged(parts) = &operation.outcome {
+                for part in parts {
+                    writes.parts.push(operation, part);
+                }
+            }
+        }
+        writes.statements = Some([
+            client.prepare_cached(CLOSE_ACCOUNTS).await?,
+            client.prepare_cached(SET_SETTLEMENT).await?,
+            client.prepare_cached(INSERT_MERGE_PARTS).await?,
+        ]);
+        Ok(writes)
+    }
+
+    /// Sends all of it when it is first polled, so that a COMMIT behind it in the same flight comes last.
+    pub(super) async fn execute(&self, client: &Client) -> Result<u64, tokio_postgres::Error> {
+        let Some([close, settle, insert]) = &self.statements else {
+            return Ok(0);
+        };
+        let Parts {
+            operation_ids,
+            categories,
+            amounts,
+            source_versions,
+            destination_versions,
+        } = &self.parts;
+        let (closed, ..) = try_join4(
+            client.execute(close, &[&self.closed]),
+            client.execute(settle, &[&self.settled_before, &false]),
+            client.execute(settle, &[&self.settle_now, &true]),
+            client.execute(
+                insert,
+                &[
+                    operation_ids,
+                    categories,
+                    amounts,
+                    source_versions,
+                    destination_versions,
+                ],
+            ),
+        )
+        .await?;
+        Ok(closed)
+    }
+
+    /// How many accounts have to be closed.
+    pub(super) fn closed_count(&self) -> u64 {
+        self.closed.len() as u64
+    }
+}
