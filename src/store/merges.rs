@@ -78,14 +78,20 @@ async fn add_parts(client: &Client, operations: &mut [Operation]) -> Result<(), 
     Ok(())
 }
 
-/// Adds to the book what only merges ask: whose these accounts are, and whether they receive for their owners.
+/// Adds to the book what only merges ask: whose these locked accounts are, and whether they receive for their owners.
 pub(super) async fn add_roles(
     client: &Client,
     account_ids: &[&str],
     book: &mut Book,
 ) -> Result<(), StoreError> {
     let statement = client.prepare_cached(ACCOUNT_ROLES).await?;
-    for row in client.query(&statement, &[&account_ids]).await? {
+    let roles = client.query(&statement, &[&account_ids]).await?;
+    if roles.len() != account_ids.len() {
+        return Err(StoreError::Corrupt(format!(
+            "one of the accounts {account_ids:?} has balances and no account"
+        )));
+    }
+    for row in roles {
         let role = Role::new(
             OwnerId::from_stored(row.get("owner_id")),
             row.get("settlement"),

@@ -5,6 +5,7 @@ mod cards;
 mod columns;
 mod error;
 mod history;
+mod ledger;
 mod merges;
 mod pool;
 mod requests;
@@ -22,11 +23,12 @@ pub use cards::{
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
+pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
-pub use write::{Job, Ledger, Locking, Verdict, WRITE_STATEMENTS};
+pub use write::WRITE_STATEMENTS;
 
 use pool::Connections;
 use requests::Writes;

@@ -31,62 +31,15 @@ use tokio_postgres::{Row, Statement};
 use super::Store;
 use super::columns::{BalanceColumns, EntryColumns, OperationColumns};
 use super::error::StoreError;
+use super::ledger::{Job, Ledger, Locking, Verdict};
 use super::merges::{self, MergeWrites};
 use super::pool::Isolation;
 use super::retry::Retries;
 use super::row::{self, RowId};
 use crate::domain::{
-    Account, AccountId, BalanceChange, BalanceKey, Balances, Book, Category, Claim, Command, Map,
-    Movement, Operation, Receipt, Refusal, Set,
+    Account, AccountId, BalanceChange, BalanceKey, Balances, Book, Category, Map, Movement,
+    Operation, Set,
 };
-
-/// A command on its way, and the claim that decides between it and its caller's deadline.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// What to do.
-    pub command: Arc<Command>,
-    /// Started right before the decision, when all locks are held.
-    pub claim: Arc<Claim>,
-}
-
-/// What a batch does about an account that is locked elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Locking {
-    /// Skips it; its commands come back as [`Verdict::Contended`].
-    Skip,
-    /// Waits for it, up to the given time.
-    Wait {
-        /// The account that was found locked, on which all jobs wait.
-        account_id: AccountId,
-        /// The longest wait.
-        wait_max: Duration,
-    },
-}
-
-/// What became of one job.
-#[derive(Debug, Clone)]
-pub enum Verdict {
-    /// Final, and committed.
-    Decided(Result<Receipt, Refusal>),
-    /// This account is locked elsewhere; nothing happened.
-    Contended(AccountId),
-    /// The caller withdrew before the decision; nothing happened.
-    Withdrawn,
-}
-
-/// Something that executes batches durably. The store is one; tests of the coalescing loop bring another.
-pub trait Ledger: Send + Sync + 'static {
-    /// Executes the jobs in one transaction and answers after its commit, one verdict for each job in order. May be
-    /// repeated after an error: what was committed is then replayed. Not cancel safe: run it to its end.
-    fn execute(
-        &self,
-        jobs: &[Job],
-        locking: &Locking,
-    ) -> impl Future<Output = Result<Vec<Verdict>, StoreError>> + Send;
-
-    /// Counts the batches that lost and were repeated.
-    fn retries(&self) -> &Retries;
-}
 
 /// How long a batch that waits may hold its other locks. Other instances hold theirs for some milliseconds; whoever
 /// holds one longer is an outsider, and is waited for without holding anything.
@@ -303,13 +256,15 @@ impl Transaction<'_> {
         locked.contended = self.contended(missing).await?;
         self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
             .await?;
-        let merged: Vec<&str> = jobs
+        let merged: BTreeSet<&str> = jobs
             .iter()
             .filter(|job| matches!(job.command.movement, Movement::Merge { .. }))
             .flat_map(|job| job.command.movement.account_ids())
+            .filter(|id| accounts.contains_key(*id))
             .map(AccountId::as_str)
             .collect();
         if !merged.is_empty() {
+            let merged = Vec::from_iter(merged);
             merges::add_roles(self.client, &merged, &mut locked.book).await?;
         }
         for (account_id, account) in accounts {
