@@ -112,7 +112,7 @@ async fn after_ten_thousand_cancelled_calls_every_connection_is_back_and_works()
     for caller in callers {
         cancelled += caller.await.expect("no panic");
     }
-    assert!(cancelled > CALL_COUNT / 10, "{cancelled} were cancelled");
+    assert!(cancelled > CALL_COUNT / 2, "{cancelled} were cancelled");
 
     let asked = Instant::now();
     ballast
@@ -120,8 +120,7 @@ async fn after_ten_thousand_cancelled_calls_every_connection_is_back_and_works()
         .get_account(get("a"))
         .await
         .expect("at once");
-    // Far from the time that a request may wait for a connection.
-    assert!(asked.elapsed() < Duration::from_secs(5));
+    assert!(asked.elapsed() < Duration::from_secs(1));
     use_every_connection(&ballast).await;
     let after = backends(&ballast.database, "ballast requests").await;
     assert_eq!(after, before, "the same connections, none lost, none made");
