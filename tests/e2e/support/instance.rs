@@ -177,6 +177,7 @@ impl Ballast {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let observer = self.database.sql().await;
+        let end = tokio::time::Instant::now() + Duration::from_secs(60);
         while !is_enough(
             observer
                 .query_one(waiting, &[])
@@ -184,6 +185,11 @@ impl Ballast {
                 .expect("a count")
                 .get(0),
         ) {
+            let in_time = tokio::time::Instant::now() < end;
+            assert!(
+                in_time,
+                "the statements that wait for a lock stayed too many or too few"
+            );
             tokio::task::yield_now().await;
         }
     }
