@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio_postgres::types::ToSql;
 
+use super::lock::RowIds;
 use super::row::{self, PgTime, RowId};
 use crate::domain::{
-    AccountId, Amount, BalanceChange, BalanceKey, Category, Entry, Map, Operation, OperationId,
-    Outcome, Refusal,
+    AccountId, Amount, BalanceChange, BalanceKey, Category, Entry, Operation, OperationId, Outcome,
+    Refusal,
 };
 
 pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
@@ -15,6 +16,7 @@ pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
 /// Balances as columns, for `unnest`.
 #[derive(Default)]
 pub(super) struct BalanceColumns<'a> {
+    keys: Vec<&'a BalanceKey>,
     row_ids: Vec<RowId>,
     account_ids: Vec<&'a str>,
     categories: Vec<&'a str>,
@@ -27,15 +29,12 @@ pub(super) struct BalanceColumns<'a> {
 
 impl<'a> BalanceColumns<'a> {
     /// The changes of balances that have a row, with the place of each, and of those that have none yet.
-    pub(super) fn split(
-        changes: &'a [BalanceChange],
-        row_ids: &Map<BalanceKey, RowId>,
-    ) -> (Self, Self) {
+    pub(super) fn split(changes: &'a [BalanceChange], row_ids: &RowIds) -> (Self, Self) {
         let (mut updates, mut inserts) = (Self::default(), Self::default());
         for change in changes {
             match row_ids.get(&change.key) {
                 Some(row_id) => {
-                    updates.row_ids.push(*row_id);
+                    updates.row_ids.push(row_id);
                     updates.push(change);
                 }
                 None => inserts.push(change),
@@ -50,6 +49,7 @@ impl<'a> BalanceColumns<'a> {
             currency,
             balance,
         } = change;
+        self.keys.push(key);
         self.account_ids.push(key.account_id.as_str());
         self.categories.push(key.category.as_str());
         self.currencies.push(currency.as_str());
@@ -67,13 +67,18 @@ impl<'a> BalanceColumns<'a> {
         self.account_ids.is_empty()
     }
 
-    pub(super) fn params_of_update(&self) -> Params<'_, 7> {
+    /// The accounts, as far as these are their balances `main`; the others have no place to be remembered.
+    pub(super) fn mains(&self) -> impl Iterator<Item = Option<&'a AccountId>> {
+        self.keys
+            .iter()
+            .map(|key| key.category.is_main().then_some(&key.account_id))
+    }
+
+    pub(super) fn params_of_update(&self) -> Params<'_, 5> {
         [
             &self.row_ids,
             &self.account_ids,
-            &self.categories,
             &self.posted,
-            &self.held,
             &self.versions,
             &self.update_times,
         ]

@@ -6,14 +6,19 @@ mod columns;
 mod error;
 mod history;
 mod ledger;
+mod lock;
 mod merges;
+mod places;
 mod pool;
+mod replays;
 mod requests;
 mod retry;
 mod row;
 pub mod schema;
 pub mod verify;
 mod write;
+
+use std::sync::Arc;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
 pub use cards::{
@@ -30,7 +35,9 @@ pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
 pub use write::WRITE_STATEMENTS;
 
+use places::Places;
 use pool::Connections;
+use replays::Replays;
 use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
@@ -72,6 +79,8 @@ pub struct Store {
     health: Connections,
     isolation: Isolation,
     retries: Retries,
+    places: Arc<Places>,
+    replays: Arc<Replays>,
 }
 
 impl Store {
@@ -93,6 +102,8 @@ impl Store {
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
             retries: Retries::default(),
+            places: Arc::default(),
+            replays: Arc::default(),
         })
     }
 

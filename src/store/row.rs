@@ -53,12 +53,19 @@ impl<'a> FromSql<'a> for PgTime {
 }
 
 /// Where a row is (`ctid`). It stays there for as long as it is locked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowId([u8; RowId::SIZE]);
 
 impl RowId {
     /// A block number of four bytes, and a place in the block of two.
     const SIZE: usize = 6;
+
+    /// A place in the first block.
+    #[cfg(test)]
+    pub(super) fn for_test(place: u16) -> Self {
+        let [high, low] = place.to_be_bytes();
+        Self([0, 0, 0, 0, high, low])
+    }
 }
 
 impl ToSql for RowId {
@@ -89,7 +96,10 @@ pub(super) fn time(row: &Row, column: &str) -> Timestamp {
 }
 
 pub(super) fn currency(row: &Row) -> Result<Currency, StoreError> {
-    let code: &str = row.get("currency_code");
+    currency_of(row.get("currency_code"))
+}
+
+pub(super) fn currency_of(code: &str) -> Result<Currency, StoreError> {
     Currency::new(code).map_err(|_| StoreError::Corrupt(format!("currency_code {code:?}")))
 }
 
@@ -101,6 +111,18 @@ pub(super) fn balance(row: &Row) -> Balance {
         balance_limit: row.get("balance_limit"),
         version: row.get("version"),
         update_time: time(row, "update_time"),
+    }
+}
+
+/// The balance of a row whose columns begin with `posted` at `first`, in the order of [`Balance`].
+pub(super) fn balance_from(row: &Row, first: usize) -> Balance {
+    Balance {
+        posted: row.get(first),
+        held: row.get(first + 1),
+        overdraft_limit: row.get(first + 2),
+        balance_limit: row.get(first + 3),
+        version: row.get(first + 4),
+        update_time: row.get::<_, PgTime>(first + 5).0,
     }
 }
 

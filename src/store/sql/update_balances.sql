@@ -1,7 +1,10 @@
 -- update_balances: one row per balance, however many operations changed it; found where the lock saw it, which nobody
--- can have moved since; no indexed column changes, so it stays HOT
+-- can have moved since; no indexed column changes, so it stays HOT; the new places are in the order of the old ones
 UPDATE balances b
-SET posted = u.posted, held = u.held, version = u.version, update_time = u.update_time
-FROM unnest($1::tid[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
-    AS u (row_id, account_id, category, posted, held, version, update_time)
-WHERE b.ctid = u.row_id AND b.account_id = u.account_id AND b.category = u.category
+SET posted = u.posted, version = u.version, update_time = u.update_time
+FROM (
+    SELECT unnest($1::tid[]) AS row_id, unnest($2::text[]) AS account_id, unnest($3::bigint[]) AS posted,
+           unnest($4::bigint[]) AS version, unnest($5::timestamptz[]) AS update_time
+) AS u
+WHERE b.ctid = u.row_id AND b.account_id = u.account_id
+RETURNING b.ctid

@@ -1,0 +1,365 @@
+//! The first half of the write path: locks the accounts of a batch, and brings what its decisions need.
+//!
+//! An optimist finds rows at their [`Places`] and does not ask who replays; the unique key of `operations` tells. It
+//! never waits for a lock. A careful transaction finds rows by their keys and looks up all operation ids, in a later
+//! statement than the locks, because a lock wait does not refresh the snapshot of its own statement.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join3;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
+
+use super::error::StoreError;
+use super::ledger::{Job, Verdict};
+use super::merges;
+use super::row::{self, PgTime, RowId};
+use super::write::Transaction;
+use crate::domain::{
+    Account, AccountId, BalanceKey, Balances, Book, Category, Map, Movement, Set, Timestamp,
+};
+
+pub(super) const LOCK_PLACES: &str = include_str!("sql/lock_places.sql");
+pub(super) const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
+pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
+pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
+pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
+const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), "SKIP LOCKED");
+const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
+
+/// What the locks brought: the accounts that are ours, and those that somebody else holds.
+pub(super) struct Locked {
+    pub(super) book: Book,
+    pub(super) row_ids: RowIds,
+    pub(super) contended: Set<AccountId>,
+}
+
+/// Where the locked rows are.
+#[derive(Default)]
+pub(super) struct RowIds {
+    mains: Map<AccountId, RowId>,
+    siblings: Map<BalanceKey, RowId>,
+}
+
+impl RowIds {
+    /// The place of a balance's row; `None`: it has none yet.
+    pub(super) fn get(&self, key: &BalanceKey) -> Option<RowId> {
+        if key.category.is_main() {
+            self.mains.get(&key.account_id).copied()
+        } else {
+            self.siblings.get(key).copied()
+        }
+    }
+}
+
+/// A row of `lock_accounts` or `lock_places`: an account with its balance `main`.
+struct Main<'a> {
+    row_id: RowId,
+    account_id: &'a str,
+    account: Account,
+    sibling_count: i32,
+    now: Timestamp,
+}
+
+impl<'a> Main<'a> {
+    /// The columns by their places in the select list, which is quicker than by their names.
+    fn from_row(row: &'a Row) -> Result<Self, StoreError> {
+        let balance = row::balance_from(row, 8);
+        Ok(Self {
+            row_id: row.get(0),
+            account_id: row.get(1),
+            account: Account {
+                currency: row::currency_of(row.get(2))?,
+                closed: row.get(3),
+                debits_frozen: row.get(4),
+                credits_frozen: row.get(5),
+                balances: Balances::new(balance),
+            },
+            sibling_count: row.get(6),
+            now: row.get::<_, PgTime>(7).0,
+        })
+    }
+}
+
+/// The accounts that were locked so far.
+#[derive(Default)]
+struct Mains {
+    accounts: Map<AccountId, Account>,
+    row_ids: Map<AccountId, RowId>,
+    sibling_counts: Map<AccountId, i32>,
+    /// The latest time that a row came with.
+    now: Option<Timestamp>,
+}
+
+impl Mains {
+    fn with_capacity(count: usize) -> Self {
+        Self {
+            accounts: Map::with_capacity_and_hasher(count, <_>::default()),
+            row_ids: Map::with_capacity_and_hasher(count, <_>::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Takes those of the rows that belong to accounts of the batch, and says how many did.
+    fn add(&mut self, rows: &[Row], wanted: &Map<&str, &AccountId>) -> Result<usize, StoreError> {
+        let mut count = 0;
+        for row in rows {
+            let main = Main::from_row(row)?;
+            let Some(account_id) = wanted.get(main.account_id) else {
+                continue;
+            };
+            let account_id: AccountId = (*account_id).clone();
+            if main.sibling_count > 0 {
+                self.sibling_counts
+                    .insert(account_id.clone(), main.sibling_count);
+            }
+            self.now = self.now.max(Some(main.now));
+            self.row_ids.insert(account_id.clone(), main.row_id);
+            self.accounts.insert(account_id, main.account);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The accounts that are not among them.
+    fn missing<'a>(&self, account_ids: &[&'a AccountId]) -> Vec<&'a str> {
+        account_ids
+            .iter()
+            .filter(|id| !self.accounts.contains_key(**id))
+            .map(|id| id.as_str())
+            .collect()
+    }
+}
+
+impl Transaction<'_> {
+    pub(super) async fn lock(&self, jobs: &[Job]) -> Result<Locked, StoreError> {
+        let account_ids: BTreeSet<&AccountId> = jobs
+            .iter()
+            .flat_map(|job| job.command.movement.account_ids())
+            .collect();
+        let account_ids = Vec::from_iter(account_ids);
+        let wanted: Map<&str, &AccountId> =
+            account_ids.iter().map(|id| (id.as_str(), *id)).collect();
+        let mut mains = Mains::with_capacity(account_ids.len());
+        let book = if self.is_optimist {
+            self.lock_as_optimist(&account_ids, &wanted, &mut mains)
+                .await?;
+            // Without a row nothing will be recorded, and nothing needs the time.
+            Book::with_capacity(mains.now.unwrap_or_default(), jobs.len())
+        } else {
+            self.lock_and_look_up(jobs, &account_ids, &wanted, &mut mains)
+                .await?
+        };
+        let contended = self.contended(mains.missing(&account_ids)).await?;
+        let Mains {
+            mut accounts,
+            row_ids,
+            sibling_counts,
+            now: _,
+        } = mains;
+        let mut locked = Locked {
+            book,
+            row_ids: RowIds {
+                mains: row_ids,
+                siblings: Map::default(),
+            },
+            contended,
+        };
+        self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
+            .await?;
+        self.add_roles(jobs, &accounts, &mut locked.book).await?;
+        for (account_id, account) in accounts {
+            locked.book.add_account(account_id, account);
+        }
+        Ok(locked)
+    }
+
+    /// Locks rows at their places, and by their keys where those are not known or wrong.
+    async fn lock_as_optimist(
+        &self,
+        account_ids: &[&AccountId],
+        wanted: &Map<&str, &AccountId>,
+        mains: &mut Mains,
+    ) -> Result<(), StoreError> {
+        let (row_ids, unknown) = self.places.split(account_ids);
+        let at_places = self.prepare(LOCK_PLACES).await?;
+        let by_keys = self.prepare(LOCK_ACCOUNTS_SKIP).await?;
+        let begin = self.begin();
+        let (begun, placed, keyed) = join3(
+            self.client.batch_execute(&begin),
+            self.query_unless(row_ids.is_empty(), &at_places, &[&row_ids]),
+            self.query_unless(unknown.is_empty(), &by_keys, &[&unknown]),
+        )
+        .await;
+        begun?;
+        let found = mains.add(&placed?, wanted)?;
+        mains.add(&keyed?, wanted)?;
+        if found < row_ids.len() {
+            self.places.judge(row_ids.len(), found);
+            let missing = mains.missing(account_ids);
+            mains.add(&self.client.query(&by_keys, &[&missing]).await?, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Locks rows by their keys and then looks up the time, and the operations that are known: the book begins with them.
+    async fn lock_and_look_up(
+        &self,
+        jobs: &[Job],
+        account_ids: &[&AccountId],
+        wanted: &Map<&str, &AccountId>,
+        mains: &mut Mains,
+    ) -> Result<Book, StoreError> {
+        let account_ids: Vec<&str> = account_ids.iter().map(|id| id.as_str()).collect();
+        let operation_ids: Vec<&str> = jobs
+            .iter()
+            .map(|job| job.command.operation_id.as_str())
+            .collect();
+        let lock = self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP);
+        let lock = self.prepare(lock).await?;
+        let look_up = self.prepare(KNOWN_OPERATIONS).await?;
+        let begin = self.begin();
+        let (begun, rows, known) = join3(
+            self.client.batch_execute(&begin),
+            self.client.query(&lock, &[&account_ids]),
+            self.client.query_one(&look_up, &[&operation_ids]),
+        )
+        .await;
+        begun?;
+        mains.add(&rows?, wanted)?;
+        let known = known?;
+        let mut book = Book::with_capacity(row::time(&known, "now"), jobs.len());
+        let operation_ids: Vec<&str> = known.get("operation_ids");
+        if !operation_ids.is_empty() {
+            self.replays.expect_more();
+            for operation in merges::operations(self.client, &operation_ids).await? {
+                book.add_operation(operation);
+            }
+        }
+        Ok(book)
+    }
+
+    /// Whether an operation that an optimist would answer without recording it was recorded before: its caller gets the
+    /// first answer then.
+    pub(super) async fn has_overlooked(
+        &self,
+        jobs: &[Job],
+        verdicts: &[Verdict],
+    ) -> Result<bool, StoreError> {
+        let is_unrecorded = |verdict: &Verdict| matches!(verdict, Verdict::Decided(Err(refusal)) if !refusal.is_recorded());
+        let operation_ids: Vec<&str> = jobs
+            .iter()
+            .zip(verdicts)
+            .filter(|(_, verdict)| is_unrecorded(verdict))
+            .map(|(job, _)| job.command.operation_id.as_str())
+            .collect();
+        if operation_ids.is_empty() {
+            return Ok(false);
+        }
+        let look_up = self.prepare(KNOWN_OPERATIONS).await?;
+        let known = self.client.query_one(&look_up, &[&operation_ids]).await?;
+        let known: Vec<&str> = known.get("operation_ids");
+        Ok(!known.is_empty())
+    }
+
+    /// Adds the other balances of accounts that have some. An account of which one is locked elsewhere is contended.
+    async fn lock_siblings(
+        &self,
+        accounts: &mut Map<AccountId, Account>,
+        mut sibling_counts: Map<AccountId, i32>,
+        locked: &mut Locked,
+    ) -> Result<(), StoreError> {
+        if sibling_counts.is_empty() {
+            return Ok(());
+        }
+        let account_ids: Vec<&str> = sibling_counts.keys().map(AccountId::as_str).collect();
+        let statement = self
+            .prepare(self.either(LOCK_SIBLINGS, LOCK_SIBLINGS_SKIP))
+            .await?;
+        for sibling in self.client.query(&statement, &[&account_ids]).await? {
+            let account_id = AccountId::from_stored(sibling.get("account_id"));
+            let category = Category::from_stored(sibling.get("category"));
+            if let (Some(account), Some(count)) = (
+                accounts.get_mut(&account_id),
+                sibling_counts.get_mut(&account_id),
+            ) {
+                account
+                    .balances
+                    .insert(category.clone(), row::balance(&sibling));
+                let key = BalanceKey {
+                    account_id,
+                    category,
+                };
+                locked.row_ids.siblings.insert(key, sibling.get("ctid"));
+                *count -= 1;
+            }
+        }
+        for (account_id, missing_count) in sibling_counts {
+            match missing_count {
+                0 => {}
+                1.. if self.lock_timeout.is_none() => {
+                    accounts.remove(&account_id);
+                    locked.contended.insert(account_id);
+                }
+                _ => {
+                    return Err(StoreError::Corrupt(format!(
+                        "sibling_count of account {account_id}"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which of the accounts that were not locked exist: somebody else holds those.
+    async fn contended(&self, missing: Vec<&str>) -> Result<Set<AccountId>, StoreError> {
+        if missing.is_empty() || self.lock_timeout.is_some() {
+            return Ok(Set::default());
+        }
+        let statement = self.prepare(EXISTING_ACCOUNTS).await?;
+        let existing = self.client.query(&statement, &[&missing]).await?;
+        Ok(existing
+            .iter()
+            .map(|row| AccountId::from_stored(row.get("account_id")))
+            .collect())
+    }
+
+    /// Adds what only merges ask about their accounts.
+    async fn add_roles(
+        &self,
+        jobs: &[Job],
+        accounts: &Map<AccountId, Account>,
+        book: &mut Book,
+    ) -> Result<(), StoreError> {
+        let merged: BTreeSet<&str> = jobs
+            .iter()
+            .filter(|job| matches!(job.command.movement, Movement::Merge { .. }))
+            .flat_map(|job| job.command.movement.account_ids())
+            .filter(|id| accounts.contains_key(*id))
+            .map(AccountId::as_str)
+            .collect();
+        if merged.is_empty() {
+            return Ok(());
+        }
+        merges::add_roles(self.client, &Vec::from_iter(merged), book).await
+    }
+
+    pub(super) async fn query_unless(
+        &self,
+        skip: bool,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        match skip {
+            true => Ok(Vec::new()),
+            false => self.client.query(statement, params).await,
+        }
+    }
+
+    fn either(&self, waiting: &'static str, skipping: &'static str) -> &'static str {
+        match self.lock_timeout {
+            Some(_) => waiting,
+            None => skipping,
+        }
+    }
+}

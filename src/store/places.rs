@@ -1,0 +1,167 @@
+//! Places: where the rows of the balances `main` were when this process last changed them. A row is locked at its place
+//! without a descent through the index, and without a look at its page's dead versions.
+//!
+//! A place is a hint and nothing more. The row that is found there says whose it is, and all that counts is read from it
+//! under its lock. Where there is none, or another account's, somebody else moved it, and it is found by its key.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::row::RowId;
+use crate::domain::{AccountId, Map};
+
+/// How many places are remembered for sure; up to twice as many are. With ids of 20 characters that is 12 MB.
+const PLACES_MIN: usize = 65_536;
+/// Every so many batches, all rows are found by their keys: that is what makes PostgreSQL prune the pages of their dead
+/// versions. Rows that are only ever found at their places fill their pages, and then move to others, which is no longer a
+/// HOT update.
+const BATCHES_PER_PRUNING: u32 = 8;
+/// For so many batches no place is believed after many were wrong: other instances change the same accounts.
+const BATCHES_OF_DOUBT: u32 = 64;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<Known>);
+
+/// Two generations: when the younger one is full, it becomes the older one, which is forgotten.
+#[derive(Debug, Default)]
+struct Known {
+    young: Map<AccountId, RowId>,
+    old: Map<AccountId, RowId>,
+    batches: u32,
+    batches_of_doubt: u32,
+}
+
+impl Places {
+    /// The known places of these accounts, and the accounts that have to be found by their keys, in the order given.
+    /// Few known ones are not worth a statement of their own: then none is named.
+    pub(super) fn split<'a>(&self, account_ids: &[&'a AccountId]) -> (Vec<RowId>, Vec<&'a str>) {
+        let mut known = self.known();
+        let mut row_ids = Vec::with_capacity(account_ids.len());
+        let mut unknown = Vec::new();
+        known.batches = known.batches.wrapping_add(1);
+        if known.batches_of_doubt > 0 {
+            known.batches_of_doubt -= 1;
+        } else if !known.batches.is_multiple_of(BATCHES_PER_PRUNING) {
+            for account_id in account_ids {
+                match known.get(account_id) {
+                    Some(row_id) => row_ids.push(row_id),
+                    None => unknown.push(account_id.as_str()),
+                }
+            }
+        }
+        if row_ids.len() <= unknown.len() {
+            row_ids.clear();
+            unknown = account_ids.iter().map(|id| id.as_str()).collect();
+        }
+        (row_ids, unknown)
+    }
+
+    /// Takes note of how many rows were at their places.
+    pub(super) fn judge(&self, asked: usize, found: usize) {
+        if found < asked - asked / 4 {
+            self.known().batches_of_doubt = BATCHES_OF_DOUBT;
+        }
+    }
+
+    /// Remembers where rows are now.
+    pub(super) fn remember<'a>(&self, places: impl Iterator<Item = (&'a AccountId, RowId)>) {
+        let mut known = self.known();
+        for (account_id, row_id) in places {
+            known.put(account_id, row_id);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Whatever a panic left here, they are hints.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn get(&self, account_id: &AccountId) -> Option<RowId> {
+        let young = self.young.get(account_id);
+        young.or_else(|| self.old.get(account_id)).copied()
+    }
+
+    fn put(&mut self, account_id: &AccountId, row_id: RowId) {
+        if let Some(place) = self.young.get_mut(account_id) {
+            *place = row_id;
+            return;
+        }
+        if self.young.len() >= PLACES_MIN {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(account_id.clone(), row_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(number: usize) -> AccountId {
+        AccountId::from_stored(&format!("account-{number}"))
+    }
+
+    fn place(number: usize) -> RowId {
+        RowId::for_test(number as u16)
+    }
+
+    fn known_count(places: &Places, account_ids: &[&AccountId]) -> usize {
+        let (row_ids, unknown) = places.split(account_ids);
+        assert_eq!(row_ids.len() + unknown.len(), account_ids.len());
+        row_ids.len()
+    }
+
+    #[test]
+    fn known_places_are_used_and_every_eighth_batch_prunes() {
+        let places = Places::default();
+        let (one, two) = (account(1), account(2));
+        assert_eq!(known_count(&places, &[&one, &two]), 0);
+        places.remember([(&one, place(1)), (&two, place(2))].into_iter());
+        let counts: Vec<usize> = (2..=16)
+            .map(|_| known_count(&places, &[&one, &two]))
+            .collect();
+        assert_eq!(counts, [2, 2, 2, 2, 2, 2, 0, 2, 2, 2, 2, 2, 2, 2, 0]);
+    }
+
+    #[test]
+    fn places_that_are_often_wrong_are_not_believed_for_a_while() {
+        let places = Places::default();
+        let one = account(1);
+        places.remember([(&one, place(1))].into_iter());
+        places.judge(100, 75);
+        assert_eq!(known_count(&places, &[&one]), 1);
+        places.judge(100, 74);
+        let batch_with_one = (1..).find(|_| known_count(&places, &[&one]) == 1);
+        assert_eq!(batch_with_one, Some(BATCHES_OF_DOUBT + 1));
+    }
+
+    #[test]
+    fn a_few_known_places_among_many_accounts_are_not_worth_a_statement() {
+        let places = Places::default();
+        let account_ids: Vec<AccountId> = (0..5).map(account).collect();
+        let account_ids: Vec<&AccountId> = account_ids.iter().collect();
+        let remember = |number: usize| {
+            places.remember([(account_ids[number], place(number))].into_iter());
+        };
+        remember(0);
+        remember(1);
+        assert_eq!(known_count(&places, &account_ids), 0);
+        remember(2);
+        assert_eq!(known_count(&places, &account_ids), 3);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_latest_places_stay() {
+        let places = Places::default();
+        let account_ids: Vec<AccountId> = (0..3 * PLACES_MIN).map(account).collect();
+        for (number, account_id) in account_ids.iter().enumerate() {
+            places.remember([(account_id, place(number))].into_iter());
+        }
+        let known = places.known();
+        assert!(known.young.len() + known.old.len() <= 2 * PLACES_MIN);
+        let latest = &account_ids[2 * PLACES_MIN..];
+        assert!(latest.iter().all(|id| known.get(id).is_some()));
+    }
+}

@@ -1,0 +1,6 @@
+-- lock_places: lock_accounts for rows whose places are believed to be known; in no order, so it waits for nobody
+SELECT ctid, account_id, currency_code, closed, debits_frozen, credits_frozen, sibling_count, clock_timestamp(),
+       posted, held, overdraft_limit, balance_limit, version, update_time
+FROM balances
+WHERE ctid = ANY($1) AND category = 'main'
+FOR UPDATE SKIP LOCKED
