@@ -45,18 +45,23 @@ impl Held {
     }
 }
 
+/// How long a batch may run before others no longer wait for its end. Batches take some milliseconds, full ones some
+/// tens; what takes longer is in trouble.
+const GATHERING_MAX: Duration = Duration::from_millis(50);
+
 /// The accounts that a task has in hand.
 enum Hand {
     /// All accounts of its batch.
-    Lane(Set<AccountId>),
+    Lane(Batch),
     /// The account that it waits for.
     PatientLane(AccountId),
 }
 
-fn accounts_of(tickets: &[Ticket]) -> impl Iterator<Item = &AccountId> {
-    tickets
-        .iter()
-        .flat_map(|ticket| ticket.job.command.movement.account_ids())
+/// A batch in a lane.
+struct Batch {
+    account_ids: Set<AccountId>,
+    size: usize,
+    started: Instant,
 }
 
 /// What waits, and what runs.
@@ -100,6 +105,7 @@ impl<L: Ledger> Schedule<L> {
         let mut open = true;
         while open || self.waiting > 0 || !self.running.is_empty() {
             let room = self.config.queue_depth_max.saturating_sub(self.waiting);
+            let gathering_end = self.gathering_end();
             tokio::select! {
                 biased;
                 Some(finished) = self.running.join_next_with_id() => self.finish(finished),
@@ -108,6 +114,7 @@ impl<L: Ledger> Schedule<L> {
                     self.waiting += count;
                     arrived.drain(..).for_each(|ticket| self.place(ticket));
                 }
+                () = tokio::time::sleep_until(gathering_end), if self.is_gathering() => {}
             }
             self.dispatch();
         }
@@ -192,22 +199,53 @@ impl<L: Ledger> Schedule<L> {
             }
             self.patient_lanes_running += 1;
             let wait_max = self.wait_max(&tickets);
-            self.start(
-                tickets,
-                Locking::Wait {
-                    account_id,
-                    wait_max,
-                },
-            );
+            let hand = Hand::PatientLane(account_id.clone());
+            let locking = Locking::Wait {
+                account_id,
+                wait_max,
+            };
+            self.start(tickets, hand, locking);
         }
-        while self.lanes_running < self.config.lanes {
-            let tickets = self.gather();
+        while self.lanes_running < self.config.lanes && !self.is_worth_gathering() {
+            let (tickets, account_ids) = self.gather();
             if tickets.is_empty() {
                 break;
             }
             self.lanes_running += 1;
-            self.start(tickets, Locking::Skip);
+            let batch = Batch {
+                account_ids,
+                size: tickets.len(),
+                started: Instant::now(),
+            };
+            self.start(tickets, Hand::Lane(batch), Locking::Skip);
         }
+    }
+
+    fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.hands.values().filter_map(|hand| match hand {
+            Hand::Lane(batch) => Some(batch),
+            Hand::PatientLane(_) => None,
+        })
+    }
+
+    /// Whether a free lane does better to wait: what is ready is less than what runs, and what runs will end soon and
+    /// bring more. A transaction costs much that does not depend on how many commands are in it, so two batches of one
+    /// size are cheaper than a large one and a small one after the other.
+    fn is_worth_gathering(&self) -> bool {
+        let now = Instant::now();
+        self.batches()
+            .any(|batch| self.ready.len() < batch.size && now - batch.started < GATHERING_MAX)
+    }
+
+    /// Whether commands that are ready wait for what is_worth_gathering.
+    fn is_gathering(&self) -> bool {
+        !self.ready.is_empty() && self.lanes_running < self.config.lanes
+    }
+
+    /// When they have waited enough.
+    fn gathering_end(&self) -> Instant {
+        let started = self.batches().map(|batch| batch.started).max();
+        started.unwrap_or_else(Instant::now) + GATHERING_MAX
     }
 
     /// How long a patient lane may wait: as long as one of its commands does, but only in turns while others want it.
@@ -223,8 +261,9 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// The next batch: commands on accounts in nobody's hands. Their accounts are in its hands from now on.
-    fn gather(&mut self) -> Vec<Ticket> {
+    /// The next batch: commands on accounts in nobody's hands. Their accounts, which come with it, are in its hands from
+    /// now on.
+    fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
         while tickets.len() < self.config.batch_size_max {
@@ -246,23 +285,19 @@ impl<L: Ledger> Schedule<L> {
             }
         }
         self.waiting -= tickets.len();
-        for account_id in taken {
+        for account_id in &taken {
             self.held
-                .entry(account_id)
+                .entry(account_id.clone())
                 .or_insert_with(|| Held::by(Holder::Lane))
                 .holder = Holder::Lane;
         }
-        tickets
+        (tickets, taken)
     }
 
-    fn start(&mut self, tickets: Vec<Ticket>, locking: Locking) {
-        let hand = match &locking {
-            Locking::Skip => Hand::Lane(accounts_of(&tickets).cloned().collect()),
-            Locking::Wait { account_id, .. } => Hand::PatientLane(account_id.clone()),
-        };
+    fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking) {
         let task = self
             .running
-            .spawn(lane::run(self.ledger.clone(), tickets, locking));
+            .spawn(Box::pin(lane::run(self.ledger.clone(), tickets, locking)));
         self.hands.insert(task.id(), hand);
     }
 
@@ -274,9 +309,9 @@ impl<L: Ledger> Schedule<L> {
             (panic.id(), Vec::new())
         });
         let released = match self.hands.remove(&id) {
-            Some(Hand::Lane(account_ids)) => {
+            Some(Hand::Lane(batch)) => {
                 self.lanes_running -= 1;
-                account_ids
+                batch.account_ids
             }
             Some(Hand::PatientLane(account_id)) => {
                 self.patient_lanes_running -= 1;

@@ -198,6 +198,36 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
     assert_eq!(ledger.batches(), [vec!["1"], vec!["4"], vec!["2", "3"]]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_free_lane_gathers_as_much_as_the_busy_one_has_unless_that_takes_long() {
+    let ledger = Scripted::new([Script::Gated, Script::Gated]);
+    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let first = send(&batcher, "1", "hot").await;
+    let parked = [
+        send(&batcher, "2", "hot").await,
+        send(&batcher, "3", "hot").await,
+    ];
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    // A batch of two runs, behind the gate.
+    let few = send(&batcher, "4", "cold").await;
+    assert_eq!(ledger.batches(), [vec!["1"], vec!["2", "3"]]);
+    let enough = send(&batcher, "5", "warm").await;
+    assert!(decided(few).await && decided(enough).await);
+    let started = Instant::now();
+    let late = send(&batcher, "6", "cold").await;
+    assert!(decided(late).await, "the busy lane may never come back");
+    assert!(started.elapsed() <= Duration::from_millis(60));
+    ledger.gate.notify_one();
+    for sent in parked {
+        assert!(decided(sent).await);
+    }
+    assert_eq!(
+        ledger.batches(),
+        [vec!["1"], vec!["2", "3"], vec!["4", "5"], vec!["6"]]
+    );
+}
+
 #[tokio::test]
 async fn a_batch_has_a_largest_size() {
     let ledger = Scripted::new([Script::Gated]);
