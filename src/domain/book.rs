@@ -148,11 +148,11 @@ impl Book {
         Self::with_capacity(now, 0)
     }
 
-    /// An empty book with room for so many commands on accounts of their own.
+    /// An empty book with room for so many commands.
     pub fn with_capacity(now: Timestamp, command_count: usize) -> Self {
         Self {
             now,
-            accounts: Map::with_capacity_and_hasher(2 * command_count, <_>::default()),
+            accounts: Map::default(),
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
             changed: Set::with_capacity_and_hasher(2 * command_count, <_>::default()),
@@ -161,9 +161,13 @@ impl Book {
         }
     }
 
-    /// Adds a locked account. An account that is not added does not exist.
-    pub fn add_account(&mut self, account_id: AccountId, account: Account) {
-        self.accounts.insert(account_id, account);
+    /// Adds locked accounts. An account that is not added does not exist.
+    pub fn add_accounts(&mut self, accounts: Map<AccountId, Account>) {
+        if self.accounts.is_empty() {
+            self.accounts = accounts;
+        } else {
+            self.accounts.extend(accounts);
+        }
     }
 
     /// Adds an operation that was recorded before.

@@ -133,13 +133,16 @@ impl Mains {
 
 impl Transaction<'_> {
     pub(super) async fn lock(&self, jobs: &[Job]) -> Result<Locked, StoreError> {
-        let account_ids: BTreeSet<&AccountId> = jobs
+        let mut wanted: Map<&str, &AccountId> =
+            Map::with_capacity_and_hasher(2 * jobs.len(), <_>::default());
+        for account_id in jobs
             .iter()
             .flat_map(|job| job.command.movement.account_ids())
-            .collect();
-        let account_ids = Vec::from_iter(account_ids);
-        let wanted: Map<&str, &AccountId> =
-            account_ids.iter().map(|id| (id.as_str(), *id)).collect();
+        {
+            wanted.insert(account_id.as_str(), account_id);
+        }
+        // In no order: the statements see to theirs.
+        let account_ids: Vec<&AccountId> = wanted.values().copied().collect();
         let mut mains = Mains::with_capacity(account_ids.len());
         let book = if self.is_optimist {
             self.lock_as_optimist(&account_ids, &wanted, &mut mains)
@@ -168,9 +171,7 @@ impl Transaction<'_> {
         self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
             .await?;
         self.add_roles(jobs, &accounts, &mut locked.book).await?;
-        for (account_id, account) in accounts {
-            locked.book.add_account(account_id, account);
-        }
+        locked.book.add_accounts(accounts);
         Ok(locked)
     }
 

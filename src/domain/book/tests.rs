@@ -64,9 +64,7 @@ fn account(posted: i64) -> Account {
 
 fn book(accounts: impl IntoIterator<Item = (AccountId, Account)>) -> Book {
     let mut book = Book::new(Timestamp::from_micros(1_000_000));
-    for (account_id, account) in accounts {
-        book.add_account(account_id, account);
-    }
+    book.add_accounts(accounts.into_iter().collect());
     book
 }
 
