@@ -93,7 +93,7 @@ pub struct Server {
     authorizer: Authorizer,
     batches: JoinHandle<()>,
     health: Health,
-    services: Services,
+    services: Arc<Services>,
     draining: CancellationToken,
     config: ServerConfig,
 }
@@ -136,11 +136,11 @@ impl Server {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .prepare();
-        let services = Services {
+        let services = Arc::new(Services {
             batches: balances.clone().max_decoding_message_size(BATCH_SIZE_MAX),
             balances: balances.max_decoding_message_size(MESSAGE_SIZE_MAX),
             routes,
-        };
+        });
         Ok(Self {
             listener,
             address,

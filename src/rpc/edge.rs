@@ -2,6 +2,7 @@
 //! every error carries details, also those that tonic makes by itself.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -59,18 +60,19 @@ pub struct Services {
 }
 
 impl Services {
-    async fn serve<B>(mut self, request: Request<B>) -> Response<Body>
+    /// The clones are of what tower wants to own: a pointer, and some settings.
+    async fn serve<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let path = request.uri().path();
         let served = if path == "/ballast.v1.BalanceService/ExecuteBatch" {
-            self.batches.call(request).await
+            self.batches.clone().call(request).await
         } else if path.starts_with("/ballast.v1.BalanceService/") {
-            self.balances.call(request).await
+            self.balances.clone().call(request).await
         } else {
-            self.routes.oneshot(request).await
+            self.routes.clone().oneshot(request).await
         };
         match served {
             Ok(response) => response,
@@ -81,7 +83,7 @@ impl Services {
 
 /// Serves one request. Never fails: a panic is logged and answered with INTERNAL.
 pub async fn serve<B>(
-    services: Services,
+    services: Arc<Services>,
     mut request: Request<B>,
     timeout_max: Duration,
 ) -> Response<Body>

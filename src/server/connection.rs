@@ -43,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts connections until the server drains.
 pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
-    pub(super) services: Services,
+    pub(super) services: Arc<Services>,
     pub(super) request_timeout_max: Duration,
     pub(super) connection_count_max: usize,
     pub(super) connections: TaskTracker,
@@ -95,7 +95,7 @@ fn is_answered(path: &str) -> bool {
 
 async fn serve(
     stream: TcpStream,
-    services: Services,
+    services: Arc<Services>,
     request_timeout_max: Duration,
     draining: CancellationToken,
 ) {
@@ -114,7 +114,8 @@ async fn serve(
     let activity = Arc::new(Activity::default());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let guard = is_answered(request.uri().path()).then(|| InFlight::new(&activity));
-        let response = edge::serve(services.clone(), request, request_timeout_max);
+        // Boxed, because hyper moves the future of a request several times, and this one has kilobytes.
+        let response = Box::pin(edge::serve(services.clone(), request, request_timeout_max));
         async move {
             let response = response.await;
             Ok::<_, std::convert::Infallible>(
