@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use ballast::cli::Cli;
 use clap::Parser;
+use mimalloc::MiMalloc;
+
+/// A request makes some eighty small allocations, many of which another thread frees.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
