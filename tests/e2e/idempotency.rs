@@ -239,3 +239,18 @@ async fn one_id_on_different_accounts_is_decided_by_its_key() {
     }
     ballast.assert_in_order().await;
 }
+
+#[tokio::test]
+async fn an_id_is_known_even_if_its_new_content_could_not_be_recorded() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    open(&mut ballast, "b", 0).await;
+    let posted = ballast.balances.transfer(transfer("t", "a", "b", 30)).await;
+    posted.expect("posted");
+    let elsewhere = ballast.balances.transfer(transfer("t", "a", "nobody", 30));
+    Rejection::of(elsewhere.await).expect(Code::AlreadyExists, "OPERATION_ID_REUSED");
+    let unknown = ballast
+        .balances
+        .transfer(transfer("new", "a", "nobody", 30));
+    Rejection::of(unknown.await).expect(Code::NotFound, "ACCOUNT_NOT_FOUND");
+}

@@ -20,6 +20,7 @@ mod isolation;
 mod merge;
 mod movements;
 mod owners;
+mod places;
 mod plans;
 mod reflection;
 mod shutdown;

@@ -1,0 +1,87 @@
+//! Places: rows are locked where they were last seen, and nothing depends on whether they still are there.
+
+use tonic::Code;
+
+use crate::support::*;
+
+const ACCOUNT_COUNT: usize = 8;
+
+fn name(index: usize) -> String {
+    format!("account-{}", index % ACCOUNT_COUNT)
+}
+
+/// Each account pays its neighbour one unit, in so many rounds. Nobody is richer or poorer afterwards.
+async fn pay_around(ballast: &mut Ballast, name_of_round: &str, rounds: usize) {
+    for round in 0..rounds {
+        for index in 0..ACCOUNT_COUNT {
+            let operation_id = format!("{name_of_round}-{round}-{index}");
+            ballast
+                .balances
+                .transfer(transfer(&operation_id, &name(index), &name(index + 1), 1))
+                .await
+                .expect("posted");
+        }
+    }
+}
+
+async fn assert_nobody_lost(ballast: &mut Ballast) {
+    for index in 0..ACCOUNT_COUNT {
+        assert_eq!(posted(&mut ballast.balances, &name(index)).await, 100);
+    }
+    ballast.assert_in_order().await;
+}
+
+#[tokio::test]
+async fn rows_that_others_moved_are_found_and_read_as_they_are() {
+    let mut ballast = Ballast::start().await;
+    for index in 0..ACCOUNT_COUNT {
+        open(&mut ballast, &name(index), 100).await;
+    }
+    pay_around(&mut ballast, "before", 3).await;
+    let sql = ballast.database.sql().await;
+    // Where one account's row was, another's is now.
+    sql.batch_execute("VACUUM FULL balances")
+        .await
+        .expect("rewritten");
+    pay_around(&mut ballast, "rewritten", 3).await;
+    // An instance that knows other places moves them as well.
+    let mut sibling = ballast.sibling().await;
+    pay_around(&mut sibling, "sibling", 2).await;
+    pay_around(&mut ballast, "after", 3).await;
+    assert_nobody_lost(&mut ballast).await;
+
+    // What was changed by hand counts at once.
+    let debit_all = |operation_id: &'static str| debit(operation_id, "account-0", 150);
+    let refused = ballast.balances.debit(debit_all("refused")).await;
+    Rejection::of(refused).expect(Code::FailedPrecondition, "INSUFFICIENT_FUNDS");
+    sql.batch_execute("UPDATE balances SET overdraft_limit = 50 WHERE account_id = 'account-0'")
+        .await
+        .expect("updated");
+    let posted = ballast.balances.debit(debit_all("posted")).await;
+    posted.expect("the new limit is seen");
+    ballast.assert_in_order().await;
+}
+
+#[tokio::test]
+async fn dead_versions_make_room_for_new_ones() {
+    let mut ballast = Ballast::start().await;
+    for index in 0..ACCOUNT_COUNT {
+        open(&mut ballast, &name(index), 100).await;
+    }
+    let sql = ballast.database.sql().await;
+    let size = async || -> i64 {
+        let size = "SELECT pg_relation_size('balances')";
+        sql.query_one(size, &[]).await.expect("a size").get(0)
+    };
+    // Eight hundred new versions of eight rows have ten pages. As long as another test has a transaction open, PostgreSQL
+    // prunes nothing; hence more than one round.
+    for round in 0..20 {
+        let before = size().await;
+        pay_around(&mut ballast, &format!("round-{round}"), 50).await;
+        if size().await == before {
+            assert_nobody_lost(&mut ballast).await;
+            return;
+        }
+    }
+    panic!("the table grew in every round");
+}
