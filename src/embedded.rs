@@ -10,6 +10,7 @@
 
 mod binaries;
 mod folder;
+mod memory;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use binaries::Binaries;
 use folder::{Folder, Unprivileged};
+pub(crate) use memory::memory_bytes;
 
 /// The role and the database of the embedded server.
 const NAME: &str = "ballast";
@@ -34,11 +36,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Settings of the embedded server. Durability stays as PostgreSQL ships it: fsync, full_page_writes and
 /// synchronous_commit are on.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 8] = [
     "listen_addresses=",
     "unix_socket_permissions=0700",
     "max_connections=200",
-    "shared_buffers=256MB",
     "wal_buffers=16MB",
     // Fewer checkpoints write fewer full pages to the WAL. The price is a longer recovery after a crash.
     "max_wal_size=4GB",
@@ -46,6 +47,16 @@ const SETTINGS: [&str; 9] = [
     "log_checkpoints=off",
     "cluster_name=ballast",
 ];
+
+/// The part of the memory that is for shared buffers; PostgreSQL advises a quarter where it has a machine of its own.
+const SHARED_BUFFERS_FRACTION: u64 = 8;
+/// The least and the most of them, in MiB. They are taken from the machine as they are used.
+const SHARED_BUFFERS_MIN_MIB: u64 = 128;
+const SHARED_BUFFERS_MAX_MIB: u64 = 4096;
+
+/// Full pages after a checkpoint are most of the WAL of a large ledger; lz4 halves them, where the server has it.
+const COMPRESS_WAL: &str =
+    "SELECT 1 FROM pg_settings WHERE name = 'wal_compression' AND 'lz4' = ANY(enumvals)";
 
 /// Why there is no embedded server.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +227,11 @@ impl Embedded {
                     .batch_execute(&format!("CREATE DATABASE {NAME}"))
                     .await?;
             }
+            if client.query_opt(COMPRESS_WAL, &[]).await?.is_some() {
+                client
+                    .batch_execute(&format!("ALTER ROLE {NAME} SET wal_compression = lz4"))
+                    .await?;
+            }
             Ok(())
         };
         created.await.map_err(|error: tokio_postgres::Error| {
@@ -278,6 +294,11 @@ async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedErro
     folder.keep_cluster(&unfinished)
 }
 
+fn shared_buffers_mib() -> u64 {
+    let part = memory_bytes() / SHARED_BUFFERS_FRACTION / (1 << 20);
+    part.clamp(SHARED_BUFFERS_MIN_MIB, SHARED_BUFFERS_MAX_MIB)
+}
+
 fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
     let (log, errors) = folder.open_log()?;
     let mut command = Command::new(binaries.path("postgres"));
@@ -289,6 +310,7 @@ fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
     for setting in SETTINGS {
         command.args(["-c", setting]);
     }
+    command.args(["-c", &format!("shared_buffers={}MB", shared_buffers_mib())]);
     // In a process group of its own: Ctrl-C in a terminal is for ballast, which stops it when it has drained.
     command
         .process_group(0)

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::{BenchError, ledger};
+use crate::embedded::memory_bytes;
 
 /// Where and how it was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -40,7 +41,7 @@ impl Environment {
             let client = ledger::connect(url).await?;
             let sql = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN
                        ('server_version', 'fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers',
-                        'max_wal_size', 'wal_level', 'checkpoint_timeout')";
+                        'wal_compression', 'max_wal_size', 'wal_level', 'checkpoint_timeout')";
             for row in client.query(sql, &[]).await? {
                 postgres_settings.insert(row.get(0), row.get(1));
             }
@@ -112,15 +113,6 @@ fn fact(path: &str, name: &str) -> String {
     values
         .next()
         .map_or_else(String::new, |(_, value)| value.trim().to_owned())
-}
-
-fn memory_bytes() -> u64 {
-    let total = fact("/proc/meminfo", "MemTotal");
-    let kilobytes = total.split_whitespace().next();
-    kilobytes
-        .and_then(|word| word.parse::<u64>().ok())
-        .unwrap_or(0)
-        * 1024
 }
 
 #[cfg(test)]
