@@ -49,6 +49,9 @@ impl Held {
 /// tens; what takes longer is in trouble.
 const GATHERING_MAX: Duration = Duration::from_millis(50);
 
+/// So many commands are worth a transaction whatever else runs: what it costs by itself is some ten of them.
+const GATHERED_ENOUGH: usize = 8;
+
 /// The accounts that a task has in hand.
 enum Hand {
     /// All accounts of its batch.
@@ -228,13 +231,15 @@ impl<L: Ledger> Schedule<L> {
         })
     }
 
-    /// Whether a free lane does better to wait: what is ready is less than what runs, and what runs will end soon and
-    /// bring more. A transaction costs much that does not depend on how many commands are in it, so two batches of one
-    /// size are cheaper than a large one and a small one after the other.
+    /// Whether a free lane does better to wait: what is ready is less than half of what runs, and what runs will end
+    /// soon and bring more. A transaction costs much that does not depend on how many commands are in it, so two batches
+    /// of one size are cheaper than a large one and a small one after the other.
     fn is_worth_gathering(&self) -> bool {
         let now = Instant::now();
-        self.batches()
-            .any(|batch| self.ready.len() < batch.size && now - batch.started < GATHERING_MAX)
+        self.batches().any(|batch| {
+            self.ready.len() < (batch.size / 2).min(GATHERED_ENOUGH)
+                && now - batch.started < GATHERING_MAX
+        })
     }
 
     /// Whether commands that are ready wait for what is_worth_gathering.

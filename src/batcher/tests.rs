@@ -199,23 +199,25 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_lane_gathers_as_much_as_the_busy_one_has_unless_that_takes_long() {
+async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_long() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
     let (batcher, _running) = Batcher::start(ledger.clone(), config());
     let first = send(&batcher, "1", "hot").await;
-    let parked = [
-        send(&batcher, "2", "hot").await,
-        send(&batcher, "3", "hot").await,
-    ];
+    let mut parked = Vec::new();
+    for operation in ["2", "3", "4", "5"] {
+        parked.push(send(&batcher, operation, "hot").await);
+    }
     ledger.gate.notify_one();
     assert!(decided(first).await);
-    // A batch of two runs, behind the gate.
-    let few = send(&batcher, "4", "cold").await;
-    assert_eq!(ledger.batches(), [vec!["1"], vec!["2", "3"]]);
-    let enough = send(&batcher, "5", "warm").await;
-    assert!(decided(few).await && decided(enough).await);
+    // A batch of four runs, behind the gate.
+    let large = vec!["2", "3", "4", "5"];
+    let few = send(&batcher, "6", "cold").await;
+    assert_eq!(ledger.batches(), [vec!["1"], large.clone()]);
     let started = Instant::now();
-    let late = send(&batcher, "6", "cold").await;
+    let enough = send(&batcher, "7", "warm").await;
+    assert!(decided(few).await && decided(enough).await);
+    assert_eq!(started.elapsed(), Duration::ZERO, "two are enough");
+    let late = send(&batcher, "8", "cold").await;
     assert!(decided(late).await, "the busy lane may never come back");
     assert!(started.elapsed() <= Duration::from_millis(60));
     ledger.gate.notify_one();
@@ -224,7 +226,7 @@ async fn a_free_lane_gathers_as_much_as_the_busy_one_has_unless_that_takes_long(
     }
     assert_eq!(
         ledger.batches(),
-        [vec!["1"], vec!["2", "3"], vec!["4", "5"], vec!["6"]]
+        [vec!["1"], large, vec!["6", "7"], vec!["8"]]
     );
 }
 
