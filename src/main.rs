@@ -6,7 +6,7 @@ use ballast::cli::Cli;
 use clap::Parser;
 use mimalloc::MiMalloc;
 
-/// A request makes some eighty small allocations, many of which another thread frees.
+/// A request makes dozens of small allocations, many of which another thread frees. See docs/performance.md.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

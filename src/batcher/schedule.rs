@@ -242,7 +242,7 @@ impl<L: Ledger> Schedule<L> {
         })
     }
 
-    /// Whether commands that are ready wait for what is_worth_gathering.
+    /// Whether there are commands that wait for more of them, and a free lane with them.
     fn is_gathering(&self) -> bool {
         !self.ready.is_empty() && self.lanes_running < self.config.lanes
     }

@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::row::RowId;
 use crate::domain::{AccountId, Map};
 
-/// How many places are remembered for sure; up to twice as many are. With ids of 20 characters that is 12 MB.
+/// How many places are remembered for sure; up to twice as many are. With ids of 20 characters both are some 13 MB, by
+/// arithmetic.
 const PLACES_MIN: usize = 65_536;
 /// Every so many batches, all rows are found by their keys: that is what makes PostgreSQL prune the pages of their dead
 /// versions. Rows that are only ever found at their places fill their pages, and then move to others, which is no longer a
