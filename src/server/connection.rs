@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+use super::coalesced::Coalesced;
 use crate::rpc::edge::{self, Services};
 
 /// Requests in flight on one connection.
@@ -133,7 +134,8 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(Coalesced::new(stream)), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = draining.cancelled() => {
