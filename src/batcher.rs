@@ -9,11 +9,13 @@ mod caller;
 mod group;
 mod lane;
 mod schedule;
+mod thread;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,6 +26,7 @@ use crate::store::{Job, Ledger};
 use caller::Caller;
 pub use group::{Group, Place};
 use schedule::Schedule;
+pub use thread::WriteThread;
 
 /// The numbers of the write path.
 #[derive(Debug, Clone)]
@@ -140,9 +143,13 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts the loop on `ledger`. It ends, with every accepted command answered, when it was closed and all clones of
-    /// the batcher are gone.
-    pub fn start<L: Ledger>(ledger: Arc<L>, config: BatcherConfig) -> (Self, JoinHandle<()>) {
+    /// Starts the loop on `ledger`, with the lanes and what they spawn, on `runtime`. It ends, with every accepted command
+    /// answered, when it was closed and all clones of the batcher are gone.
+    pub fn start<L: Ledger>(
+        runtime: &Handle,
+        ledger: Arc<L>,
+        config: BatcherConfig,
+    ) -> (Self, JoinHandle<()>) {
         // Half of what may wait does so in the inbox, the other half where the loop sorts it.
         let inbox_depth = config.queue_depth_max.div_ceil(2);
         let (queue, inbox) = mpsc::channel(inbox_depth);
@@ -152,7 +159,7 @@ impl Batcher {
             ..config
         };
         let schedule = Schedule::new(ledger, config);
-        let running = tokio::spawn(schedule.run(inbox));
+        let running = runtime.spawn(schedule.run(inbox));
         (
             Self {
                 queue,

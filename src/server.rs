@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::batcher::{Batcher, BatcherConfig};
+use crate::batcher::{Batcher, BatcherConfig, WriteThread};
 use crate::rpc::edge::Services;
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
@@ -65,6 +65,9 @@ pub enum StartError {
         /// Why not.
         cause: std::io::Error,
     },
+    /// The system grants no thread for the write path.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// The database's configuration is not valid.
     #[error(transparent)]
     Store(#[from] StoreConfigError),
@@ -90,6 +93,7 @@ pub struct Server {
     address: SocketAddr,
     json: Option<(TcpListener, SocketAddr)>,
     store: Store,
+    writes: WriteThread,
     batcher: Batcher,
     authorizer: Authorizer,
     batches: JoinHandle<()>,
@@ -108,7 +112,12 @@ impl Server {
             None => None,
         };
         let store = Store::new(&config.store)?;
-        let (batcher, batches) = Batcher::start(Arc::new(store.clone()), config.batcher.clone());
+        let writes = WriteThread::start().await.map_err(StartError::Thread)?;
+        let (batcher, batches) = Batcher::start(
+            writes.runtime(),
+            Arc::new(store.clone()),
+            config.batcher.clone(),
+        );
         let (health, health_service) = Health::new(store.clone()).await;
         let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
         let draining = CancellationToken::new();
@@ -147,6 +156,7 @@ impl Server {
             address,
             json,
             store,
+            writes,
             batcher,
             authorizer,
             batches,
@@ -179,6 +189,7 @@ impl Server {
             listener,
             json,
             store,
+            writes,
             batcher,
             authorizer,
             batches,
@@ -249,6 +260,7 @@ impl Server {
         })
         .await;
         store.close();
+        drop(writes);
         tracing::info!(retries = retries.count(), "drained");
         match drained {
             _ if !write_path_is_alive => Ended::WritePathDied,

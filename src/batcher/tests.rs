@@ -179,7 +179,7 @@ async fn failure(sent: JoinHandle<Answer>) -> Failure {
 #[tokio::test]
 async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let first = send(&batcher, "1", "hot").await;
     let parked = [
         send(&batcher, "2", "hot").await,
@@ -201,7 +201,7 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
 #[tokio::test(start_paused = true)]
 async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_long() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let first = send(&batcher, "1", "hot").await;
     let mut parked = Vec::new();
     for operation in ["2", "3", "4", "5"] {
@@ -234,6 +234,7 @@ async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_lon
 async fn a_batch_has_a_largest_size() {
     let ledger = Scripted::new([Script::Gated]);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             batch_size_max: 2,
@@ -259,6 +260,7 @@ async fn a_batch_has_a_largest_size() {
 async fn a_contended_account_steps_aside_and_waits_alone() {
     let ledger = Scripted::new([Script::Contended("locked"), Script::Gated]);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             lanes: 1,
@@ -295,6 +297,7 @@ async fn a_lock_that_never_comes_is_contention() {
             .chain((0..1000).map(|_| Script::Fail(StoreError::LockTimeout))),
     );
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             lock_wait_max: Duration::ZERO,
@@ -325,6 +328,7 @@ async fn a_batch_that_is_rejected_runs_one_by_one() {
     ];
     let ledger = Scripted::new(scripts);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             lanes: 1,
@@ -346,11 +350,11 @@ async fn a_batch_that_is_rejected_runs_one_by_one() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_race_is_repeated_within_bounds() {
     let ledger = Scripted::new([Script::Fail(StoreError::Serialization), Script::Decide]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     assert!(decided(send(&batcher, "1", "a").await).await);
     assert_eq!(ledger.retries.count(), 1);
     let ledger = Scripted::new((0..1000).map(|_| Script::Fail(StoreError::Serialization)));
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     assert_eq!(
         failure(send(&batcher, "1", "a").await).await,
         Failure::Contention { account_id: None }
@@ -370,7 +374,7 @@ fn lost_commit(operation: &str) -> Script {
 #[tokio::test(start_paused = true)]
 async fn a_lost_commit_is_resolved_and_is_the_first_answer() {
     let ledger = Scripted::new([lost_commit("1"), Script::Replay]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     assert!(
         decided(send(&batcher, "1", "a").await).await,
         "found, and not called a replay"
@@ -392,7 +396,7 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
     ] {
         let fail = move |_| Script::Fail(afterwards.clone());
         let ledger = Scripted::new([lost_commit("1")].into_iter().chain((0..1000).map(fail)));
-        let (batcher, _running) = Batcher::start(ledger.clone(), config());
+        let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
         let expected = Failure::DatabaseUnavailable {
             outcome_unknown: true,
         };
@@ -403,7 +407,7 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_withdraws_what_was_not_started() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let soon = Instant::now() + Duration::from_millis(10);
     let answer = batcher.execute(credit("1", "a"), soon).await;
     assert!(
@@ -438,6 +442,7 @@ async fn a_deadline_withdraws_what_was_not_started() {
 async fn a_full_queue_refuses_and_a_closed_one_too() {
     let ledger = Scripted::new([Script::Gated]);
     let (batcher, running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             queue_depth_max: 4,
@@ -475,6 +480,7 @@ async fn a_full_queue_refuses_and_a_closed_one_too() {
 async fn a_lane_that_dies_takes_no_account_with_it() {
     let ledger = Scripted::new([Script::Panic]);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             lanes: 1,
@@ -511,7 +517,7 @@ fn transfer(operation: &str, from: &str, to: &str) -> Command {
 #[tokio::test]
 async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
     let ledger = Scripted::new((0..200).map(|_| Script::Gated));
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let mut sent = vec![
         send(&batcher, "a-0", "a").await,
         send(&batcher, "b-0", "b").await,
@@ -545,6 +551,7 @@ async fn what_waits_behind_an_abandoned_command_goes_on() {
     ];
     let ledger = Scripted::new(scripts);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             patient_lanes: 1,
@@ -589,7 +596,7 @@ async fn answers(mut group: Group<u32>) -> Vec<(u32, Answer)> {
 #[tokio::test]
 async fn a_group_shares_transactions_and_knows_its_answers() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let first = send(&batcher, "first", "a").await;
     let mut group = Group::default();
     let submitted = submit_all(&batcher, &mut group, 0..40, later()).await;
@@ -614,6 +621,7 @@ async fn a_group_shares_transactions_and_knows_its_answers() {
 async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
     let ledger = Scripted::new([Script::Gated]);
     let (batcher, _running) = Batcher::start(
+        &Handle::current(),
         ledger.clone(),
         BatcherConfig {
             queue_depth_max: 8,
@@ -660,7 +668,7 @@ async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
 #[tokio::test(start_paused = true)]
 async fn each_command_of_a_group_has_its_own_deadline() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let mut group = Group::default();
     let after = |ms| Instant::now() + Duration::from_millis(ms);
     for (number, deadline) in [
@@ -695,7 +703,7 @@ async fn each_command_of_a_group_has_its_own_deadline() {
 #[tokio::test]
 async fn a_group_that_leaves_takes_its_commands_with_it() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let first = send(&batcher, "first", "a").await;
     let mut group = Group::default();
     let submitted = submit_all(&batcher, &mut group, 0..10, later()).await;
@@ -710,7 +718,7 @@ async fn a_group_that_leaves_takes_its_commands_with_it() {
 #[tokio::test]
 async fn a_group_hears_of_a_lane_that_died() {
     let ledger = Scripted::new([Script::Panic]);
-    let (batcher, _running) = Batcher::start(ledger.clone(), config());
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let mut group = Group::default();
     let submitted = submit_all(&batcher, &mut group, 0..1, later()).await;
     assert_eq!(submitted, Ok(()));
