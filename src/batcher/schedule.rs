@@ -49,8 +49,8 @@ impl Held {
 /// tens; what takes longer is in trouble.
 const GATHERING_MAX: Duration = Duration::from_millis(50);
 
-/// So many commands are worth a transaction whatever else runs: what it costs by itself is some ten of them.
-const GATHERED_ENOUGH: usize = 8;
+/// So many commands are worth a transaction whatever else runs: what it costs by itself is less than theirs.
+const GATHERED_ENOUGH: usize = 32;
 
 /// The accounts that a task has in hand.
 enum Hand {

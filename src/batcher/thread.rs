@@ -24,14 +24,16 @@ impl WriteThread {
         // The runtime is made and dropped on its thread, since dropping it waits.
         thread::Builder::new()
             .name("ballast-writes".to_owned())
-            .spawn(move || match Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => {
-                    if started.send(Ok(runtime.handle().clone())).is_ok() {
-                        let _dropped = runtime.block_on(ended);
+            .spawn(
+                move || match Builder::new_current_thread().enable_all().build() {
+                    Ok(runtime) => {
+                        if started.send(Ok(runtime.handle().clone())).is_ok() {
+                            let _dropped = runtime.block_on(ended);
+                        }
                     }
-                }
-                Err(error) => drop(started.send(Err(error))),
-            })?;
+                    Err(error) => drop(started.send(Err(error))),
+                },
+            )?;
         let runtime = starting.await.map_err(io::Error::other)??;
         Ok(Self {
             runtime,
