@@ -10,8 +10,9 @@
 
 mod binaries;
 mod folder;
-mod memory;
+mod machine;
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,12 +24,13 @@ use tokio::time::Instant;
 
 use binaries::Binaries;
 use folder::{Folder, Unprivileged};
-pub(crate) use memory::memory_bytes;
+use machine::free_disk_bytes;
+pub(crate) use machine::memory_bytes;
 
 /// The role and the database of the embedded server.
 const NAME: &str = "ballast";
-/// How long the server may take to start; recovery after a crash replays at most `max_wal_size`.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the server may take to start; recovery after a crash replays at most about `max_wal_size`.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long it may take to stop before it is told to drop everything; it recovers at the next start.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the server is asked whether it is ready.
@@ -41,18 +43,23 @@ const SETTINGS: [&str; 8] = [
     "unix_socket_permissions=0700",
     "max_connections=200",
     "wal_buffers=16MB",
-    // Fewer checkpoints write fewer full pages to the WAL. The price is a longer recovery after a crash.
-    "max_wal_size=4GB",
+    // A new segment of the WAL is filled with zeros and synced while every commit waits; one that is kept is not.
+    "min_wal_size=1GB",
     "checkpoint_timeout=15min",
     "log_checkpoints=off",
     "cluster_name=ballast",
 ];
 
-/// The part of the memory that is for shared buffers; PostgreSQL advises a quarter where it has a machine of its own.
-const SHARED_BUFFERS_FRACTION: u64 = 8;
+/// The part of the memory that is for shared buffers, as PostgreSQL advises.
+const SHARED_BUFFERS_FRACTION: u64 = 4;
 /// The least and the most of them, in MiB. They are taken from the machine as they are used.
-const SHARED_BUFFERS_MIN_MIB: u64 = 128;
-const SHARED_BUFFERS_MAX_MIB: u64 = 4096;
+const SHARED_BUFFERS_MIB: RangeInclusive<u64> = 128..=8192;
+
+/// The part of the free disk that is for `max_wal_size`. Fewer checkpoints write fewer full pages to the WAL, which is most
+/// of what a large ledger writes; the price, beside the disk, is a longer recovery after a crash.
+const MAX_WAL_SIZE_FRACTION: u64 = 10;
+/// The least and the most of it, in MiB; no less than `min_wal_size`.
+const MAX_WAL_SIZE_MIB: RangeInclusive<u64> = 1024..=8192;
 
 /// Full pages after a checkpoint are most of the WAL of a large ledger; lz4 halves them, where the server has it.
 const COMPRESS_WAL: &str =
@@ -294,9 +301,18 @@ async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedErro
     folder.keep_cluster(&unfinished)
 }
 
-fn shared_buffers_mib() -> u64 {
-    let part = memory_bytes() / SHARED_BUFFERS_FRACTION / (1 << 20);
-    part.clamp(SHARED_BUFFERS_MIN_MIB, SHARED_BUFFERS_MAX_MIB)
+/// The settings that depend on the machine.
+fn measured_settings(folder: &Folder) -> [String; 2] {
+    let part = |bytes: u64, fraction: u64, mib: RangeInclusive<u64>| {
+        (bytes / fraction / (1 << 20)).clamp(*mib.start(), *mib.end())
+    };
+    let shared_buffers = part(memory_bytes(), SHARED_BUFFERS_FRACTION, SHARED_BUFFERS_MIB);
+    let free = free_disk_bytes(folder.path());
+    let max_wal_size = part(free, MAX_WAL_SIZE_FRACTION, MAX_WAL_SIZE_MIB);
+    [
+        format!("shared_buffers={shared_buffers}MB"),
+        format!("max_wal_size={max_wal_size}MB"),
+    ]
 }
 
 fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
@@ -307,10 +323,10 @@ fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
         .arg(folder.cluster())
         .arg("-k")
         .arg(folder.socket_dir());
-    for setting in SETTINGS {
-        command.args(["-c", setting]);
+    let settings = SETTINGS.map(str::to_owned);
+    for setting in settings.into_iter().chain(measured_settings(folder)) {
+        command.args(["-c", &setting]);
     }
-    command.args(["-c", &format!("shared_buffers={}MB", shared_buffers_mib())]);
     // In a process group of its own: Ctrl-C in a terminal is for ballast, which stops it when it has drained.
     command
         .process_group(0)

@@ -1,6 +1,9 @@
-//! Memory: how much of it this process may count on.
+//! The machine: how much of its memory and of its disk this process may count on.
 
 use std::fs;
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
 
 /// The machine's memory in bytes, or the limit of the control group if that is less; 0 if neither is known.
 pub(crate) fn memory_bytes() -> u64 {
@@ -17,6 +20,15 @@ pub(crate) fn memory_bytes() -> u64 {
         .and_then(|text| total_of(&text))
         .unwrap_or(0);
     limit.map_or(machine, |limit| limit.min(machine))
+}
+
+/// What is free on the disk of this folder, in bytes; 0 if that is not known.
+pub(super) fn free_disk_bytes(folder: &Path) -> u64 {
+    statvfs(folder).map_or(0, |disk| {
+        // The types of the two differ from one system to the next.
+        let bytes = u128::from(disk.blocks_available()) * u128::from(disk.fragment_size());
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    })
 }
 
 fn total_of(meminfo: &str) -> Option<u64> {
@@ -36,5 +48,11 @@ mod tests {
         let meminfo = "MemTotal:       25165824 kB\nMemFree:        17770384 kB\n";
         assert_eq!(total_of(meminfo), Some(24 << 30));
         assert_eq!(total_of("MemFree: 1 kB"), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_has_no_disk() {
+        assert!(free_disk_bytes(Path::new("/")) > 0);
+        assert_eq!(free_disk_bytes(Path::new("/no such folder")), 0);
     }
 }
