@@ -9,6 +9,7 @@
     reason = "what is compared is written the usual way"
 )]
 mod baseline;
+mod disk;
 mod environment;
 mod history;
 mod html;
@@ -33,7 +34,7 @@ pub use html::Page;
 pub use load::Pace;
 pub(crate) use process::{Served, rss_bytes};
 pub use report::{Figures, Report};
-pub use scenario::Scenario;
+pub use scenario::{OperationIds, Scenario};
 pub use table_size::TableSize;
 pub use way::Way;
 
@@ -54,6 +55,8 @@ pub struct Plan {
     pub paces: Vec<Pace>,
     /// By which RPC they come; each is measured on its own.
     pub ways: Vec<Way>,
+    /// What operation ids look like. A baseline that makes its own, pgbench, has random ones.
+    pub operation_ids: OperationIds,
     /// How often each variant gets its turn.
     pub rounds: u32,
     /// How long a turn is, without its warm-up.
@@ -215,9 +218,13 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
     let url = running.first().and_then(Running::database_url);
     let mut report = Report::new(
         plan,
-        environment::Environment::of(url).await?,
+        environment::Environment::of(url, embedded).await?,
         notes(plan, &cells, &skipped),
     );
+    if let Some(embedded) = embedded {
+        let turn = plan.warmup + plan.duration;
+        ledger::provide_wal(&embedded.database_url(), turn).await?;
+    }
     let bar = progress_bar(seconds(plan, &cells));
     for round in 1..=plan.rounds {
         for cell in &cells {

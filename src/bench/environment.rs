@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
-use super::{BenchError, ledger};
-use crate::embedded::memory_bytes;
+use super::report::LATENCIES;
+use super::{BenchError, disk, ledger};
+use crate::embedded::{Embedded, memory_bytes};
 
 /// Where and how it was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -31,22 +33,34 @@ pub struct Environment {
     pub postgres_version: Option<String>,
     /// The settings of PostgreSQL that matter most, if its database is ours.
     pub postgres_settings: BTreeMap<String, String>,
+    /// How long its disk takes to write a page and sync it, if we started it: latencies by name, in microseconds.
+    pub disk_sync_us: Option<BTreeMap<&'static str, u64>>,
 }
 
 impl Environment {
     /// Asks machine and database.
-    pub(super) async fn of(database_url: Option<&str>) -> Result<Self, BenchError> {
+    pub(super) async fn of(
+        database_url: Option<&str>,
+        embedded: Option<&Embedded>,
+    ) -> Result<Self, BenchError> {
         let (mut postgres_version, mut postgres_settings) = (None, BTreeMap::new());
         if let Some(url) = database_url {
             let client = ledger::connect(url).await?;
             let sql = "SELECT name, current_setting(name) FROM pg_settings WHERE name IN
                        ('server_version', 'fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers',
-                        'wal_compression', 'max_wal_size', 'wal_level', 'checkpoint_timeout')";
+                        'wal_compression', 'max_wal_size', 'min_wal_size', 'wal_level', 'checkpoint_timeout')";
             for row in client.query(sql, &[]).await? {
                 postgres_settings.insert(row.get(0), row.get(1));
             }
             postgres_version = postgres_settings.remove("server_version");
         }
+        let disk_sync_us = match embedded.map(|embedded| embedded.data_dir().to_owned()) {
+            Some(folder) => {
+                let measuring = spawn_blocking(move || disk::sync_latencies(&folder));
+                Some(measuring.await.map_err(std::io::Error::other)??)
+            }
+            None => None,
+        };
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Ok(Self {
@@ -60,6 +74,7 @@ impl Environment {
             kernel: kernel.trim().to_owned(),
             postgres_version,
             postgres_settings,
+            disk_sync_us,
         })
     }
 
@@ -85,6 +100,19 @@ impl Environment {
             .map(|(name, value)| format!("{name} {value}"))
             .collect();
         format!("PostgreSQL {version}: {}", settings.join(", "))
+    }
+
+    /// One line about the disk, if anything is known about it.
+    pub(super) fn disk(&self) -> Option<String> {
+        let latencies = self.disk_sync_us.as_ref()?;
+        let shown: Vec<String> = LATENCIES
+            .iter()
+            .filter_map(|name| Some(format!("{name} {:.2}", *latencies.get(name)? as f64 / 1e3)))
+            .collect();
+        Some(format!(
+            "8 KiB written and synced (fdatasync) in ms: {}",
+            shown.join(", ")
+        ))
     }
 }
 

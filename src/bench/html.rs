@@ -29,6 +29,10 @@ impl fmt::Display for Page<'_> {
             ("ballast", environment.version.to_owned()),
             ("machine", environment.machine()),
             ("database", environment.database()),
+            (
+                "disk",
+                environment.disk().unwrap_or_else(|| "unknown".to_owned()),
+            ),
             ("method", report.method()),
             ("ledgers", report.verdict().to_owned()),
         ];

@@ -11,6 +11,8 @@ use super::scenario::{Accounts, LOCKED_ACCOUNT};
 use crate::store::{schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than any load of one machine has written so far.
+const WAL_SEGMENTS_PER_SECOND: f64 = 4.0;
 
 pub(super) struct Ledger {
     name: String,
@@ -144,6 +146,24 @@ impl Ledger {
             .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
             .await?)
     }
+}
+
+/// Lets the WAL have the segments that so long a load needs, as the WAL of a server that ran for a while has. Until then
+/// each new one is filled with zeros and synced while every commit waits. The role must be a superuser.
+pub(super) async fn provide_wal(admin_url: &str, load: Duration) -> Result<(), BenchError> {
+    let client = connect(admin_url).await?;
+    let kept = "SELECT pg_size_bytes(current_setting('min_wal_size'))
+                     / pg_size_bytes(current_setting('wal_segment_size'))";
+    let kept: i64 = client.query_one(kept, &[]).await?.get(0);
+    let needed = (load.as_secs_f64() * WAL_SEGMENTS_PER_SECOND).ceil() as i64;
+    for _ in 0..kept.min(needed) {
+        // The transaction's end is written to the next segment.
+        client
+            .batch_execute("SELECT txid_current(), pg_switch_wal()")
+            .await?;
+    }
+    // Keeps the segments that it no longer needs, for what comes.
+    Ok(client.batch_execute("CHECKPOINT").await?)
 }
 
 pub(super) async fn connect(url: &str) -> Result<Client, BenchError> {

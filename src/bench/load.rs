@@ -16,7 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::BenchError;
 use super::history::LongAccount;
 use super::measured::{Answer, Measured};
-use super::scenario::{Accounts, Calls, Facts, Scenario};
+use super::scenario::{Accounts, Calls, Facts, OperationIds, Scenario};
 use super::way::{self, Way};
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 
@@ -59,6 +59,7 @@ pub(super) struct Load {
     pub(super) scenario: Scenario,
     pub(super) way: Way,
     pub(super) accounts: Accounts,
+    pub(super) operation_ids: OperationIds,
     pub(super) long_account: Option<Arc<LongAccount>>,
     pub(super) pace: Pace,
     pub(super) warmup: Duration,
@@ -171,7 +172,7 @@ impl Load {
     fn spawn_senders(&self, shared: &Arc<Shared>) -> Result<JoinSet<Measured>, BenchError> {
         let clients = self.clients();
         let client = |index: usize| clients[index % clients.len()].clone();
-        let calls = || Calls::new(self.scenario, self.accounts.clone());
+        let calls = || Calls::new(self.scenario, self.accounts.clone(), self.operation_ids);
         let mut senders = JoinSet::new();
         if let Some(long_account) = &self.long_account {
             senders.spawn(long_account.clone().probe(client(0), shared.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::environment::Environment;
@@ -73,10 +74,15 @@ const CURVE: [f64; 18] = [
 ];
 
 fn latencies(tally: &Tally) -> BTreeMap<&'static str, u64> {
-    let named = QUANTILES.map(|(name, quantile)| (name, tally.latency.value_at_quantile(quantile)));
-    let mut latencies = BTreeMap::from(named);
-    latencies.insert("max", tally.latency.max());
-    latencies
+    quantiles(&tally.latency)
+}
+
+/// Some values of a histogram, by the names in [`LATENCIES`].
+pub(super) fn quantiles(histogram: &Histogram<u64>) -> BTreeMap<&'static str, u64> {
+    let named = QUANTILES.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
+    let mut named = BTreeMap::from(named);
+    named.insert("max", histogram.max());
+    named
 }
 
 impl Figures {

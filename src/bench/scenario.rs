@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -128,12 +129,17 @@ pub(super) struct Facts {
 pub(super) struct Calls {
     scenario: Scenario,
     accounts: Accounts,
+    operation_ids: OperationIds,
     zipf: Option<Zipf<f64>>,
     random: SmallRng,
 }
 
 impl Calls {
-    pub(super) fn new(scenario: Scenario, accounts: Accounts) -> Result<Self, BenchError> {
+    pub(super) fn new(
+        scenario: Scenario,
+        accounts: Accounts,
+        operation_ids: OperationIds,
+    ) -> Result<Self, BenchError> {
         let zipf = match scenario {
             Scenario::Zipf(exponent) => {
                 let zipf = Zipf::new(accounts.count as f64, exponent);
@@ -144,6 +150,7 @@ impl Calls {
         Ok(Self {
             scenario,
             accounts,
+            operation_ids,
             zipf,
             random: rand::make_rng(),
         })
@@ -258,13 +265,38 @@ impl Calls {
     }
 
     fn operation_id(&mut self) -> String {
-        operation_id(&mut self.random)
+        self.operation_ids.next(&mut self.random)
     }
 }
 
-/// Random and 36 characters long, as a UUID of version 4: what most callers send, and the hardest for an index.
-pub(super) fn operation_id(random: &mut impl RngExt) -> String {
-    let number: u128 = random.random();
+/// What operation ids look like: 36 characters, hexadecimal digits in the groups of a UUID.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OperationIds {
+    /// Random, as UUIDs of version 4: what most callers send, and the hardest for an index, which is written everywhere.
+    #[default]
+    Random,
+    /// They begin with the time in milliseconds, as UUIDs of version 7: an index is written at its end.
+    TimeOrdered,
+}
+
+impl OperationIds {
+    /// An id that nobody had before.
+    pub(super) fn next(self, random: &mut impl RngExt) -> String {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        let millis = since_epoch.map_or(0, |passed| passed.as_millis());
+        self.made_of(millis, random.random())
+    }
+
+    fn made_of(self, millis: u128, number: u128) -> String {
+        match self {
+            Self::Random => hyphenated(number),
+            // Six bytes, which last for eight thousand years.
+            Self::TimeOrdered => hyphenated((millis << 80) | (number >> 48)),
+        }
+    }
+}
+
+fn hyphenated(number: u128) -> String {
     let hex = format!("{number:032x}");
     format!(
         "{}-{}-{}-{}-{}",
@@ -281,4 +313,21 @@ fn one_cent() -> Option<Money> {
         currency_code: "EUR".to_owned(),
         minor_units: 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::OperationIds;
+
+    #[test]
+    fn ids_have_the_shape_of_a_uuid_and_may_begin_with_the_time() {
+        let number = 0xffee_ddcc_bbaa_9988_7766_5544_3322_1100;
+        assert_eq!(
+            OperationIds::Random.made_of(1, number),
+            "ffeeddcc-bbaa-9988-7766-554433221100"
+        );
+        let id_at = |millis| OperationIds::TimeOrdered.made_of(millis, number);
+        assert_eq!(id_at(0x1_2345), "00000001-2345-ffee-ddcc-bbaa99887766");
+        assert!(id_at(1_800_000_000_000) < id_at(1_800_000_000_001));
+    }
 }

@@ -220,6 +220,9 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "{}", self.environment.machine())?;
         writeln!(f, "{}", self.environment.database())?;
+        if let Some(disk) = self.environment.disk() {
+            writeln!(f, "disk: {disk}")?;
+        }
         writeln!(f, "{}; latencies in ms", self.method())?;
         if !self.environment.optimized {
             writeln!(f, "THIS IS A DEBUG BUILD; figures of it mean nothing")?;

@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::BenchError;
 use super::measured::Measured;
 use super::preload::OPENING_MINOR_UNITS;
-use super::scenario::{Accounts, operation_id};
+use super::scenario::{Accounts, OperationIds};
 use crate::rpc::proto::account_service_client::AccountServiceClient;
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 use crate::rpc::proto::{BatchGetAccountsRequest, CreateAccountRequest, CreditRequest, Money};
@@ -158,7 +158,7 @@ async fn make(channel: &Channel, account_id: &str) -> Result<(), tonic::Status> 
         .create_account(request)
         .await?;
     let request = CreditRequest {
-        operation_id: operation_id(&mut rand::make_rng::<SmallRng>()),
+        operation_id: OperationIds::Random.next(&mut rand::make_rng::<SmallRng>()),
         account_id: account_id.to_owned(),
         amount: Some(Money {
             currency_code: "EUR".to_owned(),

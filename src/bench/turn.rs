@@ -311,6 +311,7 @@ pub(super) async fn take(
                         ledger.accounts().clone()
                     }
                 },
+                operation_ids: plan.operation_ids,
                 long_account,
                 pace: cell.pace,
                 warmup: plan.warmup,

@@ -9,8 +9,8 @@ use clap::{Args, ValueEnum};
 
 use super::CliError;
 use crate::bench::{
-    Baseline, BaselineConfig, Database, Pace, Page, Plan, Scenario, TableSize, Variant, Way,
-    run as run_plan, serve_baseline,
+    Baseline, BaselineConfig, Database, OperationIds, Pace, Page, Plan, Scenario, TableSize,
+    Variant, Way, run as run_plan, serve_baseline,
 };
 
 /// What the ledgers begin with if nothing else is asked for.
@@ -79,6 +79,10 @@ struct LoadArgs {
     /// How many members each batch has. As many batches are in flight as --concurrency fills, but two if it is more than 1
     #[arg(long, default_value = "500", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     batch_size: u64,
+    /// What operation ids look like: random (as a UUID of version 4), or beginning with the time (version 7), which an index
+    /// of millions of them takes better
+    #[arg(long, default_value = "random", value_name = "KIND")]
+    operation_ids: OperationIdsName,
     /// How many TCP connections the client opens
     #[arg(long, default_value = "4", value_name = "COUNT", value_parser = at_least_one)]
     connections: usize,
@@ -166,6 +170,13 @@ enum WayName {
     Stream,
 }
 
+/// The name of a kind of operation ids.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OperationIdsName {
+    Random,
+    TimeOrdered,
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| *count >= 1);
     count.ok_or_else(|| "must be a whole number of at least 1".to_owned())
@@ -202,6 +213,15 @@ impl LoadArgs {
             WayName::Stream => Way::Stream,
         };
         self.way.iter().map(way).collect()
+    }
+}
+
+impl OperationIdsName {
+    fn kind(self) -> OperationIds {
+        match self {
+            Self::Random => OperationIds::Random,
+            Self::TimeOrdered => OperationIds::TimeOrdered,
+        }
     }
 }
 
@@ -253,6 +273,7 @@ impl BenchArgs {
         Plan {
             paces: load.paces(),
             ways: load.ways(),
+            operation_ids: load.operation_ids.kind(),
             scenarios: load.scenario,
             rounds: load.rounds,
             duration: Duration::from_secs(load.duration_s),
