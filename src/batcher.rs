@@ -100,7 +100,11 @@ struct Ticket {
     deadline: Instant,
     /// When its lock wait ends; set when it first has to wait for a lock held outside.
     lock_wait_end: Option<Instant>,
-    /// How often it had to wait behind others.
+    /// Its place in the order in which commands came.
+    number: u64,
+    /// The account that it waits for, or waited for last.
+    waits_for: Option<AccountId>,
+    /// How often it had to wait for another account than before.
     detours: u32,
     /// The account that is kept free for it.
     reserved: Option<AccountId>,
@@ -113,6 +117,8 @@ impl Ticket {
             caller,
             deadline,
             lock_wait_end: None,
+            number: 0,
+            waits_for: None,
             detours: 0,
             reserved: None,
         }

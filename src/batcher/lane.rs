@@ -53,6 +53,7 @@ struct Waiting {
     caller: Caller,
     deadline: Instant,
     lock_wait_end: Option<Instant>,
+    number: u64,
     detours: u32,
 }
 
@@ -63,6 +64,8 @@ impl Waiting {
             caller,
             deadline,
             lock_wait_end,
+            number,
+            waits_for: _,
             detours,
             reserved: _,
         } = ticket;
@@ -72,6 +75,7 @@ impl Waiting {
                 caller,
                 deadline,
                 lock_wait_end,
+                number,
                 detours,
             },
         )
@@ -82,6 +86,7 @@ impl Waiting {
             caller,
             deadline,
             lock_wait_end,
+            number,
             detours,
         } = self;
         Ticket {
@@ -89,6 +94,8 @@ impl Waiting {
             caller,
             deadline,
             lock_wait_end,
+            number,
+            waits_for: None,
             detours,
             reserved: None,
         }

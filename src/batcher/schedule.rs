@@ -1,7 +1,7 @@
 //! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
 //! lock, and it never waits for the database.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::{Answer, BatcherConfig, Failure, Ticket};
 use crate::domain::{AccountId, Map, Set};
 use crate::store::{Ledger, Locking};
 
-/// How often a command waits behind others before it is given the right of way.
+/// How often a command waits, each time for another one of its accounts, before it is given the right of way.
 const DETOURS_MAX: u32 = 4;
 /// How long a patient lane waits for one lock while commands on other accounts want the lane.
 const PATIENT_TURN: Duration = Duration::from_millis(150);
@@ -30,17 +30,17 @@ enum Holder {
     Ticket,
 }
 
-/// An account in somebody's hands, and the commands that wait for it.
+/// An account in somebody's hands, and the commands that wait for it, in no order.
 struct Held {
     holder: Holder,
-    parked: VecDeque<Ticket>,
+    parked: Vec<Ticket>,
 }
 
 impl Held {
     fn by(holder: Holder) -> Self {
         Self {
             holder,
-            parked: VecDeque::new(),
+            parked: Vec::new(),
         }
     }
 }
@@ -71,8 +71,11 @@ struct Batch {
 pub(super) struct Schedule<L> {
     ledger: Arc<L>,
     config: BatcherConfig,
-    /// Commands whose accounts are in nobody's hands, as far as is known; oldest first.
-    ready: VecDeque<Ticket>,
+    /// Commands whose accounts are in nobody's hands, as far as is known, by their numbers: the oldest goes first,
+    /// wherever it waited before.
+    ready: BTreeMap<u64, Ticket>,
+    /// How many commands came so far.
+    arrived_count: u64,
     /// The accounts in somebody's hands.
     held: Map<AccountId, Held>,
     /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
@@ -91,7 +94,8 @@ impl<L: Ledger> Schedule<L> {
         Self {
             ledger,
             config,
-            ready: VecDeque::new(),
+            ready: BTreeMap::new(),
+            arrived_count: 0,
             held: Map::default(),
             contended: VecDeque::new(),
             running: JoinSet::new(),
@@ -124,11 +128,17 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// Puts a command that arrived where it has to wait.
-    fn place(&mut self, ticket: Ticket) {
+    fn place(&mut self, mut ticket: Ticket) {
+        self.arrived_count += 1;
+        ticket.number = self.arrived_count;
         match self.obstacle(&ticket) {
             Some(account_id) => self.park(ticket, account_id, &Set::default()),
-            None => self.ready.push_back(ticket),
+            None => self.make_ready(ticket),
         }
+    }
+
+    fn make_ready(&mut self, ticket: Ticket) {
+        self.ready.insert(ticket.number, ticket);
     }
 
     /// The account that keeps a command from running: one in somebody's hands.
@@ -141,13 +151,16 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
-    /// the one that is free reserved, and goes first when the other one is released; else it might wait for ever.
+    /// the one that is free reserved; else it might wait for ever.
     fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &Set<AccountId>) {
         let Some(holder) = self.held.get(&account_id).map(|held| held.holder) else {
-            self.ready.push_back(ticket);
+            self.make_ready(ticket);
             return;
         };
-        ticket.detours += 1;
+        if ticket.waits_for.as_ref() != Some(&account_id) {
+            ticket.waits_for = Some(account_id.clone());
+            ticket.detours += 1;
+        }
         let is_old = ticket.detours > DETOURS_MAX;
         match holder {
             Holder::Outside => self.expect_a_long_wait(&mut ticket),
@@ -156,9 +169,8 @@ impl<L: Ledger> Schedule<L> {
             Holder::Lane | Holder::Ticket => {}
         }
         match self.held.get_mut(&account_id) {
-            Some(held) if is_old => held.parked.push_front(ticket),
-            Some(held) => held.parked.push_back(ticket),
-            None => self.ready.push_back(ticket),
+            Some(held) => held.parked.push(ticket),
+            None => self.make_ready(ticket),
         }
     }
 
@@ -272,7 +284,7 @@ impl<L: Ledger> Schedule<L> {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
         while tickets.len() < self.config.batch_size_max {
-            let Some(mut ticket) = self.ready.pop_front() else {
+            let Some((_, mut ticket)) = self.ready.pop_first() else {
                 break;
             };
             if ticket.is_abandoned() {
@@ -356,14 +368,14 @@ impl<L: Ledger> Schedule<L> {
             .or_insert_with(|| Held::by(Holder::Outside));
         held.holder = Holder::Outside;
         let parked = std::mem::take(&mut held.parked);
-        let mut staying = VecDeque::with_capacity(parked.len());
+        let mut staying = Vec::with_capacity(parked.len());
         for mut ticket in parked {
             self.expect_a_long_wait(&mut ticket);
             if ticket.has_waited_enough(now) {
                 self.waiting -= 1;
                 ticket.answer(contention(account_id.clone()));
             } else {
-                staying.push_back(ticket);
+                staying.push(ticket);
             }
         }
         if let Some(held) = self.held.get_mut(account_id) {
@@ -371,15 +383,15 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Takes an account out of all hands. The commands that waited for it are older than all that are ready.
+    /// Takes an account out of all hands.
     fn release(&mut self, account_id: &AccountId) {
         let parked = self
             .held
             .remove(account_id)
             .map(|held| held.parked)
             .unwrap_or_default();
-        for ticket in parked.into_iter().rev() {
-            self.ready.push_front(ticket);
+        for ticket in parked {
+            self.make_ready(ticket);
         }
     }
 }

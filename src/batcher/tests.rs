@@ -231,6 +231,32 @@ async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_lon
 }
 
 #[tokio::test]
+async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
+    let ledger = Scripted::new((0..60).map(|_| Script::Gated));
+    let (batcher, _running) = Batcher::start(
+        &Handle::current(),
+        ledger.clone(),
+        BatcherConfig {
+            batch_size_max: 2,
+            ..config()
+        },
+    );
+    let expected: Vec<String> = (100..150).map(|number| number.to_string()).collect();
+    let mut sent = Vec::new();
+    for operation in &expected {
+        sent.push(send(&batcher, operation, "hot").await);
+    }
+    for answer in sent {
+        while !answer.is_finished() {
+            ledger.gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        assert!(decided(answer).await);
+    }
+    assert_eq!(ledger.batches().concat(), expected);
+}
+
+#[tokio::test]
 async fn a_batch_has_a_largest_size() {
     let ledger = Scripted::new([Script::Gated]);
     let (batcher, _running) = Batcher::start(
