@@ -1,6 +1,6 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! There is no timer. While the lanes (connections) work, the next batch gathers; a free lane takes all of it. Commands
+//! There is no timer. While the lanes (connections) work, the next batch gathers; a free lane takes it. Commands
 //! on an account that a lane has in hand wait until that lane is done, so lanes never wait for each other's row locks,
 //! and a hot account is one batch after the other at full size. A command on an account that somebody outside holds
 //! steps aside and waits on a connection of its own kind, while all others go on.

@@ -22,6 +22,8 @@ const PATIENT_TURN: Duration = Duration::from_millis(150);
 /// Who has an account in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
+    /// Nobody any more: the commands that waited for it may go, as far as it is concerned.
+    Nobody,
     /// A lane.
     Lane,
     /// Somebody outside; a patient lane waits for it, or will.
@@ -30,17 +32,17 @@ enum Holder {
     Ticket,
 }
 
-/// An account in somebody's hands, and the commands that wait for it, in no order.
+/// An account that is or was in somebody's hands, and the commands that wait for it, by their numbers.
 struct Held {
     holder: Holder,
-    parked: Vec<Ticket>,
+    parked: BTreeMap<u64, Ticket>,
 }
 
 impl Held {
     fn by(holder: Holder) -> Self {
         Self {
             holder,
-            parked: Vec::new(),
+            parked: BTreeMap::new(),
         }
     }
 }
@@ -71,12 +73,17 @@ struct Batch {
 pub(super) struct Schedule<L> {
     ledger: Arc<L>,
     config: BatcherConfig,
-    /// Commands whose accounts are in nobody's hands, as far as is known, by their numbers: the oldest goes first,
-    /// wherever it waited before.
-    ready: BTreeMap<u64, Ticket>,
+    /// Commands that arrived and have not met an account in somebody's hands, by their numbers: of these and of those
+    /// that `fronts` leads to, the oldest goes first.
+    fresh: BTreeMap<u64, Ticket>,
+    /// Of each account that nobody has in hand any more, the number of the oldest command that waited for it. The
+    /// commands stay there until a batch has room for them: what many callers wait for is not sorted anew for each batch.
+    fronts: BTreeMap<u64, AccountId>,
+    /// Commands in `fresh`, and on the accounts of `fronts`.
+    ready_count: usize,
     /// How many commands came so far.
     arrived_count: u64,
-    /// The accounts in somebody's hands.
+    /// The accounts in somebody's hands, and those of `fronts`.
     held: Map<AccountId, Held>,
     /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
     contended: VecDeque<(AccountId, Vec<Ticket>)>,
@@ -85,7 +92,7 @@ pub(super) struct Schedule<L> {
     hands: HashMap<Id, Hand>,
     lanes_running: usize,
     patient_lanes_running: usize,
-    /// Commands in `ready`, `held` and `contended`.
+    /// Commands in `fresh`, `held` and `contended`.
     waiting: usize,
 }
 
@@ -94,7 +101,9 @@ impl<L: Ledger> Schedule<L> {
         Self {
             ledger,
             config,
-            ready: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            fronts: BTreeMap::new(),
+            ready_count: 0,
             arrived_count: 0,
             held: Map::default(),
             contended: VecDeque::new(),
@@ -138,7 +147,56 @@ impl<L: Ledger> Schedule<L> {
     }
 
     fn make_ready(&mut self, ticket: Ticket) {
-        self.ready.insert(ticket.number, ticket);
+        self.fresh.insert(ticket.number, ticket);
+        self.ready_count += 1;
+    }
+
+    /// Takes the oldest of the commands that may be able to run.
+    fn pop_ready(&mut self) -> Option<Ticket> {
+        let fresh = self.fresh.first_key_value().map(|(number, _)| *number);
+        let front = self.fronts.first_key_value().map(|(number, _)| *number);
+        let ticket = match (fresh, front) {
+            (None, None) => return None,
+            (Some(fresh), Some(front)) if front < fresh => self.pop_front(),
+            (None, Some(_)) => self.pop_front(),
+            (Some(_), _) => self.fresh.pop_first().map(|(_, ticket)| ticket),
+        };
+        self.ready_count -= 1;
+        ticket
+    }
+
+    /// Takes the oldest command of `fronts`.
+    fn pop_front(&mut self) -> Option<Ticket> {
+        let (_, account_id) = self.fronts.pop_first()?;
+        let held = self.held.get_mut(&account_id)?;
+        let (_, ticket) = held.parked.pop_first()?;
+        match held.parked.first_key_value() {
+            Some((number, _)) => drop(self.fronts.insert(*number, account_id)),
+            None => drop(self.held.remove(&account_id)),
+        }
+        Some(ticket)
+    }
+
+    /// Who has an account in hand.
+    fn holder(&self, account_id: &AccountId) -> Holder {
+        self.held
+            .get(account_id)
+            .map_or(Holder::Nobody, |held| held.holder)
+    }
+
+    /// Gives an account that nobody had in hand to somebody.
+    fn hold(&mut self, account_id: &AccountId, holder: Holder) {
+        let Some(held) = self.held.get_mut(account_id) else {
+            self.held.insert(account_id.clone(), Held::by(holder));
+            return;
+        };
+        if held.holder == Holder::Nobody
+            && let Some((number, _)) = held.parked.first_key_value()
+        {
+            self.fronts.remove(number);
+            self.ready_count -= held.parked.len();
+        }
+        held.holder = holder;
     }
 
     /// The account that keeps a command from running: one in somebody's hands.
@@ -146,41 +204,38 @@ impl<L: Ledger> Schedule<L> {
         let mut account_ids = ticket.job.command.movement.account_ids();
         let is_ours = |id: &AccountId| ticket.reserved.as_ref() == Some(id);
         account_ids
-            .find(|id| self.held.contains_key(*id) && !is_ours(id))
+            .find(|id| self.holder(id) != Holder::Nobody && !is_ours(id))
             .cloned()
     }
 
     /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
     /// the one that is free reserved; else it might wait for ever.
     fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &Set<AccountId>) {
-        let Some(holder) = self.held.get(&account_id).map(|held| held.holder) else {
-            self.make_ready(ticket);
-            return;
-        };
         if ticket.waits_for.as_ref() != Some(&account_id) {
             ticket.waits_for = Some(account_id.clone());
             ticket.detours += 1;
         }
         let is_old = ticket.detours > DETOURS_MAX;
-        match holder {
+        match self.holder(&account_id) {
             Holder::Outside => self.expect_a_long_wait(&mut ticket),
             // It ends soon, whatever else happens. Waiting for a reservation of another command might not.
             Holder::Lane if is_old && ticket.reserved.is_none() => self.reserve(&mut ticket, taken),
-            Holder::Lane | Holder::Ticket => {}
+            Holder::Lane | Holder::Ticket | Holder::Nobody => {}
         }
         match self.held.get_mut(&account_id) {
-            Some(held) => held.parked.push(ticket),
-            None => self.make_ready(ticket),
+            Some(held) if held.holder != Holder::Nobody => {
+                held.parked.insert(ticket.number, ticket);
+            }
+            _ => self.make_ready(ticket),
         }
     }
 
     fn reserve(&mut self, ticket: &mut Ticket, taken: &Set<AccountId>) {
         let mut account_ids = ticket.job.command.movement.account_ids();
-        let is_free = |id: &&AccountId| !self.held.contains_key(*id) && !taken.contains(*id);
+        let is_free = |id: &&AccountId| self.holder(id) == Holder::Nobody && !taken.contains(*id);
         ticket.reserved = account_ids.find(is_free).cloned();
         if let Some(account_id) = &ticket.reserved {
-            self.held
-                .insert(account_id.clone(), Held::by(Holder::Ticket));
+            self.hold(account_id, Holder::Ticket);
         }
     }
 
@@ -249,14 +304,14 @@ impl<L: Ledger> Schedule<L> {
     fn is_worth_gathering(&self) -> bool {
         let now = Instant::now();
         self.batches().any(|batch| {
-            self.ready.len() < (batch.size / 2).min(GATHERED_ENOUGH)
+            self.ready_count < (batch.size / 2).min(GATHERED_ENOUGH)
                 && now - batch.started < GATHERING_MAX
         })
     }
 
     /// Whether there are commands that wait for more of them, and a free lane with them.
     fn is_gathering(&self) -> bool {
-        !self.ready.is_empty() && self.lanes_running < self.config.lanes
+        self.ready_count > 0 && self.lanes_running < self.config.lanes
     }
 
     /// When they have waited enough.
@@ -284,7 +339,7 @@ impl<L: Ledger> Schedule<L> {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
         while tickets.len() < self.config.batch_size_max {
-            let Some((_, mut ticket)) = self.ready.pop_first() else {
+            let Some(mut ticket) = self.pop_ready() else {
                 break;
             };
             if ticket.is_abandoned() {
@@ -303,10 +358,7 @@ impl<L: Ledger> Schedule<L> {
         }
         self.waiting -= tickets.len();
         for account_id in &taken {
-            self.held
-                .entry(account_id.clone())
-                .or_insert_with(|| Held::by(Holder::Lane))
-                .holder = Holder::Lane;
+            self.hold(account_id, Holder::Lane);
         }
         (tickets, taken)
     }
@@ -362,20 +414,17 @@ impl<L: Ledger> Schedule<L> {
     /// Notes that somebody outside holds an account. Those who wait for it, wait for a lock from now on, and those who
     /// waited enough are told.
     fn hold_outside(&mut self, account_id: &AccountId, now: Instant) {
-        let held = self
-            .held
-            .entry(account_id.clone())
-            .or_insert_with(|| Held::by(Holder::Outside));
-        held.holder = Holder::Outside;
-        let parked = std::mem::take(&mut held.parked);
-        let mut staying = Vec::with_capacity(parked.len());
-        for mut ticket in parked {
+        self.hold(account_id, Holder::Outside);
+        let parked = self.held.get_mut(account_id).map(|held| &mut held.parked);
+        let parked = parked.map(std::mem::take).unwrap_or_default();
+        let mut staying = BTreeMap::new();
+        for (number, mut ticket) in parked {
             self.expect_a_long_wait(&mut ticket);
             if ticket.has_waited_enough(now) {
                 self.waiting -= 1;
                 ticket.answer(contention(account_id.clone()));
             } else {
-                staying.push(ticket);
+                staying.insert(number, ticket);
             }
         }
         if let Some(held) = self.held.get_mut(account_id) {
@@ -385,13 +434,19 @@ impl<L: Ledger> Schedule<L> {
 
     /// Takes an account out of all hands.
     fn release(&mut self, account_id: &AccountId) {
-        let parked = self
-            .held
-            .remove(account_id)
-            .map(|held| held.parked)
-            .unwrap_or_default();
-        for ticket in parked {
-            self.make_ready(ticket);
+        let Some(held) = self.held.get_mut(account_id) else {
+            return;
+        };
+        if held.holder == Holder::Nobody {
+            return;
+        }
+        match held.parked.first_key_value() {
+            Some((number, _)) => {
+                held.holder = Holder::Nobody;
+                self.fronts.insert(*number, account_id.clone());
+                self.ready_count += held.parked.len();
+            }
+            None => drop(self.held.remove(account_id)),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The coalescing loop alone, on a ledger that does what the test says: what goes into which batch, who waits for whom,
 //! and what callers hear when the ledger fails.
 
+mod any_load;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
