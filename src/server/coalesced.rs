@@ -3,8 +3,8 @@
 //! A batch answers dozens of callers at once. Each response wakes its connection, which runs next and would write that one
 //! response: a system call and a TCP segment each, and for the client a read. Here a write steps back once behind the
 //! tasks that are ready to run, so that the answers among them come along; on an idle server that is no wait at all. And it
-//! says that it does not gather buffers: h2 then copies small messages behind each other into one, where it would
-//! otherwise flush for each message of more than 256 bytes.
+//! says that it does not gather buffers: h2 then copies messages of up to 1 KiB behind each other, where it would otherwise
+//! flush for each one of more than 256 bytes. Larger ones go out alone either way.
 
 use std::io;
 use std::pin::Pin;
@@ -15,18 +15,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// So many bytes are worth a system call of their own.
 const WORTH_WRITING: usize = 8 * 1024;
 
-/// A stream whose small writes wait until all tasks that are ready now had their turn.
+/// A stream whose small writes wait until all tasks that are ready now had their turn. What comes after a large one, or up
+/// to the next flush, belongs to what has waited, and goes at once.
 #[derive(Debug)]
-pub(crate) struct Coalesced<S> {
+pub(super) struct Coalesced<S> {
     stream: S,
     has_stepped_back: bool,
+    is_large: bool,
 }
 
 impl<S> Coalesced<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self {
             stream,
             has_stepped_back: false,
+            is_large: false,
         }
     }
 
@@ -59,12 +62,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_turn(buffer.len(), context));
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, buffer));
-        self.has_stepped_back = false;
+        self.is_large = buffer.len() >= WORTH_WRITING;
         Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        self.has_stepped_back = self.is_large;
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,22 +100,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_small_write_steps_back_once_and_a_large_one_never() {
+    async fn what_is_small_steps_back_once_and_what_is_large_never() {
         let (client, _server) = duplex(64 * 1024);
         let mut coalesced = Coalesced::new(client);
-        let mut polls = |bytes: &[u8]| {
+        // How often each of these writes, and the flush after them, had to be polled.
+        let mut polls = |writes: &[&[u8]]| -> Vec<u32> {
             let mut context = Context::from_waker(std::task::Waker::noop());
-            let mut count = 1;
-            while Pin::new(&mut coalesced)
-                .poll_write(&mut context, bytes)
-                .is_pending()
-            {
-                count += 1;
+            let mut counts = Vec::new();
+            for bytes in writes {
+                let mut count = 1;
+                let mut coalesced = Pin::new(&mut coalesced);
+                while coalesced
+                    .as_mut()
+                    .poll_write(&mut context, bytes)
+                    .is_pending()
+                {
+                    count += 1;
+                }
+                counts.push(count);
             }
-            count
+            let flushed = Pin::new(&mut coalesced).poll_flush(&mut context);
+            assert!(flushed.is_ready());
+            counts
         };
-        assert_eq!([polls(b"1"), polls(b"2")], [2, 2]);
-        assert_eq!(polls(&[0; WORTH_WRITING]), 1);
-        assert_eq!(polls(b"3"), 2);
+        let large: &[u8] = &[0; WORTH_WRITING];
+        assert_eq!(polls(&[b"answers"]), [2]);
+        assert_eq!(polls(&[b"head", b"body"]), [2, 1], "one message");
+        assert_eq!(polls(&[b"head", large]), [2, 1], "the first part of one");
+        assert_eq!(polls(&[b"head", large]), [1, 1], "the next part");
+        assert_eq!(polls(&[b"head", b"end"]), [1, 1], "the last part");
+        assert_eq!(polls(&[b"answers"]), [2]);
+    }
+
+    #[tokio::test]
+    async fn small_messages_are_copied_behind_each_other() {
+        let (client, _server) = duplex(1024);
+        assert!(!Coalesced::new(client).is_write_vectored());
     }
 }
