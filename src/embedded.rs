@@ -21,6 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 use binaries::Binaries;
 use folder::{Folder, Unprivileged};
@@ -29,10 +30,14 @@ pub(crate) use machine::memory_bytes;
 
 /// The role and the database of the embedded server.
 const NAME: &str = "ballast";
-/// How long the server may take to start; recovery after a crash replays at most about `max_wal_size`.
-const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long it may take to stop before it is told to drop everything; it recovers at the next start.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the server may say nothing while it starts. That it is still starting, after a crash for as long as it takes
+/// to replay the WAL, is something: one that is stopped meanwhile begins anew.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take to write what is in its memory and stop, before it is told to drop everything and recovers at the
+/// next start.
+const STOP_TIMEOUT: Duration = Duration::from_secs(300);
+/// A start or a stop that takes longer is spoken of.
+const UNUSUAL: Duration = Duration::from_secs(5);
 /// How often the server is asked whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -183,14 +188,20 @@ impl Embedded {
         // SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one.
         for signal in [Signal::SIGINT, Signal::SIGQUIT] {
             signal_child(&self.server, signal);
-            if tokio::time::timeout(STOP_TIMEOUT, self.server.wait())
-                .await
-                .is_ok()
-            {
+            if self.ends_within(UNUSUAL).await {
+                return;
+            }
+            tracing::info!("the embedded PostgreSQL still writes what is in its memory");
+            if self.ends_within(STOP_TIMEOUT).await {
                 return;
             }
             tracing::warn!(%signal, "the embedded PostgreSQL does not stop");
         }
+    }
+
+    async fn ends_within(&mut self, duration: Duration) -> bool {
+        let ended = tokio::time::timeout(duration, self.server.wait());
+        ended.await.is_ok()
     }
 
     fn url_of(&self, database: &str) -> String {
@@ -204,16 +215,25 @@ impl Embedded {
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
-        let end = Instant::now() + START_TIMEOUT;
+        let started = Instant::now();
+        let mut end = started + START_TIMEOUT;
+        let mut is_announced = false;
         loop {
             if let Ok(Some(_ended)) = self.server.try_wait() {
                 return Err(self.did_not_start());
             }
-            if tokio_postgres::connect(&self.url_of("postgres"), tokio_postgres::NoTls)
-                .await
-                .is_ok()
-            {
-                return Ok(());
+            match tokio_postgres::connect(&self.url_of("postgres"), tokio_postgres::NoTls).await {
+                Ok(_connected) => return Ok(()),
+                Err(error) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+                    end = Instant::now() + START_TIMEOUT;
+                }
+                Err(_nobody_listens) => {}
+            }
+            if !is_announced && started.elapsed() > UNUSUAL {
+                tracing::info!(
+                    "the embedded PostgreSQL is still starting; after a crash it recovers first"
+                );
+                is_announced = true;
             }
             if Instant::now() > end {
                 signal_child(&self.server, Signal::SIGQUIT);
@@ -301,14 +321,16 @@ async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedErro
     folder.keep_cluster(&unfinished)
 }
 
+/// So many MiB are this part of what the machine has, within bounds.
+fn mib_of(bytes: u64, fraction: u64, bounds: RangeInclusive<u64>) -> u64 {
+    (bytes / fraction / (1 << 20)).clamp(*bounds.start(), *bounds.end())
+}
+
 /// The settings that depend on the machine.
 fn measured_settings(folder: &Folder) -> [String; 2] {
-    let part = |bytes: u64, fraction: u64, mib: RangeInclusive<u64>| {
-        (bytes / fraction / (1 << 20)).clamp(*mib.start(), *mib.end())
-    };
-    let shared_buffers = part(memory_bytes(), SHARED_BUFFERS_FRACTION, SHARED_BUFFERS_MIB);
+    let shared_buffers = mib_of(memory_bytes(), SHARED_BUFFERS_FRACTION, SHARED_BUFFERS_MIB);
     let free = free_disk_bytes(folder.path());
-    let max_wal_size = part(free, MAX_WAL_SIZE_FRACTION, MAX_WAL_SIZE_MIB);
+    let max_wal_size = mib_of(free, MAX_WAL_SIZE_FRACTION, MAX_WAL_SIZE_MIB);
     [
         format!("shared_buffers={shared_buffers}MB"),
         format!("max_wal_size={max_wal_size}MB"),
@@ -339,4 +361,21 @@ fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
         cause: error.to_string(),
         log: folder.log(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_takes_its_part_of_any_machine() {
+        let buffers = |bytes| mib_of(bytes, SHARED_BUFFERS_FRACTION, SHARED_BUFFERS_MIB);
+        assert_eq!(buffers(0), 128, "not known");
+        assert_eq!(buffers(4 << 30), 1024);
+        assert_eq!(buffers(1 << 40), 8192);
+        let wal = |bytes| mib_of(bytes, MAX_WAL_SIZE_FRACTION, MAX_WAL_SIZE_MIB);
+        assert_eq!(wal(0), 1024, "not known");
+        assert_eq!(wal(40 << 30), 4096);
+        assert_eq!(wal(u64::MAX), 8192);
+    }
 }

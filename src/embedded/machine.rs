@@ -1,17 +1,14 @@
 //! The machine: how much of its memory and of its disk this process may count on.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
 
 /// The machine's memory in bytes, or the limit of the control group if that is less; 0 if neither is known.
 pub(crate) fn memory_bytes() -> u64 {
-    let limits = [
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ];
-    let limit = limits
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = limit_files(&groups)
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
         .min();
@@ -31,6 +28,34 @@ pub(super) fn free_disk_bytes(folder: &Path) -> u64 {
     })
 }
 
+/// Where the limits of the control groups that this process is in stand, as `/proc/self/cgroup` has them: of its own group
+/// and of all around it, up to the root, which is what a container sees of its own. First version 2, then version 1.
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let group_of = |head: fn(&str) -> bool| {
+        let mut lines = groups
+            .lines()
+            .filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        let group = lines.find(|(controllers, _)| head(controllers));
+        Path::new(group.map_or("/", |(_, path)| path)).to_owned()
+    };
+    let hierarchies = [
+        ("/sys/fs/cgroup", "memory.max", group_of(str::is_empty)),
+        (
+            "/sys/fs/cgroup/memory",
+            "memory.limit_in_bytes",
+            group_of(|controllers| controllers.split(',').any(|name| name == "memory")),
+        ),
+    ];
+    let mut files = Vec::new();
+    for (mount, name, group) in hierarchies {
+        for group in group.ancestors() {
+            let group = group.strip_prefix("/").unwrap_or(group);
+            files.push(Path::new(mount).join(group).join(name));
+        }
+    }
+    files
+}
+
 fn total_of(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()
@@ -48,6 +73,36 @@ mod tests {
         let meminfo = "MemTotal:       25165824 kB\nMemFree:        17770384 kB\n";
         assert_eq!(total_of(meminfo), Some(24 << 30));
         assert_eq!(total_of("MemFree: 1 kB"), None);
+    }
+
+    #[test]
+    fn every_group_around_the_process_has_a_limit() {
+        let shown = |groups| -> Vec<String> {
+            let files = limit_files(groups);
+            files
+                .iter()
+                .map(|file| file.display().to_string())
+                .collect()
+        };
+        let root = [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ];
+        assert_eq!(shown(""), root);
+        assert_eq!(shown("0::/\n"), root);
+        let service = [
+            "/sys/fs/cgroup/system.slice/ballast.service/memory.max",
+            "/sys/fs/cgroup/system.slice/memory.max",
+            root[0],
+            root[1],
+        ];
+        assert_eq!(shown("0::/system.slice/ballast.service\n"), service);
+        let version_1 = [
+            root[0],
+            "/sys/fs/cgroup/memory/docker/memory.limit_in_bytes",
+            root[1],
+        ];
+        assert_eq!(shown("5:cpu,cpuacct:/\n4:memory:/docker\n"), version_1);
     }
 
     #[test]
