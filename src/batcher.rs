@@ -1,9 +1,9 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! There is no timer. While the lanes (connections) work, the next batch gathers; a free lane takes it. Commands
-//! on an account that a lane has in hand wait until that lane is done, so lanes never wait for each other's row locks,
-//! and a hot account is one batch after the other at full size. A command on an account that somebody outside holds
-//! steps aside and waits on a connection of its own kind, while all others go on.
+//! While the lanes (connections) work, the next batch gathers, and a free lane takes it; a timer only sees to it that a few
+//! commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is done,
+//! so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A command
+//! on an account that somebody outside holds steps aside and waits on a connection of its own kind, while all others go on.
 
 mod caller;
 mod group;
@@ -100,7 +100,7 @@ struct Ticket {
     deadline: Instant,
     /// When its lock wait ends; set when it first has to wait for a lock held outside.
     lock_wait_end: Option<Instant>,
-    /// Its place in the order in which commands came.
+    /// Its place in the order in which commands came; 0 until the schedule has it.
     number: u64,
     /// The account that it waits for, or waited for last.
     waits_for: Option<AccountId>,

@@ -65,8 +65,11 @@ pub enum StartError {
         /// Why not.
         cause: std::io::Error,
     },
-    /// The system grants no thread for the write path.
-    #[error("cannot start a thread: {0}")]
+    /// The system grants no thread for the write path, or not what its runtime needs.
+    #[error(
+        "cannot start the thread of the write path: {0}; raise the limits of processes (ulimit -u) and of open files \
+             (ulimit -n)"
+    )]
     Thread(std::io::Error),
     /// The database's configuration is not valid.
     #[error(transparent)]

@@ -53,8 +53,6 @@ struct Waiting {
     caller: Caller,
     deadline: Instant,
     lock_wait_end: Option<Instant>,
-    number: u64,
-    detours: u32,
 }
 
 impl Waiting {
@@ -64,9 +62,10 @@ impl Waiting {
             caller,
             deadline,
             lock_wait_end,
-            number,
+            // They say where it waits; from now on, if at all, it waits for a lock.
+            number: _,
             waits_for: _,
-            detours,
+            detours: _,
             reserved: _,
         } = ticket;
         (
@@ -75,8 +74,6 @@ impl Waiting {
                 caller,
                 deadline,
                 lock_wait_end,
-                number,
-                detours,
             },
         )
     }
@@ -86,18 +83,10 @@ impl Waiting {
             caller,
             deadline,
             lock_wait_end,
-            number,
-            detours,
         } = self;
         Ticket {
-            job,
-            caller,
-            deadline,
             lock_wait_end,
-            number,
-            waits_for: None,
-            detours,
-            reserved: None,
+            ..Ticket::new(job, caller, deadline)
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{Answer, BatcherConfig, Failure, Ticket};
 use crate::domain::{AccountId, Map, Set};
 use crate::store::{Ledger, Locking};
 
-/// How often a command waits, each time for another one of its accounts, before it is given the right of way.
+/// How often a command waits, each time for another one of its accounts, before the free one of them is kept for it.
 const DETOURS_MAX: u32 = 4;
 /// How long a patient lane waits for one lock while commands on other accounts want the lane.
 const PATIENT_TURN: Duration = Duration::from_millis(150);

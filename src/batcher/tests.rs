@@ -232,6 +232,38 @@ async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_lon
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_free_lane_waits_for_no_more_than_are_worth_a_transaction() {
+    let ledger = Scripted::new([Script::Gated, Script::Gated]);
+    let config = BatcherConfig {
+        queue_depth_max: 1000,
+        ..config()
+    };
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let mut sent = Vec::new();
+    // Behind the first, a batch of 90.
+    for operation in 0..91 {
+        sent.push(send(&batcher, &operation.to_string(), "hot").await);
+    }
+    ledger.gate.notify_one();
+    while ledger.batches().len() < 2 {
+        ledger.arrived.notified().await;
+    }
+    let started = Instant::now();
+    let others: Vec<String> = (100..132).map(|operation| operation.to_string()).collect();
+    for operation in &others {
+        assert_eq!(ledger.batches().len(), 2, "before {operation}");
+        sent.push(send(&batcher, operation, operation).await);
+    }
+    assert!(decided(sent.pop().expect("the last one")).await);
+    assert_eq!(ledger.batches()[2], others);
+    assert_eq!(started.elapsed(), Duration::ZERO, "they are enough");
+    ledger.gate.notify_one();
+    for answer in sent {
+        assert!(decided(answer).await);
+    }
+}
+
 #[tokio::test]
 async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
     let ledger = Scripted::new((0..60).map(|_| Script::Gated));

@@ -46,3 +46,22 @@ impl WriteThread {
         &self.runtime
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_runs_there_ends_with_it() {
+        let writes = WriteThread::start().await.expect("a thread");
+        let (_held, never) = oneshot::channel::<()>();
+        let running = writes.runtime().spawn(never);
+        let elsewhere = writes
+            .runtime()
+            .spawn(async { thread::current().name().map(str::to_owned) });
+        let name = elsewhere.await.expect("no panic");
+        assert_eq!(name.as_deref(), Some("ballast-writes"));
+        drop(writes);
+        assert!(running.await.is_err_and(|error| error.is_cancelled()));
+    }
+}
