@@ -55,7 +55,7 @@ pub struct Plan {
     pub paces: Vec<Pace>,
     /// By which RPC they come; each is measured on its own.
     pub ways: Vec<Way>,
-    /// What operation ids look like. A baseline that makes its own, pgbench, has random ones.
+    /// What operation ids look like, but for those of pgbench.
     pub operation_ids: OperationIds,
     /// How often each variant gets its turn.
     pub rounds: u32,
@@ -221,7 +221,7 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         environment::Environment::of(url, embedded).await?,
         notes(plan, &cells, &skipped),
     );
-    if let Some(embedded) = embedded {
+    if let (Some(embedded), true) = (embedded, is_wal_provided(plan)) {
         let turn = plan.warmup + plan.duration;
         ledger::provide_wal(&embedded.database_url(), turn).await?;
     }
@@ -243,6 +243,12 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         variant.finish(plan.verify).await?;
     }
     Ok(report)
+}
+
+/// Whether the WAL has its segments before the first turn. Without checkpoints between the turns, only the first one would
+/// have the use of them.
+fn is_wal_provided(plan: &Plan) -> bool {
+    matches!(plan.database, Database::Embedded(_)) && plan.checkpoint
 }
 
 /// Loads that are not measured for some variants, and why.
@@ -306,16 +312,19 @@ fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
         _ => None,
     });
     let skipped = skipped.iter().map(|skip| format!("skipped: {skip}"));
-    let narrowed = plan.variants.iter().filter_map(|variant| match variant {
-        Variant::Baseline(BaselineConfig {
-            baseline: Baseline::Pgbench,
-            connection_count,
-        }) => Some(format!(
-            "pgbench: at most {connection_count} in flight, one on each connection; compare its throughput"
-        )),
+    let compared = plan.variants.iter().filter_map(|variant| match variant {
+        Variant::Baseline(config) => Some(config.note(plan.operation_ids)),
         _ => None,
     });
-    widened.chain(narrowed).chain(skipped).collect()
+    let provided = is_wal_provided(plan).then(|| {
+        "before the first turn the WAL got the segments that its server keeps, as after some time in use"
+            .to_owned()
+    });
+    widened
+        .chain(compared.flatten())
+        .chain(provided)
+        .chain(skipped)
+        .collect()
 }
 
 /// About how long the turns take.

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_postgres::NoTls;
 use tonic::{Request, Response, Status};
 
-use super::BenchError;
+use super::{BenchError, OperationIds};
 use crate::rpc::proto::balance_service_server::{BalanceService, BalanceServiceServer};
 use crate::rpc::proto::transfer_request::Destination;
 use crate::rpc::proto::*;
@@ -19,7 +19,7 @@ pub enum Baseline {
     /// One transaction per request, written the usual way: BEGIN, two SELECT … FOR UPDATE in order, two UPDATEs, INSERTs
     /// of the operation and its entries, COMMIT; prepared statements on pooled connections, into the same tables.
     Transaction,
-    /// Nothing: an answer of the usual size, at once. The ceiling of gRPC on this machine.
+    /// Nothing: an answer of the usual size, at once. The ceiling of gRPC on this machine, as tonic serves it.
     Echo,
     /// The same transaction in one stored function, called by pgbench: no gRPC, one round trip. See [`super::pgbench`].
     Pgbench,
@@ -53,6 +53,28 @@ pub struct BaselineConfig {
     pub baseline: Baseline,
     /// How many database connections it has.
     pub connection_count: usize,
+}
+
+impl BaselineConfig {
+    /// What has to be known to compare with it.
+    pub(super) fn note(&self, operation_ids: OperationIds) -> Option<String> {
+        match (self.baseline, operation_ids) {
+            (Baseline::Transaction, _) => None,
+            (Baseline::Echo, _) => {
+                Some("echo: tonic's own server, which sends each answer alone".to_owned())
+            }
+            (Baseline::Pgbench, operation_ids) => {
+                let ids = match operation_ids {
+                    OperationIds::Random => "",
+                    OperationIds::TimeOrdered => "; its operation ids are random",
+                };
+                Some(format!(
+                    "pgbench: at most {} in flight, one on each connection, so compare its throughput{ids}",
+                    self.connection_count
+                ))
+            }
+        }
+    }
 }
 
 /// Serves a baseline until the process is ended, with tonic's own server. Says where it listens as the banner does.

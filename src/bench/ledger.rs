@@ -148,8 +148,9 @@ impl Ledger {
     }
 }
 
-/// Lets the WAL have the segments that so long a load needs, as the WAL of a server that ran for a while has. Until then
-/// each new one is filled with zeros and synced while every commit waits. The role must be a superuser.
+/// Lets the WAL have the segments that so long a load needs, at most those that its server keeps (`min_wal_size`), as the WAL
+/// of a server that ran for a while has. Until then each new one is filled with zeros and synced while every commit waits.
+/// The role must be a superuser.
 pub(super) async fn provide_wal(admin_url: &str, load: Duration) -> Result<(), BenchError> {
     let client = connect(admin_url).await?;
     let kept = "SELECT pg_size_bytes(current_setting('min_wal_size'))

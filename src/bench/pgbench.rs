@@ -18,7 +18,7 @@ use super::load::Pace;
 use super::measured::{Answer, Measured};
 use super::scenario::Scenario;
 
-/// The operation's id is as long and as random as those that the load brings.
+/// The operation's id is random, and as long as those that the load brings.
 const FUNCTION: &str = r#"
     CREATE FUNCTION bench_transfer(source_id text, destination_id text, moved bigint) RETURNS void
     LANGUAGE plpgsql AS $$

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::environment::Environment;
@@ -73,12 +72,9 @@ const CURVE: [f64; 18] = [
     0.9999, 0.99999,
 ];
 
+/// By the names in [`LATENCIES`].
 fn latencies(tally: &Tally) -> BTreeMap<&'static str, u64> {
-    quantiles(&tally.latency)
-}
-
-/// Some values of a histogram, by the names in [`LATENCIES`].
-pub(super) fn quantiles(histogram: &Histogram<u64>) -> BTreeMap<&'static str, u64> {
+    let histogram = &tally.latency;
     let named = QUANTILES.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
     let mut named = BTreeMap::from(named);
     named.insert("max", histogram.max());
@@ -213,6 +209,8 @@ pub struct Report {
     pub environment: Environment,
     /// What the ledgers held before.
     pub ledgers: Vec<LedgerSize>,
+    /// What the operation ids look like.
+    pub operation_ids: &'static str,
     /// TCP connections of the client.
     pub connection_count: usize,
     /// Seconds of each turn.
@@ -232,6 +230,7 @@ impl Report {
         Self {
             environment,
             ledgers: plan.tables.iter().copied().map(LedgerSize::of).collect(),
+            operation_ids: plan.operation_ids.name(),
             connection_count: plan.connection_count,
             duration_seconds: plan.duration.as_secs_f64(),
             round_count: plan.rounds,
@@ -283,6 +282,7 @@ impl Report {
     /// One line about how it was measured.
     pub(super) fn method(&self) -> String {
         let Self {
+            operation_ids,
             connection_count,
             duration_seconds,
             round_count,
@@ -302,7 +302,7 @@ impl Report {
             })
             .collect();
         format!(
-            "{}; {connection_count} connections; {round_count} x {duration_seconds} s, in alternation; \
+            "{}; {operation_ids} operation ids; {connection_count} connections; {round_count} x {duration_seconds} s, in alternation; \
              medians of the rounds",
             ledgers.join("; ")
         )

@@ -280,6 +280,14 @@ pub enum OperationIds {
 }
 
 impl OperationIds {
+    /// How the report calls them.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::TimeOrdered => "time-ordered",
+        }
+    }
+
     /// An id that nobody had before.
     pub(super) fn next(self, random: &mut impl RngExt) -> String {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);

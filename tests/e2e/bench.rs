@@ -273,6 +273,32 @@ async fn a_running_server_is_measured_from_outside_and_its_money_counted() {
     assert!(ballast.stopped().await, "it drains");
 }
 
+/// What a user runs first: nothing but the benchmark, on a PostgreSQL of its own.
+#[tokio::test]
+async fn without_a_database_it_measures_on_a_private_one_and_its_disk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("figures.json").display().to_string();
+    let arguments = ["--operation-ids", "time-ordered", "--json", &json];
+    let arguments = [&SHORT[..], &arguments].concat();
+    let (code, stdout, stderr) = run(folder.path(), &arguments);
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    for said in [
+        "8 KiB written and synced",
+        "min_wal_size 1GB",
+        "time-ordered operation ids",
+        "the WAL got the segments",
+        "every ledger was verified and is in order",
+    ] {
+        assert!(stdout.contains(said), "{said}: {stdout}");
+    }
+    let text = std::fs::read_to_string(&json).expect("a file");
+    let report: Value = serde_json::from_str(&text).expect("the file is JSON");
+    assert_measured(&report);
+    let disk = &report["environment"]["disk_sync_us"];
+    assert!(disk["p50"].as_u64() > Some(0), "{disk}");
+    assert!(disk["max"].as_u64() >= disk["p50"].as_u64(), "{disk}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_measured_is_said_clearly() {
     let folder = tempfile::tempdir().expect("a folder");
