@@ -70,6 +70,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The deadline passed before the command was started.
+    const NEVER_SENT: Self = Self::Deadline {
+        outcome_unknown: false,
+    };
+
     /// Whether the operation may have happened, or may still.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
@@ -124,14 +129,20 @@ impl Ticket {
         }
     }
 
-    /// Nobody waits for the answer any more, and nothing has happened.
-    fn is_abandoned(&self) -> bool {
+    /// Nobody waits for the answer any more, or the deadline has passed, and nothing has happened.
+    fn is_over(&self, now: Instant) -> bool {
         let claim = &self.job.claim;
-        claim.is_withdrawn() || (self.caller.is_gone() && claim.withdraw())
+        let is_pointless = || self.deadline <= now || self.caller.is_gone();
+        claim.is_withdrawn() || (is_pointless() && claim.withdraw())
     }
 
     fn has_waited_enough(&self, now: Instant) -> bool {
         self.lock_wait_end.is_some_and(|end| end <= now)
+    }
+
+    /// Tells the caller, if it still listens, that it is over.
+    fn end(self) {
+        self.answer(Answer::Failed(Failure::NEVER_SENT));
     }
 
     fn answer(self, answer: Answer) {
@@ -204,6 +215,9 @@ impl Batcher {
     pub fn submit(&self, command: Command, deadline: Instant) -> Result<Pending, Failure> {
         if self.is_closing() {
             return Err(Failure::ShuttingDown);
+        }
+        if deadline <= Instant::now() {
+            return Err(Failure::NEVER_SENT);
         }
         let claim = Arc::new(Claim::default());
         let job = Job {

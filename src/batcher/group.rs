@@ -35,14 +35,11 @@ impl Batcher {
 
     /// Waits for a place, in the order of arrival, at most until `deadline`. Dropping the future stops waiting.
     pub async fn place(&self, deadline: Instant) -> Result<Place, Failure> {
-        let never_sent = Failure::Deadline {
-            outcome_unknown: false,
-        };
         if self.is_closing() {
             return Err(Failure::ShuttingDown);
         }
         if deadline <= Instant::now() {
-            return Err(never_sent);
+            return Err(Failure::NEVER_SENT);
         }
         if let Some(place) = self.try_place() {
             return Ok(place);
@@ -58,7 +55,7 @@ impl Batcher {
         };
         tokio::time::timeout_at(deadline, reserve)
             .await
-            .unwrap_or(Err(never_sent))
+            .unwrap_or(Err(Failure::NEVER_SENT))
     }
 }
 

@@ -257,12 +257,14 @@ impl<L: Ledger> Schedule<L> {
     /// Gives work to every lane that has none. Patient lanes come first: what they turn out not to need is released.
     fn dispatch(&mut self) {
         while self.patient_lanes_running < self.config.patient_lanes {
-            let Some((account_id, mut tickets)) = self.contended.pop_front() else {
+            let Some((account_id, tickets)) = self.contended.pop_front() else {
                 break;
             };
-            let count = tickets.len();
-            tickets.retain(|ticket| !ticket.is_abandoned());
-            self.waiting -= count;
+            self.waiting -= tickets.len();
+            let now = Instant::now();
+            let (over, tickets): (Vec<_>, Vec<_>) =
+                tickets.into_iter().partition(|ticket| ticket.is_over(now));
+            over.into_iter().for_each(Ticket::end);
             if tickets.is_empty() {
                 self.release(&account_id);
                 continue;
@@ -338,13 +340,15 @@ impl<L: Ledger> Schedule<L> {
     fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
+        let now = Instant::now();
         while tickets.len() < self.config.batch_size_max {
             let Some(mut ticket) = self.pop_ready() else {
                 break;
             };
-            if ticket.is_abandoned() {
+            if ticket.is_over(now) {
                 self.waiting -= 1;
                 self.unreserve(&mut ticket);
+                ticket.end();
                 continue;
             }
             match self.obstacle(&ticket) {

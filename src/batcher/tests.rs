@@ -498,6 +498,30 @@ async fn a_deadline_withdraws_what_was_not_started() {
     );
 }
 
+/// The caller's own timer may be late; the deadline is not.
+#[tokio::test(start_paused = true)]
+async fn what_is_late_is_never_sent() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let too_late = Failure::Deadline {
+        outcome_unknown: false,
+    };
+    let refused = batcher.submit(credit("1", "a"), Instant::now());
+    assert_eq!(refused.err(), Some(too_late.clone()));
+    let first = send(&batcher, "2", "a").await;
+    let soon = Instant::now() + Duration::from_millis(10);
+    let mut late = batcher.submit(credit("3", "a"), soon).expect("in time");
+    tokio::time::sleep_until(soon).await;
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    let answer = late.answer().await;
+    assert!(
+        matches!(&answer, Answer::Failed(failure) if *failure == too_late),
+        "{answer:?}"
+    );
+    assert_eq!(ledger.batches(), [["2"]]);
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_closed_one_too() {
     let ledger = Scripted::new([Script::Gated]);
