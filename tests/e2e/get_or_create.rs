@@ -136,10 +136,10 @@ async fn a_caller_waits_for_a_connection_for_as_long_as_for_its_answer() {
     ballast.until_waiting(|count| count == 1).await;
     // The only connection waits for the lock. One caller has the time to wait for it, the other has not.
     let patient_one = create("b");
-    let mut hasty = ballast.accounts.clone();
+    let mut hasty = patient_with_accounts(&ballast);
     let timeout = std::time::Duration::from_millis(400);
     let hasty = hasty.create_account(within(account("c"), timeout)).await;
-    assert!(hasty.is_err(), "{hasty:?}");
+    Rejection::of(hasty).expect(Code::ResourceExhausted, "OVERLOADED");
     lock.release().await;
     for caller in [first, patient_one] {
         let answer = caller.await.expect("no panic").expect("an account");

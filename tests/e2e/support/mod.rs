@@ -11,4 +11,4 @@ pub mod postgres;
 pub use calls::*;
 pub use errors::Rejection;
 pub use instance::Ballast;
-pub use patient::{patient, within};
+pub use patient::{patient, patient_with_accounts, within};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
+use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -10,16 +12,27 @@ use tonic::Request;
 
 use super::Ballast;
 
-pub type Patient = BalanceServiceClient<Client<HttpConnector, tonic::body::Body>>;
+type Http = Client<HttpConnector, tonic::body::Body>;
 
-pub fn patient(ballast: &Ballast) -> Patient {
-    let http = Client::builder(TokioExecutor::new())
+pub fn patient(ballast: &Ballast) -> BalanceServiceClient<Http> {
+    BalanceServiceClient::with_origin(http(), origin(ballast))
+}
+
+/// The same for accounts.
+pub fn patient_with_accounts(ballast: &Ballast) -> AccountServiceClient<Http> {
+    AccountServiceClient::with_origin(http(), origin(ballast))
+}
+
+fn http() -> Http {
+    Client::builder(TokioExecutor::new())
         .http2_only(true)
-        .build_http();
-    let origin = format!("http://{}", ballast.address)
+        .build_http()
+}
+
+fn origin(ballast: &Ballast) -> Uri {
+    format!("http://{}", ballast.address)
         .parse()
-        .expect("an address is a URI");
-    BalanceServiceClient::with_origin(http, origin)
+        .expect("an address is a URI")
 }
 
 /// A message with a deadline.
