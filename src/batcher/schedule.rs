@@ -335,13 +335,23 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// The next batch: commands on accounts in nobody's hands. Their accounts, which come with it, are in its hands from
-    /// now on.
+    /// As many commands as each lane has if all have the same. A batch that takes all there are leaves the other lanes
+    /// with little to do until it ends.
+    fn share(&self) -> usize {
+        let running: usize = self.batches().map(|batch| batch.size).sum();
+        let share = (self.ready_count + running).div_ceil(self.config.lanes.max(1));
+        share.max(GATHERED_ENOUGH)
+    }
+
+    /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile.
+    /// Their accounts, which come with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
         let now = Instant::now();
-        while tickets.len() < self.config.batch_size_max {
+        let share = self.share();
+        let mut left = Vec::new();
+        while tickets.len().max(left.len()) < self.config.batch_size_max {
             let Some(mut ticket) = self.pop_ready() else {
                 break;
             };
@@ -351,15 +361,20 @@ impl<L: Ledger> Schedule<L> {
                 ticket.end();
                 continue;
             }
-            match self.obstacle(&ticket) {
-                Some(account_id) => self.park(ticket, account_id, &taken),
-                None => {
-                    ticket.reserved = None;
-                    taken.extend(ticket.job.command.movement.account_ids().cloned());
-                    tickets.push(ticket);
-                }
+            if let Some(account_id) = self.obstacle(&ticket) {
+                self.park(ticket, account_id, &taken);
+                continue;
             }
+            let movement = &ticket.job.command.movement;
+            if tickets.len() >= share && !movement.account_ids().any(|id| taken.contains(id)) {
+                left.push(ticket);
+                continue;
+            }
+            taken.extend(movement.account_ids().cloned());
+            ticket.reserved = None;
+            tickets.push(ticket);
         }
+        left.into_iter().for_each(|ticket| self.make_ready(ticket));
         self.waiting -= tickets.len();
         for account_id in &taken {
             self.hold(account_id, Holder::Lane);

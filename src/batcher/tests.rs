@@ -265,6 +265,43 @@ async fn a_free_lane_waits_for_no_more_than_are_worth_a_transaction() {
 }
 
 #[tokio::test]
+async fn a_lane_leaves_their_share_to_the_others_but_not_what_they_cannot_do() {
+    let ledger = Scripted::new((0..4).map(|_| Script::Gated));
+    let config = BatcherConfig {
+        queue_depth_max: 1000,
+        ..config()
+    };
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let mut sent = vec![
+        send(&batcher, "first", "x").await,
+        send(&batcher, "second", "y").await,
+    ];
+    // Both lanes are busy. What comes is for an account each, and then for the first of these.
+    let names = |numbers: std::ops::Range<u32>| numbers.map(|number| number.to_string());
+    for operation in names(100..200) {
+        sent.push(send(&batcher, &operation, &operation).await);
+    }
+    for operation in names(200..220) {
+        sent.push(send(&batcher, &operation, "100").await);
+    }
+    ledger.gate.notify_one();
+    while ledger.batches().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    // With the one that still runs they are 121.
+    let first_share: Vec<String> = names(100..161).chain(names(200..220)).collect();
+    assert_eq!(ledger.batches()[2], first_share);
+    for answer in sent {
+        while !answer.is_finished() {
+            ledger.gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        assert!(decided(answer).await);
+    }
+    assert_eq!(ledger.batches()[3], names(161..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
     let ledger = Scripted::new((0..60).map(|_| Script::Gated));
     let (batcher, _running) = Batcher::start(
