@@ -38,6 +38,7 @@ pub use scenario::{OperationIds, Scenario};
 pub use table_size::TableSize;
 pub use way::Way;
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,7 +186,7 @@ pub(crate) async fn with_embedded<T, E: From<BenchError>>(
         .map_err(BenchError::from)?;
     open_to_all(temporary.path()).map_err(BenchError::from)?;
     let folder = folder.unwrap_or(temporary.path());
-    let embedded = Embedded::start(Some(folder), None)
+    let embedded = Embedded::start(Some(folder), None, pending())
         .await
         .map_err(BenchError::from)?;
     let worked = work(&embedded).await;
@@ -221,7 +222,9 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         environment::Environment::of(url, embedded).await?,
         notes(plan, &cells, &skipped),
     );
-    if let (Some(embedded), true) = (embedded, is_wal_provided(plan)) {
+    if let Some(embedded) = embedded
+        && is_wal_provided(plan)
+    {
         let turn = plan.warmup + plan.duration;
         ledger::provide_wal(&embedded.database_url(), turn).await?;
     }
@@ -317,7 +320,7 @@ fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
         _ => None,
     });
     let provided = is_wal_provided(plan).then(|| {
-        "before the first turn the WAL got the segments that its server keeps, as after some time in use"
+        "before the first turn the WAL got segments for one turn, as it has them after some time in use"
             .to_owned()
     });
     widened

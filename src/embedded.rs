@@ -40,6 +40,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(300);
 const UNUSUAL: Duration = Duration::from_secs(5);
 /// How often the server is asked whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The same when it takes longer than usual.
+const PATIENT_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Settings of the embedded server. Durability stays as PostgreSQL ships it: fsync, full_page_writes and
 /// synchronous_commit are on.
@@ -114,6 +116,9 @@ pub enum EmbeddedError {
     /// `initdb` failed.
     #[error("initdb failed: {0}")]
     Initdb(String),
+    /// It was told to stop before it was ready.
+    #[error("stopped before the embedded PostgreSQL was ready")]
+    Stopped,
     /// The server ended, or did not become ready.
     #[error("the embedded PostgreSQL did not start: {cause}; its log is {log}")]
     Start {
@@ -135,10 +140,12 @@ pub struct Embedded {
 
 impl Embedded {
     /// Starts the server of `data_dir`; of the default folder if `None`. Makes the cluster first if there is none. The
-    /// binaries are those in `postgres_bin`; if `None`, the newest that are found.
+    /// binaries are those in `postgres_bin`; if `None`, the newest that are found. If `stop` ends while the server starts,
+    /// which takes long after some crashes, it is stopped again.
     pub async fn start(
         data_dir: Option<&Path>,
         postgres_bin: Option<&Path>,
+        stop: impl Future<Output = ()>,
     ) -> Result<Self, EmbeddedError> {
         let user = Unprivileged::current()?;
         let folder = Folder::open(data_dir, user)?;
@@ -153,7 +160,13 @@ impl Embedded {
             folder,
             binaries,
         };
-        embedded.wait_until_ready().await?;
+        tokio::select! {
+            ready = embedded.wait_until_ready() => ready?,
+            () = stop => {
+                embedded.stop().await;
+                return Err(EmbeddedError::Stopped);
+            }
+        }
         embedded.create_database().await?;
         Ok(embedded)
     }
@@ -186,16 +199,18 @@ impl Embedded {
     /// Stops the server: its clients are disconnected, all data is written.
     pub async fn stop(mut self) {
         // SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one.
-        for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-            signal_child(&self.server, signal);
-            if self.ends_within(UNUSUAL).await {
-                return;
-            }
-            tracing::info!("the embedded PostgreSQL still writes what is in its memory");
-            if self.ends_within(STOP_TIMEOUT).await {
-                return;
-            }
-            tracing::warn!(%signal, "the embedded PostgreSQL does not stop");
+        signal_child(&self.server, Signal::SIGINT);
+        if self.ends_within(UNUSUAL).await {
+            return;
+        }
+        tracing::info!("the embedded PostgreSQL still writes what is in its memory");
+        if self.ends_within(STOP_TIMEOUT).await {
+            return;
+        }
+        tracing::warn!("the embedded PostgreSQL does not stop; it will recover at the next start");
+        signal_child(&self.server, Signal::SIGQUIT);
+        if !self.ends_within(UNUSUAL).await {
+            tracing::warn!("the embedded PostgreSQL goes on; the next start stops it");
         }
     }
 
@@ -217,29 +232,34 @@ impl Embedded {
     async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
         let started = Instant::now();
         let mut end = started + START_TIMEOUT;
-        let mut is_announced = false;
+        let mut poll_interval = POLL_INTERVAL;
+        let url = self.url_of("postgres");
         loop {
             if let Ok(Some(_ended)) = self.server.try_wait() {
                 return Err(self.did_not_start());
             }
-            match tokio_postgres::connect(&self.url_of("postgres"), tokio_postgres::NoTls).await {
-                Ok(_connected) => return Ok(()),
-                Err(error) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
+            // One that hangs accepts, and says nothing.
+            let connecting = tokio_postgres::connect(&url, tokio_postgres::NoTls);
+            match tokio::time::timeout(UNUSUAL, connecting).await {
+                Ok(Ok(_connected)) => return Ok(()),
+                Ok(Err(error)) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
                     end = Instant::now() + START_TIMEOUT;
                 }
-                Err(_nobody_listens) => {}
+                Ok(Err(_nobody_listens)) => {}
+                Err(_silence) => {}
             }
-            if !is_announced && started.elapsed() > UNUSUAL {
+            if poll_interval == POLL_INTERVAL && started.elapsed() > UNUSUAL {
                 tracing::info!(
                     "the embedded PostgreSQL is still starting; after a crash it recovers first"
                 );
-                is_announced = true;
+                // It writes a line to its log each time.
+                poll_interval = PATIENT_POLL_INTERVAL;
             }
             if Instant::now() > end {
                 signal_child(&self.server, Signal::SIGQUIT);
                 return Err(self.did_not_start());
             }
-            tokio::time::sleep(POLL_INTERVAL).await;
+            tokio::time::sleep(poll_interval).await;
         }
     }
 

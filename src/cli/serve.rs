@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::ServeArgs;
 use super::banner::Banner;
 use super::{CliError, demo};
-use crate::embedded::Embedded;
+use crate::embedded::{Embedded, EmbeddedError};
 use crate::server::{Ended, Server};
 use crate::store::schema;
 
@@ -18,8 +18,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     match &args.database.database_url {
         Some(url) => serve(&args, url.clone(), None, &stop).await,
         None => {
-            let embedded =
-                Embedded::start(args.data_dir.as_deref(), args.postgres_bin.as_deref()).await?;
+            let (folder, binaries) = (args.data_dir.as_deref(), args.postgres_bin.as_deref());
+            let embedded = match Embedded::start(folder, binaries, stop.cancelled()).await {
+                Err(EmbeddedError::Stopped) => return Ok(()),
+                started => started?,
+            };
             let served = serve(&args, embedded.database_url(), Some(&embedded), &stop).await;
             embedded.stop().await;
             served

@@ -1,5 +1,6 @@
 //! `ballast verify`: recomputes the whole ledger.
 
+use std::future::pending;
 use std::time::Duration;
 
 use super::CliError;
@@ -14,8 +15,8 @@ pub(super) async fn run(args: &VerifyArgs) -> Result<(), CliError> {
     match &args.database.database_url {
         Some(url) => verify(url).await,
         None => {
-            let embedded =
-                Embedded::start(args.data_dir.as_deref(), args.postgres_bin.as_deref()).await?;
+            let (folder, binaries) = (args.data_dir.as_deref(), args.postgres_bin.as_deref());
+            let embedded = Embedded::start(folder, binaries, pending()).await?;
             let verified = verify(&embedded.database_url()).await;
             embedded.stop().await;
             verified

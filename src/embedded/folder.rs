@@ -174,7 +174,10 @@ impl Folder {
     /// The last complaint in the log.
     pub(super) fn last_words(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let complaint = |line: &&str| line.contains("FATAL") || line.contains("PANIC");
+        // Each time it is asked whether it is ready, it complains.
+        let is_answer = |line: &str| line.contains("the database system is starting up");
+        let complaint =
+            |line: &&str| (line.contains("FATAL") || line.contains("PANIC")) && !is_answer(line);
         let words = log
             .lines()
             .rev()

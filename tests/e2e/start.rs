@@ -90,6 +90,65 @@ async fn without_any_configuration_it_starts_serves_and_finds_its_balances_again
     );
 }
 
+/// A folder of PostgreSQL's own binaries, on PATH or where Debian keeps them.
+fn real_binaries() -> std::path::PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let folders =
+        std::env::split_paths(&path).chain(versions.map(|version| version.path().join("bin")));
+    let mut real = folders.filter_map(|folder| {
+        let initdb = folder.join("initdb").canonicalize().ok()?;
+        initdb.parent().map(Path::to_owned)
+    });
+    real.next().expect("PostgreSQL's binaries")
+}
+
+/// A PostgreSQL that is never ready, as after a crash with much to recover. It says so through a pipe.
+fn never_ready(binaries: &Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let real = real_binaries().display().to_string();
+    let pipe = binaries.join("hangs");
+    let made = std::process::Command::new("mkfifo")
+        .args(["-m", "666"])
+        .arg(&pipe)
+        .status();
+    assert!(made.expect("mkfifo").success());
+    std::os::unix::fs::symlink(format!("{real}/initdb"), binaries.join("initdb")).expect("a link");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" != -D ] && exec {real}/postgres \"$@\"\necho > {}\nexec sleep 3600\n",
+        pipe.display()
+    );
+    let postgres = binaries.join("postgres");
+    std::fs::write(&postgres, script).expect("a script");
+    std::fs::set_permissions(&postgres, std::fs::Permissions::from_mode(0o755))
+        .expect("executable");
+    pipe
+}
+
+#[tokio::test]
+async fn a_signal_stops_it_also_while_its_database_is_not_ready() {
+    let (folder, binaries) = (folder(), self::folder());
+    let pipe = never_ready(binaries.path());
+    let postgres_bin = binaries.path().to_string_lossy().into_owned();
+    let arguments = ["--postgres-bin", &postgres_bin];
+    let mut child = crate::support::binary::command(folder.path(), &arguments)
+        .spawn()
+        .expect("the binary starts");
+    let hangs = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe));
+    hangs.await.expect("no panic").expect("it hangs");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("the process is there");
+    let ended = tokio::task::spawn_blocking(move || child.wait());
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), ended).await;
+    let status = ended
+        .expect("at once, not when it gives up")
+        .expect("no panic");
+    assert_eq!(status.expect("a status").code(), Some(0));
+}
+
 #[tokio::test]
 async fn health_asks_the_server_of_the_same_environment() {
     let database = Database::migrated().await;

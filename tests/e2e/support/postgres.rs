@@ -226,7 +226,7 @@ async fn from_binaries() -> Started {
         .tempdir()
         .expect("a temporary folder")
         .keep();
-    let postgres = Embedded::start(Some(&folder), None)
+    let postgres = Embedded::start(Some(&folder), None, std::future::pending())
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let url = postgres.database_url().replace(" dbname=ballast", "");
