@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::{Answer, Failure, Ticket};
-use crate::domain::{AccountId, OperationId, Receipt};
+use crate::domain::{AccountId, OperationId};
 use crate::store::{
     Job, Ledger, Locking, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError, Verdict, pause_after,
 };
@@ -95,13 +95,13 @@ type Results = Vec<Result<Verdict, Failure>>;
 
 async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: &Locking) -> Results {
     match attempt(ledger, jobs, locking).await {
-        Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+        Ok(results) => results,
         Err(error) if jobs.len() > 1 && is_worth_singling_out(&error, locking) => {
             tracing::warn!(%error, commands = jobs.len(), "a batch failed; its commands run one by one");
             let mut results = Vec::with_capacity(jobs.len());
             for job in jobs.chunks(1) {
                 match attempt(ledger, job, locking).await {
-                    Ok(verdicts) => results.extend(verdicts.into_iter().map(Ok)),
+                    Ok(result) => results.extend(result),
                     Err(error) => results.push(failed(&error, locking)),
                 }
             }
@@ -133,7 +133,7 @@ async fn attempt<L: Ledger>(
     ledger: &L,
     jobs: &[Job],
     locking: &Locking,
-) -> Result<Vec<Verdict>, StoreError> {
+) -> Result<Results, StoreError> {
     let mut in_doubt: HashSet<OperationId> = HashSet::new();
     let mut attempts = 0;
     loop {
@@ -145,7 +145,7 @@ async fn attempt<L: Ledger>(
             .execute(jobs, doubtful.as_ref().unwrap_or(locking))
             .await
         {
-            Ok(verdicts) => return Ok(first_answers(verdicts, in_doubt)),
+            Ok(verdicts) => return Ok(first_answers(jobs, verdicts, in_doubt)),
             Err(error) => error,
         };
         if let StoreError::Unavailable {
@@ -215,19 +215,27 @@ fn attempts_max(error: &StoreError) -> u32 {
     }
 }
 
-/// A receipt that was found after a lost commit of our own is the first answer, not a replay.
-fn first_answers(mut verdicts: Vec<Verdict>, mut in_doubt: HashSet<OperationId>) -> Vec<Verdict> {
-    for verdict in &mut verdicts {
-        if let Verdict::Decided(Ok(Receipt {
-            operation,
-            replayed,
-        })) = verdict
-            && in_doubt.remove(&operation.command.operation_id)
-        {
-            *replayed = false;
+/// What is known after a repetition. A receipt that was found after a lost commit of our own is the first answer, not a
+/// replay; a command that could not be looked at again may have happened in that commit.
+fn first_answers(
+    jobs: &[Job],
+    verdicts: Vec<Verdict>,
+    mut in_doubt: HashSet<OperationId>,
+) -> Results {
+    let first_answer = |(job, mut verdict): (&Job, Verdict)| {
+        let is_in_doubt = in_doubt.remove(&job.command.operation_id);
+        match &mut verdict {
+            Verdict::Decided(Ok(receipt)) if is_in_doubt => receipt.replayed = false,
+            Verdict::Contended(_) if is_in_doubt => {
+                return Err(Failure::DatabaseUnavailable {
+                    outcome_unknown: true,
+                });
+            }
+            _ => {}
         }
-    }
-    verdicts
+        Ok(verdict)
+    };
+    jobs.iter().zip(verdicts).map(first_answer).collect()
 }
 
 fn failed(error: &StoreError, locking: &Locking) -> Result<Verdict, Failure> {

@@ -21,6 +21,8 @@ enum Script {
     Replay,
     Contended(&'static str),
     Fail(StoreError),
+    /// Waits for `gate`, then fails.
+    GatedFail(StoreError),
     Panic,
     /// Waits for `gate`, then decides.
     Gated,
@@ -89,6 +91,10 @@ impl Ledger for Scripted {
         match script.unwrap_or(Script::Decide) {
             Script::Gated => self.gate.notified().await,
             Script::Fail(error) => return Err(error),
+            Script::GatedFail(error) => {
+                self.gate.notified().await;
+                return Err(error);
+            }
             Script::Panic => panic!("a bug in the ledger"),
             Script::Contended(account) => {
                 let contended = AccountId::from_stored(account);
@@ -301,6 +307,59 @@ async fn a_lane_leaves_their_share_to_the_others_but_not_what_they_cannot_do() {
     assert_eq!(ledger.batches()[3], names(161..200).collect::<Vec<_>>());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_lane_leaves_nothing_that_another_one_would_not_begin_with() {
+    let ledger = Scripted::new([Script::Gated, Script::Gated]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let mut sent = Vec::new();
+    for operation in 0..40 {
+        let operation = operation.to_string();
+        let command = credit(&operation, &operation);
+        sent.push(batcher.submit(command, later()).expect("there is room"));
+    }
+    let started = Instant::now();
+    while ledger.batches().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.batches()[0].len(), 40);
+    ledger.gate.notify_one();
+    for mut answer in sent {
+        assert!(matches!(answer.answer().await, Answer::Decided(Ok(_))));
+    }
+    assert_eq!(started.elapsed(), Duration::ZERO, "nothing waited for more");
+}
+
+#[tokio::test]
+async fn an_older_command_on_an_account_goes_first_also_when_it_is_left_to_another_lane() {
+    let ledger = Scripted::new([Script::Gated, Script::Gated]);
+    let config = BatcherConfig {
+        queue_depth_max: 1000,
+        ..config()
+    };
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let mut sent = Vec::new();
+    for operation in 100..200 {
+        let operation = operation.to_string();
+        sent.push(batcher.submit(credit(&operation, &operation), later()));
+    }
+    // What it pays comes from an account whose own commands are left to the other lane.
+    sent.push(batcher.submit(transfer("pays", "199", "100"), later()));
+    while ledger.batches().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let first = &ledger.batches()[0];
+    assert_eq!(first.len(), 51, "its share of 101");
+    assert!(!first.contains(&"pays".to_owned()));
+    for answer in sent {
+        let mut answer = answer.expect("there is room");
+        ledger.gate.notify_one();
+        assert!(matches!(answer.answer().await, Answer::Decided(Ok(_))));
+    }
+    let order = ledger.batches().concat();
+    let place = |operation: &str| order.iter().position(|id| id == operation);
+    assert!(place("199") < place("pays"));
+}
+
 #[tokio::test]
 async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
     let ledger = Scripted::new((0..60).map(|_| Script::Gated));
@@ -499,6 +558,13 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
         };
         assert_eq!(failure(send(&batcher, "1", "a").await).await, expected);
     }
+    // Its account is locked from outside meanwhile: to wait for that, as if nothing had happened, would end in CONTENTION.
+    let ledger = Scripted::new([lost_commit("1"), Script::Contended("a")]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let expected = Failure::DatabaseUnavailable {
+        outcome_unknown: true,
+    };
+    assert_eq!(failure(send(&batcher, "1", "a").await).await, expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -516,6 +582,7 @@ async fn a_deadline_withdraws_what_was_not_started() {
         ),
         "{answer:?}"
     );
+    let soon = Instant::now() + Duration::from_millis(10);
     let parked = batcher.execute(credit("2", "a"), soon).await;
     assert!(
         matches!(
@@ -668,7 +735,7 @@ async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
 async fn what_waits_behind_an_abandoned_command_goes_on() {
     let scripts = [
         Script::Contended("x"),
-        Script::Fail(StoreError::LockTimeout),
+        Script::GatedFail(StoreError::LockTimeout),
     ];
     let ledger = Scripted::new(scripts);
     let (batcher, _running) = Batcher::start(
@@ -679,16 +746,20 @@ async fn what_waits_behind_an_abandoned_command_goes_on() {
             ..config()
         },
     );
-    let hasty = batcher.clone();
-    let hasty = tokio::spawn(async move { hasty.execute(credit("1", "x"), Instant::now()).await });
+    let hasty = batcher.submit(credit("1", "x"), later());
     let behind = send(&batcher, "2", "x").await;
+    while ledger.batches().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(hasty);
+    ledger.gate.notify_one();
     assert!(decided(behind).await);
-    assert!(matches!(
-        hasty.await.expect("no panic"),
-        Answer::Failed(Failure::Deadline {
-            outcome_unknown: false
-        })
-    ));
+    assert_eq!(ledger.batches(), [["1"], ["1"], ["2"]]);
+    assert_eq!(
+        *ledger.waited.lock().expect("no panic"),
+        [false, true, false],
+        "a patient lane waited for the first one"
+    );
 }
 
 /// Hands commands on one account over to a group, waiting for room.
