@@ -1,6 +1,6 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! While the lanes (connections) work, the next batch gathers, and a free lane takes it; a timer only sees to it that a few
+//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; a timer only sees to it that a few
 //! commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is done,
 //! so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A command
 //! on an account that somebody outside holds steps aside and waits on a connection of its own kind, while all others go on.
@@ -129,8 +129,8 @@ impl Ticket {
         }
     }
 
-    /// Nobody waits for the answer any more, or the deadline has passed, and nothing has happened.
-    fn is_over(&self, now: Instant) -> bool {
+    /// Withdraws the command if nobody waits for the answer any more, or the deadline has passed. False: it goes on.
+    fn withdraw_if_pointless(&self, now: Instant) -> bool {
         let claim = &self.job.claim;
         let is_pointless = || self.deadline <= now || self.caller.is_gone();
         claim.is_withdrawn() || (is_pointless() && claim.withdraw())

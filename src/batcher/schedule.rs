@@ -54,6 +54,11 @@ const GATHERING_MAX: Duration = Duration::from_millis(50);
 /// So many commands are worth a transaction whatever else runs: what it costs by itself is less than theirs.
 const GATHERED_ENOUGH: usize = 32;
 
+/// How many commands a free lane waits for while a batch of this size runs.
+fn worth_a_batch_beside(size: usize) -> usize {
+    (size / 2).min(GATHERED_ENOUGH)
+}
+
 /// The accounts that a task has in hand.
 enum Hand {
     /// All accounts of its batch.
@@ -73,8 +78,8 @@ struct Batch {
 pub(super) struct Schedule<L> {
     ledger: Arc<L>,
     config: BatcherConfig,
-    /// Commands that arrived and have not met an account in somebody's hands, by their numbers: of these and of those
-    /// that `fronts` leads to, the oldest goes first.
+    /// Commands that arrived and have not met an account in somebody's hands, and those that a batch left to others, by
+    /// their numbers: of these and of those that `fronts` leads to, the oldest goes first.
     fresh: BTreeMap<u64, Ticket>,
     /// Of each account that nobody has in hand any more, the number of the oldest command that waited for it. The
     /// commands stay there until a batch has room for them: what many callers wait for is not sorted anew for each batch.
@@ -262,8 +267,9 @@ impl<L: Ledger> Schedule<L> {
             };
             self.waiting -= tickets.len();
             let now = Instant::now();
-            let (over, tickets): (Vec<_>, Vec<_>) =
-                tickets.into_iter().partition(|ticket| ticket.is_over(now));
+            let (over, tickets): (Vec<_>, Vec<_>) = tickets
+                .into_iter()
+                .partition(|ticket| ticket.withdraw_if_pointless(now));
             over.into_iter().for_each(Ticket::end);
             if tickets.is_empty() {
                 self.release(&account_id);
@@ -306,7 +312,7 @@ impl<L: Ledger> Schedule<L> {
     fn is_worth_gathering(&self) -> bool {
         let now = Instant::now();
         self.batches().any(|batch| {
-            self.ready_count < (batch.size / 2).min(GATHERED_ENOUGH)
+            self.ready_count < worth_a_batch_beside(batch.size)
                 && now - batch.started < GATHERING_MAX
         })
     }
@@ -336,11 +342,21 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// As many commands as each lane has if all have the same. A batch that takes all there are leaves the other lanes
-    /// with little to do until it ends.
-    fn share(&self) -> usize {
-        let running: usize = self.batches().map(|batch| batch.size).sum();
-        let share = (self.ready_count + running).div_ceil(self.config.lanes.max(1));
-        share.max(GATHERED_ENOUGH)
+    /// with little to do until it ends. What another lane would not begin with is not left to it.
+    fn share(&self, now: Instant) -> usize {
+        let (in_time, in_trouble): (Vec<&Batch>, Vec<&Batch>) = self
+            .batches()
+            .partition(|batch| now - batch.started < GATHERING_MAX);
+        let running: usize = in_time.iter().map(|batch| batch.size).sum();
+        let lanes = self.config.lanes.saturating_sub(in_trouble.len()).max(1);
+        let share = (self.ready_count + running).div_ceil(lanes);
+        let share = share.max(GATHERED_ENOUGH);
+        let rest = self.ready_count.saturating_sub(share);
+        if rest < worth_a_batch_beside(share) {
+            self.ready_count
+        } else {
+            share
+        }
     }
 
     /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile.
@@ -349,13 +365,13 @@ impl<L: Ledger> Schedule<L> {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
         let now = Instant::now();
-        let share = self.share();
-        let mut left = Vec::new();
+        let share = self.share(now);
+        let (mut left, mut left_on) = (Vec::new(), Set::default());
         while tickets.len().max(left.len()) < self.config.batch_size_max {
             let Some(mut ticket) = self.pop_ready() else {
                 break;
             };
-            if ticket.is_over(now) {
+            if ticket.withdraw_if_pointless(now) {
                 self.waiting -= 1;
                 self.unreserve(&mut ticket);
                 ticket.end();
@@ -366,7 +382,13 @@ impl<L: Ledger> Schedule<L> {
                 continue;
             }
             let movement = &ticket.job.command.movement;
-            if tickets.len() >= share && !movement.account_ids().any(|id| taken.contains(id)) {
+            let is_on = |accounts: &Set<AccountId>| {
+                let mut account_ids = movement.account_ids();
+                account_ids.any(|id| accounts.contains(id))
+            };
+            // None goes before an older one on its account.
+            if tickets.len() >= share && (!is_on(&taken) || is_on(&left_on)) {
+                left_on.extend(movement.account_ids().cloned());
                 left.push(ticket);
                 continue;
             }

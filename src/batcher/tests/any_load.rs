@@ -5,22 +5,20 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::Set;
 
-const ACCOUNTS: [&str; 4] = ["a", "b", "c", "d"];
-
 /// What happens to one batch.
 #[derive(Debug, Clone)]
 struct Fate {
     /// How often others get their turn meanwhile.
     turns: usize,
     /// The account that somebody outside holds.
-    contended: Option<&'static str>,
+    contended: Option<AccountId>,
 }
 
 #[derive(Debug, Clone)]
 struct Sent {
     command: Command,
-    /// The caller leaves before there is an answer.
-    is_abandoned: bool,
+    /// The caller leaves when so many others were sent.
+    patience: Option<usize>,
     /// How often others get their turn before the next one is sent.
     turns: usize,
 }
@@ -62,10 +60,10 @@ impl Ledger for Watchful {
             let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
             in_hand.retain(|account_id| !account_ids.contains(account_id));
         }
-        let contended = fate
-            .and_then(|fate| fate.contended)
-            .filter(|_| is_lane)
-            .map(AccountId::from_stored);
+        let contended = fate.and_then(|fate| fate.contended);
+        if contended.is_some() && !is_lane {
+            return Err(StoreError::LockTimeout);
+        }
         let verdict = |job: &Job| {
             let mut account_ids = job.command.movement.account_ids();
             match &contended {
@@ -84,46 +82,51 @@ impl Ledger for Watchful {
     }
 }
 
-fn any_account() -> impl Strategy<Value = &'static str> {
-    // One that everybody wants, and others.
-    prop_oneof![Just(ACCOUNTS[0]), proptest::sample::select(&ACCOUNTS[..])]
+fn any_account() -> impl Strategy<Value = String> {
+    // One that everybody wants, some that many want, and others.
+    prop_oneof![Just(0), 0..4_u32, 0..80_u32].prop_map(|number| number.to_string())
 }
 
 fn any_sent() -> impl Strategy<Value = Sent> {
     let command = prop_oneof![
-        any_account().prop_map(|account| credit("operation", account)),
+        any_account().prop_map(|account| credit("operation", &account)),
         (any_account(), any_account())
             .prop_filter("two accounts", |(from, to)| from != to)
-            .prop_map(|(from, to)| transfer("operation", from, to)),
+            .prop_map(|(from, to)| transfer("operation", &from, &to)),
     ];
-    (command, proptest::bool::weighted(0.1), 0..4_usize).prop_map(
-        |(command, is_abandoned, turns)| Sent {
-            command,
-            is_abandoned,
-            turns,
-        },
-    )
+    let patience = proptest::option::weighted(0.1, 0..20_usize);
+    // Many come at once.
+    let turns = prop_oneof![3 => Just(0), 1 => 1..4_usize];
+    (command, patience, turns).prop_map(|(command, patience, turns)| Sent {
+        command,
+        patience,
+        turns,
+    })
 }
 
 fn any_fate() -> impl Strategy<Value = Fate> {
-    let contended = proptest::option::weighted(0.2, any_account());
+    let account = any_account().prop_map(|account| AccountId::from_stored(&account));
+    let contended = proptest::option::weighted(0.2, account);
     (0..6_usize, contended).prop_map(|(turns, contended)| Fate { turns, contended })
 }
 
 /// Sends everything, and says how many of those whose callers stayed were executed.
 async fn execute_all(ledger: Arc<Watchful>, config: BatcherConfig, all: &[Sent]) -> usize {
     let (batcher, running) = Batcher::start(&Handle::current(), ledger, config);
-    let mut pending = Vec::new();
-    for sent in all {
+    let (mut pending, mut impatient) = (Vec::new(), Vec::new());
+    for (number, sent) in all.iter().enumerate() {
         let answer = batcher.submit(sent.command.clone(), later());
         let answer = answer.expect("there is room in the queue");
-        if !sent.is_abandoned {
-            pending.push(answer);
+        match sent.patience {
+            Some(patience) => impatient.push((number + patience, answer)),
+            None => pending.push(answer),
         }
+        impatient.retain(|(leaves, _)| *leaves > number);
         for _ in 0..sent.turns {
             tokio::task::yield_now().await;
         }
     }
+    drop(impatient);
     let mut decided_count = 0;
     for mut answer in pending {
         let answered = tokio::time::timeout(Duration::from_secs(60), answer.answer()).await;
@@ -138,10 +141,10 @@ async fn execute_all(ledger: Arc<Watchful>, config: BatcherConfig, all: &[Sent])
 proptest! {
     #[test]
     fn lanes_share_no_account_and_every_command_is_executed(
-        all in proptest::collection::vec(any_sent(), 1..60),
+        all in proptest::collection::vec(any_sent(), 1..200),
         fates in proptest::collection::vec(any_fate(), 0..60),
         lanes in 1..4_usize,
-        batch_size_max in 1..8_usize,
+        batch_size_max in prop_oneof![1..8_usize, Just(100)],
     ) {
         let ledger = Arc::new(Watchful {
             fates: Mutex::new(fates.into()),
@@ -159,7 +162,7 @@ proptest! {
             .start_paused(true)
             .build()?;
         let decided_count = runtime.block_on(execute_all(ledger.clone(), config, &all));
-        let expected = all.iter().filter(|sent| !sent.is_abandoned).count();
+        let expected = all.iter().filter(|sent| sent.patience.is_none()).count();
         prop_assert_eq!(decided_count, expected);
         prop_assert!(!ledger.has_overlapped.load(Ordering::Relaxed));
     }
