@@ -14,8 +14,11 @@ const SYNC_COUNT: u64 = 500;
 const PAGE: [u8; 8192] = [0x55; 8192];
 /// So many pages of the file are written in turn.
 const PAGE_COUNT: u64 = 64;
+/// What is shown of it, in this order.
+pub(super) const SYNC_QUANTILES: [(&str, f64); 4] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
 
-/// Latencies by name (p50, p90, p99, max), in microseconds, of writing a page in this folder and syncing it, one after the other, as PostgreSQL
+/// Latencies by name, in microseconds, of writing a page in this folder and syncing it, one after the other, as PostgreSQL
 /// does on Linux: over what is there, with `fdatasync`.
 pub(super) fn sync_latencies(folder: &Path) -> io::Result<BTreeMap<&'static str, u64>> {
     let file = tempfile::tempfile_in(folder)?;
@@ -31,7 +34,7 @@ pub(super) fn sync_latencies(folder: &Path) -> io::Result<BTreeMap<&'static str,
         let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         latencies.saturating_record(micros);
     }
-    let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)];
-    let named = quantiles.map(|(name, quantile)| (name, latencies.value_at_quantile(quantile)));
+    let named =
+        SYNC_QUANTILES.map(|(name, quantile)| (name, latencies.value_at_quantile(quantile)));
     Ok(BTreeMap::from(named))
 }

@@ -104,9 +104,11 @@ impl Environment {
     /// One line about the disk, if anything is known about it.
     pub(super) fn disk(&self) -> Option<String> {
         let latencies = self.disk_sync_us.as_ref()?;
-        let shown: Vec<String> = ["p50", "p90", "p99", "max"]
+        let shown: Vec<String> = disk::SYNC_QUANTILES
             .iter()
-            .filter_map(|name| Some(format!("{name} {:.2}", *latencies.get(name)? as f64 / 1e3)))
+            .filter_map(|(name, _)| {
+                Some(format!("{name} {:.2}", *latencies.get(name)? as f64 / 1e3))
+            })
             .collect();
         Some(format!(
             "8 KiB written and synced (fdatasync) in ms: {}",
