@@ -1,9 +1,10 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; a timer only sees to it that a few
-//! commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is done,
-//! so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A command
-//! on an account that somebody outside holds steps aside and waits on a connection of its own kind, while all others go on.
+//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; a timer only sees to it that
+//! a few commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is
+//! done, so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A
+//! command on an account that somebody outside holds steps aside and waits on a connection of its own kind, while all
+//! others go on.
 
 mod caller;
 mod group;

@@ -324,8 +324,9 @@ impl<L: Ledger> Schedule<L> {
 
     /// When they have waited enough.
     fn gathering_end(&self) -> Instant {
-        let started = self.batches().map(|batch| batch.started).max();
-        started.unwrap_or_else(Instant::now) + GATHERING_MAX
+        let now = Instant::now();
+        let ends = self.batches().map(|batch| batch.started + GATHERING_MAX);
+        ends.filter(|end| *end > now).min().unwrap_or(now)
     }
 
     /// How long a patient lane may wait: as long as one of its commands does, but only in turns while others want it.
@@ -342,7 +343,7 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// As many commands as each lane has if all have the same. A batch that takes all there are leaves the other lanes
-    /// with little to do until it ends. What another lane would not begin with is not left to it.
+    /// with little to do until it ends.
     fn share(&self, now: Instant) -> usize {
         let (in_time, in_trouble): (Vec<&Batch>, Vec<&Batch>) = self
             .batches()
@@ -350,16 +351,11 @@ impl<L: Ledger> Schedule<L> {
         let running: usize = in_time.iter().map(|batch| batch.size).sum();
         let lanes = self.config.lanes.saturating_sub(in_trouble.len()).max(1);
         let share = (self.ready_count + running).div_ceil(lanes);
-        let share = share.max(GATHERED_ENOUGH);
-        let rest = self.ready_count.saturating_sub(share);
-        if rest < worth_a_batch_beside(share) {
-            self.ready_count
-        } else {
-            share
-        }
+        share.max(GATHERED_ENOUGH)
     }
 
-    /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile.
+    /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
+    /// would not begin with.
     /// Their accounts, which come with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
         let mut tickets = Vec::new();
@@ -396,7 +392,16 @@ impl<L: Ledger> Schedule<L> {
             ticket.reserved = None;
             tickets.push(ticket);
         }
-        left.into_iter().for_each(|ticket| self.make_ready(ticket));
+        let is_worth_leaving = left.len() >= worth_a_batch_beside(tickets.len());
+        for mut ticket in left {
+            if is_worth_leaving || tickets.len() == self.config.batch_size_max {
+                self.make_ready(ticket);
+                continue;
+            }
+            taken.extend(ticket.job.command.movement.account_ids().cloned());
+            ticket.reserved = None;
+            tickets.push(ticket);
+        }
         self.waiting -= tickets.len();
         for account_id in &taken {
             self.hold(account_id, Holder::Lane);
