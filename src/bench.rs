@@ -320,7 +320,7 @@ fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
         _ => None,
     });
     let provided = is_wal_provided(plan).then(|| {
-        "before the first turn the WAL got segments for one turn, as it has them after some time in use"
+        "before the first turn the WAL got segments for one turn, at most min_wal_size, as after some time in use"
             .to_owned()
     });
     widened

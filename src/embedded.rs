@@ -14,6 +14,7 @@ mod machine;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -150,7 +151,11 @@ impl Embedded {
         let user = Unprivileged::current()?;
         let folder = Folder::open(data_dir, user)?;
         let binaries = Binaries::find(&folder, postgres_bin)?;
-        folder.stop_orphan(STOP_TIMEOUT, POLL_INTERVAL).await?;
+        let mut stop = pin!(stop);
+        tokio::select! {
+            stopped = folder.stop_orphan(STOP_TIMEOUT, POLL_INTERVAL) => stopped?,
+            () = &mut stop => return Err(EmbeddedError::Stopped),
+        }
         if !folder.has_cluster() {
             initdb(&folder, &binaries).await?;
         }
@@ -162,7 +167,7 @@ impl Embedded {
         };
         tokio::select! {
             ready = embedded.wait_until_ready() => ready?,
-            () = stop => {
+            () = &mut stop => {
                 embedded.stop().await;
                 return Err(EmbeddedError::Stopped);
             }

@@ -174,15 +174,14 @@ impl Folder {
     /// The last complaint in the log.
     pub(super) fn last_words(&self) -> String {
         let log = fs::read_to_string(self.log()).unwrap_or_default();
-        // Each time it is asked whether it is ready, it complains.
-        let is_answer = |line: &str| line.contains("the database system is starting up");
-        let complaint =
-            |line: &&str| (line.contains("FATAL") || line.contains("PANIC")) && !is_answer(line);
-        let words = log
-            .lines()
-            .rev()
-            .find(complaint)
-            .or_else(|| log.lines().last());
+        // Each time it is asked whether it is ready, it complains: it is starting up, or not yet accepting connections.
+        let lines = || {
+            log.lines()
+                .rev()
+                .filter(|line| !line.contains("the database system is "))
+        };
+        let complaint = |line: &&str| line.contains("FATAL") || line.contains("PANIC");
+        let words = lines().find(complaint).or_else(|| lines().next());
         words.unwrap_or("no message").trim().to_owned()
     }
 

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
 
 use crate::support::binary::{Running, run};
 use crate::support::postgres::Database;
@@ -134,18 +135,23 @@ async fn a_signal_stops_it_also_while_its_database_is_not_ready() {
     let pipe = never_ready(binaries.path());
     let postgres_bin = binaries.path().to_string_lossy().into_owned();
     let arguments = ["--postgres-bin", &postgres_bin];
-    let mut child = crate::support::binary::command(folder.path(), &arguments)
+    let command = crate::support::binary::command(folder.path(), &arguments);
+    let mut child = tokio::process::Command::from(command)
+        .kill_on_drop(true)
         .spawn()
         .expect("the binary starts");
-    let hangs = tokio::task::spawn_blocking(move || std::fs::read_to_string(pipe));
-    hangs.await.expect("no panic").expect("it hangs");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("the process is there");
-    let ended = tokio::task::spawn_blocking(move || child.wait());
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), ended).await;
-    let status = ended
-        .expect("at once, not when it gives up")
-        .expect("no panic");
+    let mut pipe = tokio::net::unix::pipe::OpenOptions::new()
+        .open_receiver(pipe)
+        .expect("a pipe");
+    tokio::select! {
+        hangs = pipe.readable() => hangs.expect("it hangs"),
+        ended = child.wait() => panic!("it ended before: {ended:?}"),
+    }
+    pipe.read_u8().await.expect("it hangs");
+    let pid = i32::try_from(child.id().expect("it runs")).expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("it is there");
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait()).await;
+    let status = ended.expect("at once, not when it gives up");
     assert_eq!(status.expect("a status").code(), Some(0));
 }
 
