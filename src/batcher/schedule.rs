@@ -355,8 +355,7 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
-    /// would not begin with.
-    /// Their accounts, which come with it, are in its hands from now on.
+    /// would not begin with. Their accounts, which come with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
         let mut tickets = Vec::new();
         let mut taken = Set::default();
@@ -392,9 +391,12 @@ impl<L: Ledger> Schedule<L> {
             ticket.reserved = None;
             tickets.push(ticket);
         }
-        let is_worth_leaving = left.len() >= worth_a_batch_beside(tickets.len());
+        let mut is_leaving = left.len() >= worth_a_batch_beside(tickets.len());
         for mut ticket in left {
-            if is_worth_leaving || tickets.len() == self.config.batch_size_max {
+            // Meanwhile its account may have been kept free for another one; those after it may be on its other account.
+            is_leaving |= tickets.len() == self.config.batch_size_max;
+            is_leaving |= self.obstacle(&ticket).is_some();
+            if is_leaving {
                 self.make_ready(ticket);
                 continue;
             }
