@@ -189,18 +189,22 @@ async fn flood(
         .submit_operations(requests)
         .await;
     let results = opened.expect("a stream opens").into_inner();
-    // Still, while others do a good deal of work.
-    let (mut last, mut still) = (0, 0);
+    // Still, both what is sent and what is executed, while others do a good deal of work.
+    let (mut last, mut still) = ((0, 0), 0);
     while still < 40 {
-        posted(&mut ballast.balances, "b").await;
-        let operation_id = format!("b-{last}-{still}");
+        let executed = posted(&mut ballast.balances, "a").await;
+        let operation_id = format!("b-{}-{executed}-{still}", last.0);
         ballast
             .balances
             .credit(credit(&operation_id, "b", 1))
             .await
             .expect("posted");
-        let now = sent.load(Ordering::Relaxed);
-        still = if now == last && now > 0 { still + 1 } else { 0 };
+        let now = (sent.load(Ordering::Relaxed), executed);
+        still = if now == last && executed > 0 {
+            still + 1
+        } else {
+            0
+        };
         last = now;
     }
     (results, sent)
