@@ -17,7 +17,8 @@ use crate::rpc::proto::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Baseline {
     /// One transaction per request, written the usual way: BEGIN, two SELECT … FOR UPDATE in order, two UPDATEs, INSERTs
-    /// of the operation and its entries, COMMIT; prepared statements on pooled connections, into the same tables.
+    /// of the operation and its entries, COMMIT; prepared statements on pooled connections. Operations and entries have
+    /// tables of their own there, as usual.
     Transaction,
     /// Nothing: an answer of the usual size, at once. The ceiling of gRPC on this machine, as tonic serves it.
     Echo,

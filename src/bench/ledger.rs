@@ -14,8 +14,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than any load of one machine has written so far.
 const WAL_SEGMENTS_PER_SECOND: f64 = 4.0;
 
+/// How a ledger keeps its operations and entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tables {
+    /// As Ballast does: in one row.
+    Ballast,
+    /// As transfers are usually written: a row for the operation, and one for each entry, with keys of their own.
+    Usual,
+}
+
+const USUAL_TABLES: &str = include_str!("sql/usual_tables.sql");
+const VERIFY_USUAL_TABLES: &str = include_str!("sql/verify_usual_tables.sql");
+
 pub(super) struct Ledger {
     name: String,
+    tables: Tables,
     url: String,
     admin: Client,
     client: Client,
@@ -51,6 +64,7 @@ impl Ledger {
     pub(super) async fn create(
         admin_url: &str,
         name: &str,
+        tables: Tables,
         preload: &Preload,
         bar: &ProgressBar,
     ) -> Result<Self, BenchError> {
@@ -71,12 +85,18 @@ impl Ledger {
         let clients = [connect(&url).await?, connect(&url).await?];
         preload.run([&clients[0], &clients[1]], bar).await?;
         let client = connect(&url).await?;
+        if tables == Tables::Usual {
+            client.batch_execute(USUAL_TABLES).await?;
+        }
+        client.batch_execute("VACUUM (ANALYZE)").await?;
+        client.batch_execute("CHECKPOINT").await?;
         let accounts = Accounts {
             prefix: "account-".into(),
             count: preload.table.account_count,
         };
         Ok(Self {
             name: name.to_owned(),
+            tables,
             url,
             admin,
             client,
@@ -127,10 +147,19 @@ impl Ledger {
     pub(super) async fn verify(&self, name: &str) -> Result<(), BenchError> {
         let settings = "SET work_mem = '64MB'; SET jit = off";
         self.client.batch_execute(settings).await?;
-        let report = verify::run(&self.client)
-            .await
-            .map_err(|error| BenchError::Database(error.to_string()))?;
-        match report.findings.into_iter().next() {
+        let finding = match self.tables {
+            Tables::Ballast => {
+                let report = verify::run(&self.client)
+                    .await
+                    .map_err(|error| BenchError::Database(error.to_string()))?;
+                report.findings.into_iter().next()
+            }
+            Tables::Usual => {
+                let found = self.client.query_opt(VERIFY_USUAL_TABLES, &[]).await?;
+                found.map(|row| row.get(0))
+            }
+        };
+        match finding {
             None => Ok(()),
             Some(finding) => Err(BenchError::NotInOrder {
                 name: name.to_owned(),

@@ -28,16 +28,15 @@ pub(super) struct Preload {
 }
 
 /// The tables that each of two connections fills, with about as much work for both.
-const SHARES: [[&str; 2]; 2] = [["accounts", "operations"], ["balances", "entries"]];
+const SHARES: [&[&str]; 2] = [&["operations"], &["accounts", "balances", "entry_marks"]];
 
 impl Preload {
     /// How many steps the bar has: one for each row, and one for each row that is indexed.
     pub(super) fn step_count(&self) -> u64 {
-        let rows = |step: &Step| step.rows.end * step.table_rows;
         SHARES
             .iter()
             .flat_map(|share| self.steps(share))
-            .map(|step| rows(&step))
+            .map(|step| step.rows.end)
             .sum::<u64>()
             * 2
     }
@@ -51,22 +50,21 @@ impl Preload {
         tokio::try_join!(
             self.fill(first, SHARES[0], bar),
             self.fill(second, SHARES[1], bar)
-        )?;
-        first.batch_execute("VACUUM (ANALYZE)").await?;
-        Ok(first.batch_execute("CHECKPOINT").await?)
+        )
+        .map(drop)
     }
 
     async fn fill(
         &self,
         client: &Client,
-        tables: [&str; 2],
+        tables: &[&str],
         bar: &ProgressBar,
     ) -> Result<(), BenchError> {
         // Each connection sorts in at most so much memory; commits are durable with the checkpoint at the end.
         let settings =
             "SET synchronous_commit = off; SET maintenance_work_mem = '256MB'; SET jit = off";
         client.batch_execute(settings).await?;
-        for table in tables {
+        for &table in tables {
             let indexes = drop_indexes(client, table).await?;
             let mut row_count = 0;
             for step in self.steps(&[table]) {
@@ -74,10 +72,10 @@ impl Preload {
                 while from < step.rows.end {
                     let to = step.rows.end.min(from + CHUNK_ROW_COUNT);
                     client.batch_execute(&self.sql(&step, from..to)).await?;
-                    bar.inc((to - from) * step.table_rows);
+                    bar.inc(to - from);
                     from = to;
                 }
-                row_count += step.rows.end * step.table_rows;
+                row_count += step.rows.end;
             }
             for index in &indexes {
                 client.batch_execute(index).await?;
@@ -93,25 +91,32 @@ impl Preload {
             operation_count,
         } = self.table;
         let all = [
-            ("accounts", ACCOUNTS, account_count, 1),
-            ("balances", BALANCES, account_count, 1),
-            ("operations", OPENINGS, account_count, 1),
-            ("operations", OPERATIONS, operation_count, 1),
-            ("operations", LONG_OPERATIONS, self.history_entry_count, 1),
-            ("entries", OPENING_ENTRIES, account_count, 1),
-            ("entries", ENTRIES, operation_count, 2),
-            ("entries", LONG_ENTRIES, self.history_entry_count, 1),
-            ("accounts", LONG_ACCOUNT, self.history_entry_count.min(1), 1),
-            ("balances", LONG_BALANCE, self.history_entry_count.min(1), 1),
+            ("accounts", ACCOUNTS, account_count),
+            ("balances", BALANCES, account_count),
+            ("operations", OPENINGS, account_count),
+            ("operations", OPERATIONS, operation_count),
+            ("operations", LONG_OPERATIONS, self.history_entry_count),
+            ("entry_marks", MARKS, self.mark_count()),
+            ("entry_marks", LONG_MARKS, self.history_entry_count / 16),
+            ("accounts", LONG_ACCOUNT, self.history_entry_count.min(1)),
+            ("balances", LONG_BALANCE, self.history_entry_count.min(1)),
         ];
         let chosen = all.into_iter().filter(|(table, ..)| tables.contains(table));
         chosen
-            .map(|(_, sql, count, table_rows)| Step {
+            .map(|(_, sql, count)| Step {
                 sql,
                 rows: 0..count,
-                table_rows,
             })
             .collect()
+    }
+
+    /// At least as many marks as the operations make: in every eighth round the entry that an account makes first has one.
+    fn mark_count(&self) -> u64 {
+        let TableSize {
+            account_count,
+            operation_count,
+        } = self.table;
+        operation_count.div_ceil(account_count) / 8 * account_count
     }
 
     /// The statement with its numbers. They are numbers of ours, so they need no parameters, whose number must be the same
@@ -140,8 +145,6 @@ impl Preload {
 struct Step {
     sql: &'static str,
     rows: Range<u64>,
-    /// How many rows of the table each number of `rows` makes.
-    table_rows: u64,
 }
 
 /// Drops all indexes of a table and returns the statements that make them again.
@@ -175,11 +178,12 @@ const ACCOUNTS: &str = "
 /// In each whole round of operations an account pays once and receives once; in the last one it may do either. Account 0
 /// pays before it receives, all others receive first.
 const BALANCES: &str = "
-    INSERT INTO balances (account_id, category, currency_code, posted, version, update_time)
+    INSERT INTO balances (account_id, category, currency_code, posted, version, update_time, last_operation_id)
     SELECT 'account-' || i, 'main', 'EUR', {opening} - pays + receives,
            1 + 2 * ({operations} / {accounts}) + pays + receives,
            CASE WHEN last < 0 THEN 'epoch'::timestamptz
-                ELSE 'epoch'::timestamptz + interval '1 s' + last * interval '1 us' END
+                ELSE 'epoch'::timestamptz + interval '1 s' + last * interval '1 us' END,
+           md5(CASE WHEN last < 0 THEN 'opening-' || i ELSE 'operation-' || last END)::uuid::text
     FROM (
         SELECT i, pays, receives,
                CASE WHEN pays = 1 THEN whole + i
@@ -197,60 +201,65 @@ const BALANCES: &str = "
 
 const OPENINGS: &str = "
     INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
-                            destination_category, destination_version)
-    SELECT md5('opening-' || i)::uuid::text, 'CREDIT', {opening}, 'EUR', 'epoch', 'account-' || i, 'main', 1
+                            destination_category, destination_version, destination_posted_after)
+    SELECT md5('opening-' || i)::uuid::text, 'CREDIT', {opening}, 'EUR', 'epoch', 'account-' || i, 'main', 1, {opening}
     FROM generate_series({from}, {to}) i";
 
-const OPENING_ENTRIES: &str = "
-    INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-    SELECT 'account-' || i, 'main', 1, md5('opening-' || i)::uuid::text, {opening}, {opening}, 'epoch'
-    FROM generate_series({from}, {to}) i";
-
+/// The entry before a payment is made by the operation before. An account received before that in the round before, and in
+/// the first round there was only its opening.
 const OPERATIONS: &str = "
     INSERT INTO operations (operation_id, kind, amount, currency_code, create_time,
-                            source_account_id, source_category, source_version,
-                            destination_account_id, destination_category, destination_version)
+                            source_account_id, source_category, source_version, source_posted_after,
+                            source_previous_id,
+                            destination_account_id, destination_category, destination_version,
+                            destination_posted_after, destination_previous_id)
     SELECT md5('operation-' || k)::uuid::text, 'TRANSFER', 1, 'EUR',
            'epoch'::timestamptz + interval '1 s' + k * interval '1 us',
            'account-' || source, 'main', 2 + 2 * round + (source > 0)::integer,
-           'account-' || destination, 'main', 2 + 2 * round + (destination = 0)::integer
+           {opening} - (source = 0)::integer,
+           md5(CASE WHEN k = 0 THEN 'opening-0' ELSE 'operation-' || k - 1 END)::uuid::text,
+           'account-' || destination, 'main', 2 + 2 * round + (destination = 0)::integer,
+           {opening} + (destination > 0)::integer,
+           md5(CASE WHEN k + 1 < {accounts} THEN 'opening-' || k + 1
+                    ELSE 'operation-' || k + 1 - {accounts} END)::uuid::text
     FROM (
         SELECT k, k / {accounts} AS round, k % {accounts} AS source, (k + 1) % {accounts} AS destination
         FROM generate_series({from}, {to}) k
     ) AS n";
 
-const ENTRIES: &str = "
-    INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-    SELECT 'account-' || account, 'main', version, operation_id, amount, posted_after, create_time
+/// The entry of an even version is the account's first in its round: all receive it, account 0 pays.
+const MARKS: &str = "
+    INSERT INTO entry_marks (account_id, category, version, operation_id, create_time)
+    SELECT 'account-' || account, 'main', version, md5('operation-' || k)::uuid::text,
+           'epoch'::timestamptz + interval '1 s' + k * interval '1 us'
     FROM (
-        SELECT k / {accounts} AS round, k % {accounts} AS source, (k + 1) % {accounts} AS destination,
-               md5('operation-' || k)::uuid::text AS operation_id,
-               'epoch'::timestamptz + interval '1 s' + k * interval '1 us' AS create_time
-        FROM generate_series({from}, {to}) k
+        SELECT account, version, (version / 2 - 1) * {accounts} + greatest(account - 1, 0) AS k
+        FROM (
+            SELECT i % {accounts} AS account, 16 * (i / {accounts} + 1) AS version
+            FROM generate_series({from}, {to}) i
+        ) AS n
     ) AS n
-    CROSS JOIN LATERAL (VALUES
-        (source, 2 + 2 * round + (source > 0)::integer, -1, {opening} - (source = 0)::integer),
-        (destination, 2 + 2 * round + (destination = 0)::integer, 1, {opening} + (destination > 0)::integer)
-    ) AS side (account, version, amount, posted_after)";
+    WHERE k < {operations}";
 
 const LONG_ACCOUNT: &str = "
     INSERT INTO accounts (account_id, owner_id, currency_code, settlement, create_time)
     VALUES ('{long}', 'owner-{long}', 'EUR', false, 'epoch')";
 
 const LONG_BALANCE: &str = "
-    INSERT INTO balances (account_id, category, currency_code, posted, version, update_time)
+    INSERT INTO balances (account_id, category, currency_code, posted, version, update_time, last_operation_id)
     VALUES ('{long}', 'main', 'EUR', {history}, {history},
-            'epoch'::timestamptz + {history} * interval '1 s')";
+            'epoch'::timestamptz + {history} * interval '1 s', md5('history-' || {history} - 1)::uuid::text)";
 
 const LONG_OPERATIONS: &str = "
     INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
-                            destination_category, destination_version)
+                            destination_category, destination_version, destination_posted_after,
+                            destination_previous_id)
     SELECT md5('history-' || i)::uuid::text, 'CREDIT', 1, 'EUR', 'epoch'::timestamptz + (i + 1) * interval '1 s',
-           '{long}', 'main', i + 1
+           '{long}', 'main', i + 1, i + 1, CASE WHEN i > 0 THEN md5('history-' || i - 1)::uuid::text END
     FROM generate_series({from}, {to}) i";
 
-const LONG_ENTRIES: &str = "
-    INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-    SELECT '{long}', 'main', i + 1, md5('history-' || i)::uuid::text, 1, i + 1,
-           'epoch'::timestamptz + (i + 1) * interval '1 s'
+const LONG_MARKS: &str = "
+    INSERT INTO entry_marks (account_id, category, version, operation_id, create_time)
+    SELECT '{long}', 'main', 16 * i + 16, md5('history-' || 16 * i + 15)::uuid::text,
+           'epoch'::timestamptz + (16 * i + 16) * interval '1 s'
     FROM generate_series({from}, {to}) i";

@@ -8,7 +8,7 @@ use tonic::transport::Endpoint;
 
 use super::baseline::{Baseline, BaselineConfig};
 use super::history::LongAccount;
-use super::ledger::{HeldLock, Ledger, Size};
+use super::ledger::{HeldLock, Ledger, Size, Tables};
 use super::load::{Load, Pace, Watch};
 use super::measured::Measured;
 use super::pgbench::{self, Pgbench};
@@ -162,7 +162,11 @@ impl Running {
                 return Err(BenchError::Database("it was not started".to_owned()));
             }
         };
-        let ledger = Ledger::create(&admin_url, database, &preload, &bar).await?;
+        let tables = match variant {
+            Variant::Baseline(_) => Tables::Usual,
+            Variant::Ballast(_) | Variant::Target => Tables::Ballast,
+        };
+        let ledger = Ledger::create(&admin_url, database, tables, &preload, &bar).await?;
         bar.finish_and_clear();
         let kind = match variant {
             Variant::Baseline(BaselineConfig {

@@ -15,7 +15,7 @@ use super::refusal::{Refusal, Side};
 use super::time::Timestamp;
 
 /// One balance. Amounts in minor units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Balance {
     /// Settled money.
     pub posted: i64,
@@ -29,7 +29,20 @@ pub struct Balance {
     pub version: i64,
     /// When the last entry was made; the epoch while there is none.
     pub update_time: Timestamp,
+    /// The operation that made the last entry; `None` while there is none.
+    pub last_operation_id: Option<OperationId>,
 }
+
+/// A balance that nobody has changed yet.
+static UNTOUCHED: Balance = Balance {
+    posted: 0,
+    held: 0,
+    overdraft_limit: 0,
+    balance_limit: None,
+    version: 0,
+    update_time: Timestamp::from_micros(0),
+    last_operation_id: None,
+};
 
 impl Balance {
     /// What a debit can take: `posted - held + overdraft_limit`, at most what an `i64` holds.
@@ -61,8 +74,8 @@ pub struct Account {
 }
 
 impl Account {
-    fn balance(&self, category: &Category) -> Balance {
-        self.balances.get(category).copied().unwrap_or_default()
+    fn balance(&self, category: &Category) -> &Balance {
+        self.balances.get(category).unwrap_or(&UNTOUCHED)
     }
 }
 
@@ -206,7 +219,7 @@ impl Book {
             .into_iter()
             .map(|key| {
                 let account = &accounts[&key.account_id];
-                let balance = account.balance(&key.category);
+                let balance = account.balance(&key.category).clone();
                 BalanceChange {
                     key,
                     currency: account.currency,
@@ -305,8 +318,9 @@ impl Book {
         } = moved;
         let time = self.time_of(source.iter().chain(&destination));
         let amount = amount.minor_units();
-        let source = source.map(|key| self.change(key, -amount, time));
-        let destination = destination.map(|key| self.change(key, amount, time));
+        let operation_id = &command.operation_id;
+        let source = source.map(|key| self.change(key, -amount, time, operation_id));
+        let destination = destination.map(|key| self.change(key, amount, time, operation_id));
         self.outcome(
             command,
             time,
@@ -317,7 +331,13 @@ impl Book {
         )
     }
 
-    fn change(&mut self, key: BalanceKey, amount: i64, time: Timestamp) -> Entry {
+    fn change(
+        &mut self,
+        key: BalanceKey,
+        amount: i64,
+        time: Timestamp,
+        operation_id: &OperationId,
+    ) -> Entry {
         let account = self
             .accounts
             .get_mut(&key.account_id)
@@ -329,7 +349,7 @@ impl Book {
             .expect("`decide` checked funds and limit");
         balance.version += 1;
         balance.update_time = time;
-        let balance = *balance;
+        let previous_operation_id = balance.last_operation_id.replace(operation_id.clone());
         self.changed.insert(key.clone());
         Entry {
             balance: key,
@@ -338,6 +358,7 @@ impl Book {
             posted_after: balance.posted,
             held_after: balance.held,
             available_after: balance.available(),
+            previous_operation_id,
         }
     }
 

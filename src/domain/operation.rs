@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::command::{BalanceKey, Command};
+use super::id::OperationId;
 use super::refusal::Refusal;
 use super::time::Timestamp;
 
@@ -21,6 +22,8 @@ pub struct Entry {
     pub held_after: i64,
     /// Available after the change, overdraft included.
     pub available_after: i64,
+    /// The operation that made the entry before this one on the same balance; `None`: this is the first.
+    pub previous_operation_id: Option<OperationId>,
 }
 
 /// How an operation ended.

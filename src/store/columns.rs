@@ -11,6 +11,10 @@ use crate::domain::{
     Refusal,
 };
 
+/// Every so many entries of a balance, one has a mark. The statements that read entries know this number, and
+/// `verify_marks` tells whether they agree.
+const ENTRIES_PER_MARK: i64 = 16;
+
 pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
 
 /// Balances as columns, for `unnest`.
@@ -25,6 +29,7 @@ pub(super) struct BalanceColumns<'a> {
     held: Vec<i64>,
     versions: Vec<i64>,
     update_times: Vec<PgTime>,
+    last_operation_ids: Vec<Option<&'a str>>,
 }
 
 impl<'a> BalanceColumns<'a> {
@@ -57,6 +62,9 @@ impl<'a> BalanceColumns<'a> {
         self.held.push(balance.held);
         self.versions.push(balance.version);
         self.update_times.push(PgTime(balance.update_time));
+        let last_operation_id = balance.last_operation_id.as_ref();
+        self.last_operation_ids
+            .push(last_operation_id.map(OperationId::as_str));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -74,17 +82,18 @@ impl<'a> BalanceColumns<'a> {
             .map(|key| key.category.is_main().then_some(&key.account_id))
     }
 
-    pub(super) fn params_of_update(&self) -> Params<'_, 5> {
+    pub(super) fn params_of_update(&self) -> Params<'_, 6> {
         [
             &self.row_ids,
             &self.account_ids,
             &self.posted,
             &self.versions,
             &self.update_times,
+            &self.last_operation_ids,
         ]
     }
 
-    pub(super) fn params_of_insert(&self) -> Params<'_, 7> {
+    pub(super) fn params_of_insert(&self) -> Params<'_, 8> {
         [
             &self.account_ids,
             &self.categories,
@@ -93,11 +102,64 @@ impl<'a> BalanceColumns<'a> {
             &self.held,
             &self.versions,
             &self.update_times,
+            &self.last_operation_ids,
         ]
     }
 }
 
-/// Operations as columns, for `unnest`.
+/// One side of operations as columns: the balance, and its entry if the operation made one.
+#[derive(Default)]
+struct SideColumns<'a> {
+    account_ids: Vec<Option<&'a str>>,
+    categories: Vec<Option<&'a str>>,
+    versions: Vec<Option<i64>>,
+    posted_after: Vec<Option<i64>>,
+    previous_ids: Vec<Option<&'a str>>,
+    held_after: Vec<Option<i64>>,
+    available_after: Vec<Option<i64>>,
+}
+
+impl<'a> SideColumns<'a> {
+    fn push(
+        &mut self,
+        account_id: Option<&'a AccountId>,
+        category: Option<&'a Category>,
+        entry: Option<&'a Entry>,
+    ) {
+        let (held_after, available_after) = entry.map_or((None, None), row::after_columns);
+        let previous_id = entry.and_then(|entry| entry.previous_operation_id.as_ref());
+        self.account_ids.push(account_id.map(AccountId::as_str));
+        self.categories.push(category.map(Category::as_str));
+        self.versions.push(entry.map(|entry| entry.version));
+        self.posted_after
+            .push(entry.map(|entry| entry.posted_after));
+        self.previous_ids.push(previous_id.map(OperationId::as_str));
+        self.held_after.push(held_after);
+        self.available_after.push(available_after);
+    }
+
+    /// Whether nothing is held or overdrawn, so that the columns which tell are empty.
+    fn are_plain(&self) -> bool {
+        self.held_after.iter().all(Option::is_none)
+            && self.available_after.iter().all(Option::is_none)
+    }
+
+    fn plain_params(&self) -> Params<'_, 5> {
+        [
+            &self.account_ids,
+            &self.categories,
+            &self.versions,
+            &self.posted_after,
+            &self.previous_ids,
+        ]
+    }
+
+    fn rare_params(&self) -> Params<'_, 2> {
+        [&self.held_after, &self.available_after]
+    }
+}
+
+/// Operations with their entries as columns, for `unnest`.
 #[derive(Default)]
 pub(super) struct OperationColumns<'a> {
     operation_ids: Vec<&'a str>,
@@ -105,13 +167,9 @@ pub(super) struct OperationColumns<'a> {
     amounts: Vec<Option<i64>>,
     currencies: Vec<&'a str>,
     create_times: Vec<PgTime>,
-    source_account_ids: Vec<Option<&'a str>>,
-    source_categories: Vec<Option<&'a str>>,
-    source_versions: Vec<Option<i64>>,
+    sources: SideColumns<'a>,
     source_asked: Vec<Option<String>>,
-    destination_account_ids: Vec<Option<&'a str>>,
-    destination_categories: Vec<Option<&'a str>>,
-    destination_versions: Vec<Option<i64>>,
+    destinations: SideColumns<'a>,
     destination_owner_ids: Vec<Option<&'a str>>,
     descriptions: Vec<Option<&'a str>>,
     metadata: Vec<Option<String>>,
@@ -156,19 +214,15 @@ impl<'a> OperationColumns<'a> {
         self.amounts.push(command.amount.map(Amount::minor_units));
         self.currencies.push(command.currency.as_str());
         self.create_times.push(PgTime(*create_time));
-        self.source_account_ids
-            .push(movement.source_account_id().map(AccountId::as_str));
-        self.source_categories.push(paid.map(Category::as_str));
-        self.source_versions
-            .push(source_entry.map(|entry| entry.version));
+        self.sources
+            .push(movement.source_account_id(), paid, source_entry);
         self.source_asked
             .push(source.and_then(row::join_categories));
-        self.destination_account_ids
-            .push(movement.destination_account_id().map(AccountId::as_str));
-        self.destination_categories
-            .push(destination.map(|key| key.category.as_str()));
-        self.destination_versions
-            .push(destination_entry.map(|entry| entry.version));
+        self.destinations.push(
+            movement.destination_account_id(),
+            destination.map(|key| &key.category),
+            destination_entry,
+        );
         self.destination_owner_ids.push(
             command
                 .movement
@@ -190,22 +244,22 @@ impl<'a> OperationColumns<'a> {
             && self.descriptions.iter().all(Option::is_none)
             && self.metadata.iter().all(Option::is_none)
             && self.refusal_reasons.iter().all(Option::is_none)
+            && self.sources.are_plain()
+            && self.destinations.are_plain()
     }
 
-    pub(super) fn plain_params(&self) -> Params<'_, 11> {
-        [
+    pub(super) fn plain_params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let own: Params<'_, 5> = [
             &self.operation_ids,
             &self.kinds,
             &self.amounts,
             &self.currencies,
             &self.create_times,
-            &self.source_account_ids,
-            &self.source_categories,
-            &self.source_versions,
-            &self.destination_account_ids,
-            &self.destination_categories,
-            &self.destination_versions,
-        ]
+        ];
+        own.into_iter()
+            .chain(self.sources.plain_params())
+            .chain(self.destinations.plain_params())
+            .collect()
     }
 
     pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -217,76 +271,59 @@ impl<'a> OperationColumns<'a> {
             &self.refusal_reasons,
             &self.refusal_facts,
         ];
-        self.plain_params().into_iter().chain(rare).collect()
+        self.plain_params()
+            .into_iter()
+            .chain(rare)
+            .chain(self.sources.rare_params())
+            .chain(self.destinations.rare_params())
+            .collect()
     }
 }
 
-/// Entries as columns, for `unnest`.
+/// The marks of entries as columns, for `unnest`.
 #[derive(Default)]
-pub(super) struct EntryColumns<'a> {
+pub(super) struct MarkColumns<'a> {
     account_ids: Vec<&'a str>,
     categories: Vec<&'a str>,
     versions: Vec<i64>,
     operation_ids: Vec<&'a str>,
-    amounts: Vec<i64>,
-    posted_after: Vec<i64>,
-    held_after: Vec<Option<i64>>,
-    available_after: Vec<Option<i64>>,
     create_times: Vec<PgTime>,
 }
 
-impl<'a> EntryColumns<'a> {
+impl<'a> MarkColumns<'a> {
+    /// Those of the operations' entries that get one.
     pub(super) fn new(operations: &'a [Arc<Operation>]) -> Self {
         let mut columns = Self::default();
         for operation in operations {
             for entry in operation.entries() {
-                columns.push(
-                    &operation.command.operation_id,
-                    entry,
-                    PgTime(operation.create_time),
-                );
+                if entry.version % ENTRIES_PER_MARK == 0 {
+                    columns.push(operation, entry);
+                }
             }
         }
         columns
     }
 
-    fn push(&mut self, operation_id: &'a OperationId, entry: &'a Entry, create_time: PgTime) {
-        let (held_after, available_after) = row::after_columns(entry);
+    fn push(&mut self, operation: &'a Operation, entry: &'a Entry) {
         self.account_ids.push(entry.balance.account_id.as_str());
         self.categories.push(entry.balance.category.as_str());
         self.versions.push(entry.version);
-        self.operation_ids.push(operation_id.as_str());
-        self.amounts.push(entry.amount);
-        self.posted_after.push(entry.posted_after);
-        self.held_after.push(held_after);
-        self.available_after.push(available_after);
-        self.create_times.push(create_time);
+        self.operation_ids
+            .push(operation.command.operation_id.as_str());
+        self.create_times.push(PgTime(operation.create_time));
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.versions.is_empty()
     }
 
-    /// Whether nothing is held or overdrawn, so that the columns which tell are empty.
-    pub(super) fn are_plain(&self) -> bool {
-        self.held_after.iter().all(Option::is_none)
-            && self.available_after.iter().all(Option::is_none)
-    }
-
-    pub(super) fn plain_params(&self) -> Params<'_, 7> {
+    pub(super) fn params(&self) -> Params<'_, 5> {
         [
             &self.account_ids,
             &self.categories,
             &self.versions,
             &self.operation_ids,
-            &self.amounts,
-            &self.posted_after,
             &self.create_times,
         ]
-    }
-
-    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
-        let rare: Params<'_, 2> = [&self.held_after, &self.available_after];
-        self.plain_params().into_iter().chain(rare).collect()
     }
 }

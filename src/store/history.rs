@@ -68,11 +68,17 @@ impl HistoryPosition {
     }
 }
 
+/// A statement that reads entries, with the part that all of them have in common.
+macro_rules! walking {
+    ($file:literal) => {
+        concat!(include_str!("sql/walk.sql"), include_str!($file))
+    };
+}
+
 const GET_BALANCE: &str = include_str!("sql/get_balance.sql");
-const GET_BALANCE_AT: &str = include_str!("sql/get_balance_at.sql");
-const LIST_OPERATION_IDS: &str = include_str!("sql/list_operation_ids.sql");
-const LIST_NEWEST_FIRST: &str = include_str!("sql/list_entries_newest_first.sql");
-const LIST_OLDEST_FIRST: &str = include_str!("sql/list_entries_oldest_first.sql");
+pub(super) const GET_BALANCE_AT: &str = walking!("sql/get_balance_at.sql");
+pub(super) const LIST_OPERATION_IDS: &str = walking!("sql/list_operation_ids.sql");
+pub(super) const LIST_ENTRIES: &str = walking!("sql/list_entries.sql");
 
 impl Requests {
     /// A balance now; zero if the account has no such category. `None`: no such account.
@@ -102,14 +108,14 @@ impl Requests {
             let Some(now) = get_balance(&client, &key).await? else {
                 return Ok(None);
             };
-            let found = row
-                .get::<_, Option<i64>>("version")
-                .map(|version| EntryRecord {
-                    entry: entry(&row, &key, version, 0),
-                    operation_id: OperationId::from_stored(""),
-                    create_time: row::time(&row, "create_time"),
-                });
-            Ok(Some(BalanceAt::Entry { now, then: found }))
+            let entry = match row.get::<_, Option<&str>>("operation_id") {
+                Some(_) => Some(entry_record(&row, &key)),
+                None if row.get::<_, Option<i64>>("walked_to") > Some(1) => {
+                    return Err(broken_chain(&key));
+                }
+                None => None,
+            };
+            Ok(Some(BalanceAt::Entry { now, then: entry }))
         })
         .await
     }
@@ -172,20 +178,21 @@ impl Requests {
         limit: i64,
     ) -> Result<Vec<EntryRecord>, StoreError> {
         self.request(move |client| async move {
-            let (sql, start) = match order {
-                PageOrder::NewestFirst => (LIST_NEWEST_FIRST, i64::MAX),
-                PageOrder::OldestFirst => (LIST_OLDEST_FIRST, 0),
-            };
-            let statement = client.prepare_cached(sql).await?;
-            let after = after.unwrap_or(start);
+            let statement = client.prepare_cached(LIST_ENTRIES).await?;
+            let oldest_first = order == PageOrder::OldestFirst;
             let params = [
                 &key.account_id.as_str() as _,
                 &key.category.as_str() as _,
                 &after as _,
                 &limit as _,
+                &oldest_first as _,
             ];
             let rows = client.query(&statement, &params).await?;
-            Ok(rows.iter().map(|row| entry_record(row, &key)).collect())
+            let is_found = |row: &Row| row.get::<_, Option<&str>>("operation_id").is_some();
+            match rows.iter().all(is_found) {
+                true => Ok(rows.iter().map(|row| entry_record(row, &key)).collect()),
+                false => Err(broken_chain(&key)),
+            }
         })
         .await
     }
@@ -251,15 +258,19 @@ async fn history(
     Ok(operations)
 }
 
+fn broken_chain(key: &BalanceKey) -> StoreError {
+    StoreError::Corrupt(format!("the chain of the entries of {key:?} is broken"))
+}
+
 fn entry_record(row: &Row, key: &BalanceKey) -> EntryRecord {
     EntryRecord {
-        entry: entry(row, key, row.get("version"), row.get("amount")),
+        entry: entry(row, key),
         operation_id: OperationId::from_stored(row.get("operation_id")),
         create_time: row::time(row, "create_time"),
     }
 }
 
-fn entry(row: &Row, key: &BalanceKey, version: i64, amount: i64) -> Entry {
+fn entry(row: &Row, key: &BalanceKey) -> Entry {
     let posted_after: i64 = row.get("posted_after");
     let (held_after, available_after) = row::after(
         posted_after,
@@ -268,10 +279,11 @@ fn entry(row: &Row, key: &BalanceKey, version: i64, amount: i64) -> Entry {
     );
     Entry {
         balance: key.clone(),
-        version,
-        amount,
+        version: row.get("version"),
+        amount: row.get("amount"),
         posted_after,
         held_after,
         available_after,
+        previous_operation_id: row::operation_id(row.get("previous_id")),
     }
 }

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use deadpool_postgres::Client;
 use futures_util::future::try_join4;
 use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
 
+use super::columns::Params;
 use super::error::StoreError;
 use super::row;
 use crate::domain::{
@@ -116,8 +118,40 @@ struct Parts {
     operation_ids: Vec<String>,
     categories: Vec<String>,
     amounts: Vec<i64>,
-    source_versions: Vec<i64>,
-    destination_versions: Vec<i64>,
+    sources: Side,
+    destinations: Side,
+}
+
+/// The entries of one side.
+#[derive(Default)]
+struct Side {
+    versions: Vec<i64>,
+    posted_after: Vec<i64>,
+    held_after: Vec<Option<i64>>,
+    available_after: Vec<Option<i64>>,
+    previous_ids: Vec<Option<String>>,
+}
+
+impl Side {
+    fn push(&mut self, entry: &Entry) {
+        let (held_after, available_after) = row::after_columns(entry);
+        let previous_id = entry.previous_operation_id.as_ref();
+        self.versions.push(entry.version);
+        self.posted_after.push(entry.posted_after);
+        self.held_after.push(held_after);
+        self.available_after.push(available_after);
+        self.previous_ids.push(previous_id.map(ToString::to_string));
+    }
+
+    fn params(&self) -> Params<'_, 5> {
+        [
+            &self.versions,
+            &self.posted_after,
+            &self.held_after,
+            &self.available_after,
+            &self.previous_ids,
+        ]
+    }
 }
 
 impl Parts {
@@ -126,8 +160,16 @@ impl Parts {
             .push(operation.command.operation_id.to_string());
         self.categories.push(source.balance.category.to_string());
         self.amounts.push(destination.amount);
-        self.source_versions.push(source.version);
-        self.destination_versions.push(destination.version);
+        self.sources.push(source);
+        self.destinations.push(destination);
+    }
+
+    fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let keys: Params<'_, 3> = [&self.operation_ids, &self.categories, &self.amounts];
+        keys.into_iter()
+            .chain(self.sources.params())
+            .chain(self.destinations.params())
+            .collect()
     }
 }
 
@@ -173,27 +215,12 @@ impl MergeWrites {
         let Some([close, settle, insert]) = &self.statements else {
             return Ok(0);
         };
-        let Parts {
-            operation_ids,
-            categories,
-            amounts,
-            source_versions,
-            destination_versions,
-        } = &self.parts;
+        let part_params = self.parts.params();
         let (closed, ..) = try_join4(
             client.execute(close, &[&self.closed]),
             client.execute(settle, &[&self.settled_before, &false]),
             client.execute(settle, &[&self.settle_now, &true]),
-            client.execute(
-                insert,
-                &[
-                    operation_ids,
-                    categories,
-                    amounts,
-                    source_versions,
-                    destination_versions,
-                ],
-            ),
+            client.execute(insert, &part_params),
         )
         .await?;
         Ok(closed)

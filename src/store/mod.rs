@@ -41,7 +41,7 @@ use replays::Replays;
 use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 11] = [
+pub const READ_STATEMENTS: [(&str, &str); 10] = [
     ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
@@ -51,23 +51,13 @@ pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ),
     ("account_owners", include_str!("sql/account_owners.sql")),
     ("get_balance", include_str!("sql/get_balance.sql")),
-    ("get_balance_at", include_str!("sql/get_balance_at.sql")),
+    ("get_balance_at", history::GET_BALANCE_AT),
     (
         "lookup_operations",
         include_str!("sql/lookup_operations.sql"),
     ),
-    (
-        "list_operation_ids",
-        include_str!("sql/list_operation_ids.sql"),
-    ),
-    (
-        "list_entries_newest_first",
-        include_str!("sql/list_entries_newest_first.sql"),
-    ),
-    (
-        "list_entries_oldest_first",
-        include_str!("sql/list_entries_oldest_first.sql"),
-    ),
+    ("list_operation_ids", history::LIST_OPERATION_IDS),
+    ("list_entries", history::LIST_ENTRIES),
 ];
 
 /// The database behind Ballast: one pool for the batches of the write path, one for everything else and one

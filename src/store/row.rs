@@ -111,6 +111,7 @@ pub(super) fn balance(row: &Row) -> Balance {
         balance_limit: row.get("balance_limit"),
         version: row.get("version"),
         update_time: time(row, "update_time"),
+        last_operation_id: operation_id(row.get("last_operation_id")),
     }
 }
 
@@ -123,7 +124,12 @@ pub(super) fn balance_from(row: &Row, first: usize) -> Balance {
         balance_limit: row.get(first + 3),
         version: row.get(first + 4),
         update_time: row.get::<_, PgTime>(first + 5).0,
+        last_operation_id: operation_id(row.get(first + 6)),
     }
+}
+
+pub(super) fn operation_id(text: Option<&str>) -> Option<OperationId> {
+    text.map(OperationId::from_stored)
 }
 
 pub(super) fn kind(movement: &Movement) -> &'static str {
@@ -259,6 +265,7 @@ pub(super) fn entry(
     amount: i64,
 ) -> Result<Entry, StoreError> {
     let column = |name: &str| row.get::<_, Option<i64>>(format!("{side}_{name}").as_str());
+    let previous_id = row.get(format!("{side}_previous_id").as_str());
     let missing = || StoreError::Corrupt(format!("the entry of {balance:?} is missing"));
     let posted_after = column("posted_after").ok_or_else(missing)?;
     let (held_after, available_after) = after(
@@ -274,6 +281,7 @@ pub(super) fn entry(
         posted_after,
         held_after,
         available_after,
+        previous_operation_id: operation_id(previous_id),
     })
 }
 

@@ -22,7 +22,7 @@ pub struct Report {
 const CHECKS: [&str; 6] = [
     include_str!("sql/verify_balances.sql"),
     include_str!("sql/verify_entries.sql"),
-    include_str!("sql/verify_operations.sql"),
+    include_str!("sql/verify_marks.sql"),
     include_str!("sql/verify_merges.sql"),
     include_str!("sql/verify_accounts.sql"),
     include_str!("sql/verify_conservation.sql"),

@@ -6,7 +6,7 @@
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
 //! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_entries`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
+//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
@@ -27,7 +27,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Store;
-use super::columns::{BalanceColumns, EntryColumns, OperationColumns};
+use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
 use super::error::StoreError;
 use super::ledger::{Job, Ledger, Locking, Verdict};
 use super::lock::{self, Locked, RowIds};
@@ -141,11 +141,10 @@ const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
 const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_PLAIN_OPERATIONS: &str = include_str!("sql/insert_plain_operations.sql");
-const INSERT_ENTRIES: &str = include_str!("sql/insert_entries.sql");
-const INSERT_PLAIN_ENTRIES: &str = include_str!("sql/insert_plain_entries.sql");
+const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 17] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
@@ -159,8 +158,7 @@ pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
     ("insert_balances", INSERT_BALANCES),
     ("insert_operations", INSERT_OPERATIONS),
     ("insert_plain_operations", INSERT_PLAIN_OPERATIONS),
-    ("insert_entries", INSERT_ENTRIES),
-    ("insert_plain_entries", INSERT_PLAIN_ENTRIES),
+    ("insert_marks", INSERT_MARKS),
     ("close_accounts", merges::CLOSE_ACCOUNTS),
     ("set_settlement", merges::SET_SETTLEMENT),
     ("insert_merge_parts", merges::INSERT_MERGE_PARTS),
@@ -229,37 +227,34 @@ impl Transaction<'_> {
                 .cmp(b.command.operation_id.as_str())
         });
         let operation_columns = OperationColumns::new(&sorted);
-        let entry_columns = EntryColumns::new(operations);
+        let mark_columns = MarkColumns::new(operations);
         let (insert_operations, operation_params) = if operation_columns.are_plain() {
-            let params = operation_columns.plain_params().to_vec();
-            (INSERT_PLAIN_OPERATIONS, params)
+            (INSERT_PLAIN_OPERATIONS, operation_columns.plain_params())
         } else {
             (INSERT_OPERATIONS, operation_columns.params())
         };
-        let (insert_entries, entry_params) = if entry_columns.are_plain() {
-            (INSERT_PLAIN_ENTRIES, entry_columns.plain_params().to_vec())
-        } else {
-            (INSERT_ENTRIES, entry_columns.params())
-        };
-        let (update, insert_balances, insert_operations, insert_entries) = (
+        let (update, insert_balances, insert_operations, insert_marks) = (
             self.prepare(UPDATE_BALANCES).await?,
             self.prepare(INSERT_BALANCES).await?,
             self.prepare(insert_operations).await?,
-            self.prepare(insert_entries).await?,
+            self.prepare(INSERT_MARKS).await?,
         );
-        let (update_params, insert_params) =
-            (updates.params_of_update(), inserts.params_of_insert());
-        let (updated, inserted, recorded, entered, merged, committed) = join!(
+        let (update_params, insert_params, mark_params) = (
+            updates.params_of_update(),
+            inserts.params_of_insert(),
+            mark_columns.params(),
+        );
+        let (updated, inserted, recorded, marked, merged, committed) = join!(
             self.query_unless(updates.is_empty(), &update, &update_params),
             self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
             self.client.execute(&insert_operations, &operation_params),
-            self.execute_unless(entry_columns.is_empty(), &insert_entries, &entry_params),
+            self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
             merges.execute(self.client),
             commit,
         );
         // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
         let failed = updated.as_ref().err().or_else(|| {
-            let others = [&inserted, &recorded, &entered, &merged];
+            let others = [&inserted, &recorded, &marked, &merged];
             others.into_iter().find_map(|result| result.as_ref().err())
         });
         if let Some(error) = failed {

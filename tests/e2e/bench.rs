@@ -149,12 +149,12 @@ async fn pgbench_does_the_same_work_and_leaves_a_ledger_in_order() {
 #[tokio::test]
 async fn preloaded_ledgers_of_any_size_are_in_order_and_compared() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Less than one round of operations, some rounds and a rest, and exactly two rounds.
+    // Less than one round of operations; rounds and a rest, with one mark for each account; exactly as many as make two.
     let arguments = [
         "--scenario",
         "uniform",
         "--table-size",
-        "100,100+37,7+30,5+10",
+        "100,100+37,7+130,5+80",
     ];
     let (stdout, report) = measured(folder.path(), &arguments).await;
     let ledgers: Vec<(u64, u64)> = report["ledgers"]
@@ -168,7 +168,7 @@ async fn preloaded_ledgers_of_any_size_are_in_order_and_compared() {
             ))
         })
         .collect();
-    assert_eq!(ledgers, [(100, 100), (100, 174), (7, 67), (5, 25)]);
+    assert_eq!(ledgers, [(100, 100), (100, 174), (7, 267), (5, 165)]);
     assert_measured(&report);
     assert!(stdout.contains("100+37"), "{stdout}");
 }

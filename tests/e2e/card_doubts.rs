@@ -14,7 +14,7 @@ use crate::support::postgres::Database;
 use crate::support::*;
 
 /// Blocks what a decided payment has to write, and nothing that it has to read.
-const BLOCK_WRITES: &str = "LOCK TABLE entries IN SHARE MODE";
+const BLOCK_WRITES: &str = "LOCK TABLE operations IN SHARE MODE";
 
 fn within(card_timeout: Duration) -> impl FnOnce(&mut ServerConfig) {
     move |config| config.card_timeout = card_timeout
@@ -50,7 +50,7 @@ async fn until_count(database: &Arc<Database>, rows: &str, expected: i64) {
 }
 
 /// Statements that wait to write what a payment decided.
-const WRITERS: &str = "pg_locks WHERE NOT granted AND relation = 'entries'::regclass
+const WRITERS: &str = "pg_locks WHERE NOT granted AND relation = 'operations'::regclass
                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// Pays until a payment is caught in the middle of its commit, and returns its id. Those before it ran out of time

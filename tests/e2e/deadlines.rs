@@ -46,7 +46,7 @@ async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
     let _lock = ballast
-        .lock_with("LOCK TABLE entries IN ACCESS EXCLUSIVE MODE")
+        .lock_with("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE")
         .await;
     let list = ListEntriesRequest {
         account_id: "a".to_owned(),

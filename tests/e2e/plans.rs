@@ -11,10 +11,11 @@ const FILL: &str = "
     INSERT INTO balances (account_id, category, currency_code, posted, version)
     SELECT 'account-' || i, 'main', 'EUR', 10, 1 FROM generate_series(1, 30000) i;
     INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
-                            destination_category, destination_version)
-    SELECT 'operation-' || i, 'CREDIT', 10, 'EUR', now(), 'account-' || i, 'main', 1 FROM generate_series(1, 30000) i;
-    INSERT INTO entries (account_id, category, version, operation_id, amount, posted_after, create_time)
-    SELECT 'account-' || i, 'main', 1, 'operation-' || i, 10, 10, now() FROM generate_series(1, 30000) i;";
+                            destination_category, destination_version, destination_posted_after)
+    SELECT 'operation-' || i, 'CREDIT', 10, 'EUR', now(), 'account-' || i, 'main', 1, 10
+    FROM generate_series(1, 30000) i;
+    INSERT INTO entry_marks (account_id, category, version, operation_id, create_time)
+    SELECT 'account-' || i, 'main', 16, 'operation-' || i, now() FROM generate_series(1, 30000) i;";
 
 #[tokio::test]
 async fn no_statement_scans_a_table() {

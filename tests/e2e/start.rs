@@ -300,12 +300,24 @@ async fn a_ledger_that_somebody_changed_is_not_in_order() {
             "balance a/main",
         ),
         (
-            "UPDATE entries SET posted_after = 7 WHERE account_id = 'a'",
+            "UPDATE operations SET destination_posted_after = 7 WHERE operation_id = 'a-opening'",
             "entry a/main",
         ),
         (
+            "UPDATE operations SET destination_previous_id = 'x' WHERE operation_id = 'b-opening'",
+            "entry b/main",
+        ),
+        (
+            "UPDATE balances SET last_operation_id = 'x' WHERE account_id = 'b'",
+            "balance b/main",
+        ),
+        (
+            "INSERT INTO entry_marks VALUES (16, now(), 'b', 'main', 'b-opening')",
+            "mark b/main version 16",
+        ),
+        (
             "DELETE FROM operations WHERE operation_id = 'a-opening'",
-            "operation a-opening",
+            "balance a/main says posted 101 version 1, its entries say 0 and 0",
         ),
         (
             "UPDATE balances SET sibling_count = 3 WHERE account_id = 'a'",

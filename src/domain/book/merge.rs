@@ -127,8 +127,8 @@ impl Book {
         let mut entries = Vec::with_capacity(parts.len());
         for ([from, to], (_, amount)) in keys.into_iter().zip(parts) {
             entries.push([
-                self.change(from, -amount, time),
-                self.change(to, amount, time),
+                self.change(from, -amount, time, &command.operation_id),
+                self.change(to, amount, time, &command.operation_id),
             ]);
         }
         if let Some(account) = self.accounts.get_mut(&source) {

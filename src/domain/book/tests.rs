@@ -327,7 +327,7 @@ fn balances(book: &Book) -> AllBalances {
         account
             .balances
             .iter()
-            .map(move |(category, balance)| (key(category), *balance))
+            .map(move |(category, balance)| (key(category), balance.clone()))
     });
     all.collect()
 }
@@ -355,26 +355,30 @@ proptest! {
         prop_assert_eq!(sum(&after), sum(&before) + outside);
         let (operations, changes) = book.into_changes();
 
-        let mut posted: BTreeMap<BalanceKey, Vec<(Entry, Timestamp)>> = BTreeMap::new();
+        let mut posted: BTreeMap<BalanceKey, Vec<(Entry, Timestamp, Option<OperationId>)>> = BTreeMap::new();
         for operation in &operations {
             for entry in operation.entries() {
-                posted.entry(entry.balance.clone()).or_default().push((entry.clone(), operation.create_time));
+                posted.entry(entry.balance.clone()).or_default().push((entry.clone(), operation.create_time, Some(operation.command.operation_id.clone())));
             }
         }
         prop_assert_eq!(changes.len(), posted.len());
         for change in changes {
-            let start = before.get(&change.key).copied().unwrap_or_default();
+            let start = before.get(&change.key).cloned().unwrap_or_default();
             let (mut running, mut version, mut time) = (start.posted, start.version, start.update_time);
-            for (entry, create_time) in &posted[&change.key] {
+            let mut last = &start.last_operation_id;
+            for (entry, create_time, operation_id) in &posted[&change.key] {
                 running += entry.amount;
                 version += 1;
                 prop_assert_eq!((entry.posted_after, entry.version), (running, version));
                 prop_assert!(*create_time > time);
                 time = *create_time;
+                prop_assert_eq!(&entry.previous_operation_id, last);
+                last = operation_id;
                 prop_assert!(entry.amount > 0 || entry.available_after >= 0);
                 prop_assert!(entry.amount < 0 || entry.posted_after <= start.limit());
             }
             prop_assert_eq!((change.balance.posted, change.balance.version), (running, version));
+            prop_assert_eq!(&change.balance.last_operation_id, last);
         }
         prop_assert!(after.values().all(|balance| balance.available() >= 0));
     }

@@ -34,6 +34,7 @@ fn recorded(command: Command, category: &str) -> Operation {
         posted_after: 0,
         held_after: 0,
         available_after: 0,
+        previous_operation_id: None,
     };
     Operation {
         command: Arc::new(command),

@@ -1,4 +1,4 @@
 -- get_balance: the balance, or main for the facts of an account whose category has no row
-SELECT category, currency_code, posted, held, overdraft_limit, balance_limit, version, update_time
+SELECT category, currency_code, posted, held, overdraft_limit, balance_limit, version, update_time, last_operation_id
 FROM balances
 WHERE account_id = $1 AND category IN ($2, 'main')

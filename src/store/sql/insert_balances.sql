@@ -1,7 +1,9 @@
 -- insert_balances: new categories begin with their first credit; main counts them
 WITH created AS (
-    INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[])
+    INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time, last_operation_id)
+    SELECT * FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::text[]
+    )
     RETURNING account_id
 )
 UPDATE balances b

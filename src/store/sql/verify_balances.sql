@@ -15,5 +15,6 @@ WHERE b.account_id IS NULL
     OR b.version <> coalesce(e.entry_count, 0)
     OR b.version <> coalesce(e.last_version, 0)
     OR b.held <> coalesce(l.held_after, 0)
+    OR b.last_operation_id IS DISTINCT FROM l.operation_id
     OR (b.version > 0 AND b.update_time <> e.last_time)
 ORDER BY 1
