@@ -3,6 +3,10 @@
 -- balance, and every 16th entry of a balance has a mark, so that any entry is found within 16 steps.
 -- This rewrites all operations and entries; stop every older ballast before it.
 
+-- An older one that runs all the same waits, in the order in which it locks, and does not end this in a deadlock.
+SET LOCAL statement_timeout = 0;
+LOCK TABLE balances, operations, entries, merge_parts IN ACCESS EXCLUSIVE MODE;
+
 ALTER TABLE operations RENAME TO old_operations;
 ALTER TABLE old_operations RENAME CONSTRAINT operations_pkey TO old_operations_pkey;
 ALTER TABLE entries RENAME TO old_entries;
@@ -141,6 +145,10 @@ CREATE INDEX operations_listed_source ON operations (source_account_id, create_t
 CREATE INDEX operations_listed_destination ON operations (destination_account_id, create_time)
     WHERE refusal_reason IS NOT NULL OR kind = 'MERGE';
 ALTER TABLE entry_marks ADD PRIMARY KEY (account_id, category, version);
+
+ANALYZE operations;
+ANALYZE merge_parts;
+ANALYZE entry_marks;
 
 -- All entries, for whoever reads the whole ledger, as `ballast verify` does. It has no index by account: ListEntries goes by
 -- marks and chain.

@@ -67,10 +67,6 @@ impl<'a> BalanceColumns<'a> {
             .push(last_operation_id.map(OperationId::as_str));
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.account_ids.len()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.account_ids.is_empty()
     }

@@ -110,9 +110,7 @@ impl Requests {
             };
             let entry = match row.get::<_, Option<&str>>("operation_id") {
                 Some(_) => Some(entry_record(&row, &key)),
-                None if row.get::<_, Option<i64>>("walked_to") > Some(1) => {
-                    return Err(broken_chain(&key));
-                }
+                None if row.get("is_cut_off") => return Err(broken_chain(&key)),
                 None => None,
             };
             Ok(Some(BalanceAt::Entry { now, then: entry }))
@@ -246,7 +244,12 @@ async fn history(
         &limit as _,
     ];
     let rows = client.query(&statement, &params).await?;
-    let operation_ids: Vec<&str> = rows.iter().map(|row| row.get("operation_id")).collect();
+    let operation_ids: Option<Vec<&str>> = rows.iter().map(|row| row.get("operation_id")).collect();
+    let operation_ids = operation_ids.ok_or_else(|| {
+        StoreError::Corrupt(format!(
+            "the chain of the entries of one of {account_ids:?} is broken"
+        ))
+    })?;
     let mut operations = merges::operations(client, &operation_ids).await?;
     let key = |operation: &Operation| {
         (

@@ -36,6 +36,7 @@ use super::places::Places;
 use super::pool::Isolation;
 use super::replays::Replays;
 use super::retry::Retries;
+use super::row::RowId;
 use crate::domain::{AccountId, BalanceChange, Book, Operation, Set};
 
 /// How long a batch that waits may hold its other locks. Other instances hold theirs for some milliseconds; whoever
@@ -245,7 +246,7 @@ impl Transaction<'_> {
             mark_columns.params(),
         );
         let (updated, inserted, recorded, marked, merged, committed) = join!(
-            self.query_unless(updates.is_empty(), &update, &update_params),
+            self.update_unless(updates.is_empty(), &update, &update_params),
             self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
             self.client.execute(&insert_operations, &operation_params),
             self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
@@ -272,18 +273,30 @@ impl Transaction<'_> {
         }
         committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
         match (updated, merged) {
-            (Ok(rows), Ok(closed))
-                if rows.len() == updates.len() && closed == merges.closed_count() =>
-            {
-                let places = updates.mains().zip(&rows);
+            (Ok(row_ids), Ok(closed)) if closed == merges.closed_count() => {
+                let places = updates.mains().zip(row_ids);
                 self.places
-                    .remember(places.filter_map(|(id, row)| Some((id?, row.get(0)))));
+                    .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
                 Ok(())
             }
             _ => Err(StoreError::Corrupt(
                 "a locked balance disappeared".to_owned(),
             )),
         }
+    }
+
+    /// The new places of the rows, in the order of the old ones.
+    async fn update_unless(
+        &self,
+        skip: bool,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<RowId>, tokio_postgres::Error> {
+        if skip {
+            return Ok(Vec::new());
+        }
+        let row = self.client.query_one(statement, params).await?;
+        row.try_get("row_ids")
     }
 
     async fn execute_unless(

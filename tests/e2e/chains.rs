@@ -25,6 +25,9 @@ mod migrations {
 /// The last version in which entries were rows of their own.
 const SCHEMA_WITH_ENTRIES: i32 = 3;
 
+/// Of a and b; c is somebody else's.
+const OWNER: &str = "us";
+
 /// Balances by account and category, each with its entries in order of their versions.
 type Statements = BTreeMap<(String, String), Vec<Entry>>;
 
@@ -33,13 +36,19 @@ type Statements = BTreeMap<(String, String), Vec<Entry>>;
 struct Past {
     statements: Statements,
     /// The operations of account a, in order.
-    operation_ids: Vec<String>,
+    of_account: Vec<String>,
+    /// The operations of the owner of a and b, in order.
+    of_owner: Vec<String>,
 }
 
 impl Past {
     fn note(&mut self, operation_id: &str, entries: Vec<Entry>) {
-        if entries.iter().any(|entry| entry.account_id == "a") {
-            self.operation_ids.push(operation_id.to_owned());
+        let touches = |names: &[&str]| entries.iter().any(|e| names.contains(&&*e.account_id));
+        if touches(&["a"]) {
+            self.of_account.push(operation_id.to_owned());
+        }
+        if touches(&["a", "b"]) {
+            self.of_owner.push(operation_id.to_owned());
         }
         for entry in entries {
             let key = (entry.account_id.clone(), entry.category.clone());
@@ -56,11 +65,21 @@ fn within_a(operation_id: &str, from: &str, to: &str) -> TransferRequest {
     }
 }
 
+fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
+    MergeAccountsRequest {
+        operation_id: operation_id.to_owned(),
+        source_account_id: from.to_owned(),
+        destination_account_id: to.to_owned(),
+        ..MergeAccountsRequest::default()
+    }
+}
+
 /// So much happens that balances have one, several and no marks: transfers in both directions, between two categories of
 /// one account, debits into an overdraft, refusals, and a merge in the midst of it.
 async fn live(ballast: &mut Ballast) -> Past {
     let mut past = Past::default();
     let overdrawn = CreateAccountRequest {
+        owner_id: OWNER.to_owned(),
         limits: vec![BalanceLimits {
             category: "main".to_owned(),
             overdraft_limit_minor_units: 500,
@@ -68,13 +87,13 @@ async fn live(ballast: &mut Ballast) -> Past {
         }],
         ..account("a")
     };
-    ballast
-        .accounts
-        .create_account(overdrawn)
-        .await
-        .expect("opened");
-    for name in ["b", "c"] {
-        open(ballast, name, 0).await;
+    let other = CreateAccountRequest {
+        owner_id: OWNER.to_owned(),
+        ..account("b")
+    };
+    for request in [overdrawn, other, account("c"), account("d"), account("e")] {
+        let opened = ballast.accounts.create_account(request).await;
+        opened.expect("opened");
     }
     let balances = &mut ballast.balances;
     for (id, account_id, category) in [
@@ -110,16 +129,34 @@ async fn live(ballast: &mut Ballast) -> Past {
             let request = debit("refused", "a", 1_000);
             let refused = Rejection::of(balances.debit(request).await);
             refused.expect(Code::FailedPrecondition, "INSUFFICIENT_FUNDS");
-            past.operation_ids.push("refused".to_owned());
+            past.of_account.push("refused".to_owned());
+            past.of_owner.push("refused".to_owned());
+        }
+        if round == 13 {
+            let request = CreditRequest {
+                description: "a gift".to_owned(),
+                metadata: [("from".to_owned(), "c".to_owned())].into(),
+                ..credit("described", "a", 5)
+            };
+            let posted = balances.credit(request).await.expect("posted");
+            past.note("described", posted.into_inner().entries);
+            // Of an account that has nothing, and of one that owes.
+            for (id, from, to) in [("merge-of-nothing", "d", "a"), ("refused-merge", "a", "e")] {
+                let merged = balances.merge_accounts(merge(id, from, to)).await;
+                match merged {
+                    Ok(merged) => past.note(id, merged.into_inner().entries),
+                    Err(refused) => {
+                        Rejection::of_status(&refused)
+                            .expect(Code::FailedPrecondition, "BALANCE_NEGATIVE");
+                    }
+                }
+                past.of_account.push(id.to_owned());
+                past.of_owner.push(id.to_owned());
+            }
         }
         if round == 17 {
-            let request = MergeAccountsRequest {
-                operation_id: "merge".to_owned(),
-                source_account_id: "c".to_owned(),
-                destination_account_id: "a".to_owned(),
-                ..MergeAccountsRequest::default()
-            };
-            let merged = balances.merge_accounts(request).await.expect("merged");
+            let merged = balances.merge_accounts(merge("merge", "c", "a")).await;
+            let merged = merged.expect("merged");
             past.note("merge", merged.into_inner().entries);
         }
     }
@@ -152,9 +189,9 @@ async fn entries(
     }
 }
 
-async fn operation_ids(balances: &mut Balances, page_size: i32) -> Vec<String> {
+async fn operation_ids(balances: &mut Balances, filter: Filter, page_size: i32) -> Vec<String> {
     let mut request = ListOperationsRequest {
-        filter: Some(Filter::AccountId("a".to_owned())),
+        filter: Some(filter),
         page_size,
         ..ListOperationsRequest::default()
     };
@@ -195,11 +232,14 @@ async fn assert_known(balances: &mut Balances, past: &Past) {
             assert_eq!(balance_at(balances, key, time).await, last);
         }
     }
-    let expected: Vec<&String> = past.operation_ids.iter().rev().collect();
-    for page_size in [1, 7, 16, 50] {
-        let found = operation_ids(balances, page_size).await;
-        let found: Vec<&String> = found.iter().collect();
-        assert_eq!(found, expected, "pages of {page_size}");
+    let account = Filter::AccountId("a".to_owned());
+    let owner = Filter::OwnerId(OWNER.to_owned());
+    for (filter, expected) in [(account, &past.of_account), (owner, &past.of_owner)] {
+        for page_size in [1, 7, 16, 50] {
+            let mut found = operation_ids(balances, filter.clone(), page_size).await;
+            found.reverse();
+            assert_eq!(&found, expected, "{filter:?}, pages of {page_size}");
+        }
     }
 }
 
@@ -304,7 +344,7 @@ async fn a_ledger_with_a_table_of_entries_is_carried_over_whole() {
 }
 
 #[tokio::test]
-async fn a_page_with_a_gap_is_an_error_and_not_a_shorter_page() {
+async fn what_is_missing_is_an_error_and_not_a_shorter_page() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 0).await;
     for index in 1..=20 {
@@ -312,31 +352,60 @@ async fn a_page_with_a_gap_is_an_error_and_not_a_shorter_page() {
         ballast.balances.credit(request).await.expect("posted");
     }
     let sql = ballast.database.sql().await;
-    let broken =
-        "UPDATE operations SET destination_previous_id = NULL WHERE operation_id IN ('6', '18')";
-    sql.batch_execute(broken).await.expect("broken");
-    let key = ("a".to_owned(), "main".to_owned());
-    let page = |page_token: &str| ListEntriesRequest {
+    let entries = |page_token: &str| ListEntriesRequest {
         account_id: "a".to_owned(),
         page_size: 2,
         page_token: page_token.to_owned(),
         ..ListEntriesRequest::default()
     };
-    let first = ballast.balances.list_entries(page("")).await;
-    let first = first.expect("20, 19 and 18 are found").into_inner();
-    let gap = ballast
-        .balances
-        .list_entries(page(&first.next_page_token))
-        .await;
-    Rejection::of(gap).expect(Code::Internal, "INTERNAL");
-    // The third is behind the gap: it is not said that there was nothing.
+    let first = ballast.balances.list_entries(entries("")).await;
+    let first = first.expect("a page").into_inner();
+    let later = entries(&first.next_page_token);
+    let operations = ListOperationsRequest {
+        filter: Some(Filter::AccountId("a".to_owned())),
+        ..ListOperationsRequest::default()
+    };
     let third = "SELECT create_time FROM operations WHERE operation_id = '3'";
     let third: std::time::SystemTime = sql.query_one(third, &[]).await.expect("a row").get(0);
-    let request = GetBalanceRequest {
-        account_id: key.0,
-        category: key.1,
+    let at_third = GetBalanceRequest {
+        account_id: "a".to_owned(),
         at_time: Some(third.into()),
+        ..GetBalanceRequest::default()
     };
-    let found = ballast.balances.get_balance(request).await;
-    Rejection::of(found).expect(Code::Internal, "INTERNAL");
+    for broken in [
+        "UPDATE operations SET destination_previous_id = NULL WHERE operation_id IN ('6', '18')",
+        "UPDATE operations SET destination_previous_id = '1' WHERE operation_id IN ('6', '18')",
+        "DELETE FROM entry_marks",
+    ] {
+        sql.batch_execute(
+            "CREATE TABLE kept AS TABLE operations; CREATE TABLE kept_marks AS TABLE entry_marks",
+        )
+        .await
+        .expect("kept");
+        sql.batch_execute(broken).await.expect("broken");
+        let balances = &mut ballast.balances;
+        let answer = balances.list_entries(later.clone()).await;
+        Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        let answer = balances.list_operations(operations.clone()).await;
+        Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        let answer = balances.get_balance(at_third.clone()).await;
+        Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        let mended = "TRUNCATE operations, entry_marks; INSERT INTO operations TABLE kept;
+                      INSERT INTO entry_marks TABLE kept_marks; DROP TABLE kept, kept_marks";
+        sql.batch_execute(mended).await.expect("mended");
+        let balances = &mut ballast.balances;
+        balances.list_entries(later.clone()).await.expect("a page");
+        let found = balances.list_operations(operations.clone()).await;
+        assert_eq!(found.expect("a page").into_inner().operations.len(), 20);
+        let found = balances.get_balance(at_third.clone()).await;
+        assert_eq!(
+            found
+                .expect("known")
+                .into_inner()
+                .balance
+                .expect("one")
+                .version,
+            3
+        );
+    }
 }

@@ -31,6 +31,25 @@ async fn assert_nobody_lost(ballast: &mut Ballast) {
     ballast.assert_in_order().await;
 }
 
+/// Nothing that Ballast does leads there: a database that skips an update without a word.
+#[tokio::test]
+async fn an_update_that_does_not_find_its_row_leaves_nothing_behind() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let sql = ballast.database.sql().await;
+    let skipping = "
+        CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER skip BEFORE UPDATE ON balances FOR EACH ROW EXECUTE FUNCTION skip()";
+    sql.batch_execute(skipping).await.expect("skipping");
+    let failed = Rejection::of(ballast.balances.debit(debit("d", "a", 60)).await);
+    failed.expect(Code::Internal, "INTERNAL");
+    let again = "DROP TRIGGER skip ON balances";
+    sql.batch_execute(again).await.expect("as before");
+    let posted = ballast.balances.debit(debit("d", "a", 60)).await;
+    assert!(!posted.expect("posted").into_inner().replayed);
+    ballast.assert_in_order().await;
+}
+
 #[tokio::test]
 async fn rows_that_others_moved_are_found_and_read_as_they_are() {
     let mut ballast = Ballast::start().await;

@@ -52,6 +52,7 @@ FROM entries;
 
 DROP VIEW entries;
 DROP TABLE operations, entry_marks;
+ALTER TABLE balances DROP COLUMN last_operation_id;
 ALTER TABLE usual_operations RENAME TO operations;
 ALTER TABLE usual_entries RENAME TO entries;
 ALTER TABLE operations ADD PRIMARY KEY (operation_id);

@@ -9,21 +9,35 @@ bounds (low, high) AS (
     SELECT CASE WHEN m.create_time <= $3 THEN b.middle ELSE b.low END,
            CASE WHEN m.create_time <= $3 THEN b.high ELSE b.middle - 1 END
     FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM bounds WHERE low < high) AS b
-    JOIN entry_marks m ON m.account_id = $1 AND m.category = $2 AND m.version = 16 * b.middle
+    CROSS JOIN LATERAL (
+        SELECT create_time
+        FROM entry_marks
+        WHERE account_id = $1 AND category = $2 AND version = 16 * b.middle
+        OFFSET 0
+    ) AS m
 ),
 mark AS (
     SELECT 16 * low AS version FROM bounds WHERE low = high
 ),
 starts AS (
-    SELECT m.account_id, m.category, m.version, greatest(mark.version, 1) AS until, m.operation_id
+    SELECT m.account_id, m.category, m.version, greatest(mark.version, 1) AS until, NULL::timestamptz AS since,
+           m.operation_id
     FROM mark
-    JOIN entry_marks m ON m.account_id = $1 AND m.category = $2 AND m.version = mark.version + 16
+    CROSS JOIN LATERAL (
+        SELECT account_id, category, version, operation_id
+        FROM entry_marks
+        WHERE account_id = $1 AND category = $2 AND version = mark.version + 16
+        OFFSET 0
+    ) AS m
     UNION ALL
-    SELECT $1, $2, balance.version, greatest(mark.version, 1), balance.last_operation_id
+    SELECT $1, $2, balance.version, greatest(mark.version, 1), NULL, balance.last_operation_id
     FROM mark
-    JOIN balance ON balance.version < mark.version + 16
+    JOIN balance ON balance.version BETWEEN 1 AND mark.version + 15
 )
-SELECT clock_timestamp() AS now, (SELECT min(version) FROM walk) AS walked_to, e.*
+-- Without an entry at or before the time, the walk has reached the first one of all.
+SELECT clock_timestamp() AS now, e.*,
+       (SELECT version FROM balance) > 0
+       AND (SELECT min(version) FROM walk WHERE operation_id IS NOT NULL) IS DISTINCT FROM 1 AS is_cut_off
 FROM (SELECT) AS always
 LEFT JOIN LATERAL (
     SELECT version, operation_id, amount, posted_after, held_after, available_after, create_time, previous_id

@@ -12,11 +12,18 @@ page AS (
     ) AS b
 ),
 starts AS (
-    SELECT m.account_id, m.category, m.version, greatest(m.version - 15, p.low) AS until, m.operation_id
+    SELECT m.account_id, m.category, m.version, greatest(m.version - 15, p.low) AS until, NULL::timestamptz AS since,
+           m.operation_id
     FROM page p
-    JOIN entry_marks m ON m.account_id = $1 AND m.category = $2 AND m.version BETWEEN p.low AND p.high + 15
+    CROSS JOIN LATERAL generate_series((p.low + 15) / 16, least(p.high + 15, p.version) / 16) AS n (number)
+    CROSS JOIN LATERAL (
+        SELECT account_id, category, version, operation_id
+        FROM entry_marks
+        WHERE account_id = $1 AND category = $2 AND version = 16 * n.number
+        OFFSET 0
+    ) AS m
     UNION ALL
-    SELECT $1, $2, version, greatest(version - version % 16 + 1, low), last_operation_id
+    SELECT $1, $2, version, greatest(version - version % 16 + 1, low), NULL, last_operation_id
     FROM page
     WHERE high > version - version % 16
 )

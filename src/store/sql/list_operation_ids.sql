@@ -1,8 +1,8 @@
 -- list_operation_ids: the operations of some accounts that come before (time, id), newest first: the merge of their
 -- entries and of what may have none: refused operations, and merges. Where to begin in each balance is found by halving its
--- marks.
+-- marks. If an entry or a mark was not found, the first row has no operation.
 streams AS (
-    SELECT account_id, category, version, last_operation_id FROM balances WHERE account_id = ANY($1)
+    SELECT account_id, category, version, update_time, last_operation_id FROM balances WHERE account_id = ANY($1)
 ),
 bounds (account_id, category, version, last_operation_id, low, high) AS (
     SELECT account_id, category, version, last_operation_id,
@@ -13,24 +13,62 @@ bounds (account_id, category, version, last_operation_id, low, high) AS (
            CASE WHEN m.create_time <= $2 THEN b.middle ELSE b.low END,
            CASE WHEN m.create_time <= $2 THEN b.high ELSE b.middle - 1 END
     FROM (SELECT *, (low + high + 1) / 2 AS middle FROM bounds WHERE low < high) AS b
-    JOIN entry_marks m ON m.account_id = b.account_id AND m.category = b.category AND m.version = 16 * b.middle
+    CROSS JOIN LATERAL (
+        SELECT create_time
+        FROM entry_marks
+        WHERE account_id = b.account_id AND category = b.category AND version = 16 * b.middle
+        OFFSET 0
+    ) AS m
 ),
 -- The entries after the mark may be too new, and the mark's own may be the one of the position.
 pages AS (
-    SELECT account_id, category, version, last_operation_id, greatest(16 * low - $4, 1) AS low,
+    SELECT account_id, category, version, last_operation_id, 16 * low AS mark, greatest(16 * low - $4, 1) AS low,
            least(16 * low + 15, version) AS high
     FROM bounds
     WHERE low = high
 ),
-starts AS (
-    SELECT m.account_id, m.category, m.version, greatest(m.version - 15, p.low) AS until, m.operation_id
+-- Some operations that the page may have, at least one of each balance. When they are enough for the page, it has none
+-- from before them.
+known AS (
+    SELECT update_time AS create_time, last_operation_id AS operation_id FROM streams WHERE version > 0
+    UNION
+    SELECT m.create_time, m.operation_id
     FROM pages p
-    JOIN entry_marks m ON m.account_id = p.account_id AND m.category = p.category
-        AND m.version BETWEEN p.low AND p.high + 15
+    CROSS JOIN LATERAL (
+        SELECT create_time, operation_id
+        FROM entry_marks
+        WHERE account_id = p.account_id AND category = p.category AND version = p.mark
+        OFFSET 0
+    ) AS m
+),
+oldest AS (
+    SELECT (
+        SELECT create_time
+        FROM known
+        WHERE (create_time, operation_id) < ($2, $3::text COLLATE "C")
+        ORDER BY create_time DESC
+        OFFSET $4 - 1
+        LIMIT 1
+    ) AS create_time
+),
+starts AS (
+    SELECT p.account_id, p.category, 16 * n.number AS version, greatest(16 * n.number - 15, p.low) AS until,
+           (SELECT create_time FROM oldest) AS since, m.operation_id
+    FROM pages p
+    CROSS JOIN LATERAL generate_series((p.low + 15) / 16, least(p.high + 15, p.version) / 16) AS n (number)
+    LEFT JOIN LATERAL (
+        SELECT create_time, operation_id
+        FROM entry_marks
+        WHERE account_id = p.account_id AND category = p.category AND version = 16 * n.number
+        OFFSET 0
+    ) AS m ON true
+    -- A mark has its time: what is before an older one is older still.
+    WHERE (m.create_time < (SELECT create_time FROM oldest)) IS NOT TRUE
     UNION ALL
-    SELECT account_id, category, version, greatest(version - version % 16 + 1, low), last_operation_id
+    SELECT account_id, category, version, greatest(version - version % 16 + 1, low),
+           (SELECT create_time FROM oldest), last_operation_id
     FROM pages
-    WHERE high > version - version % 16
+    WHERE version > 0 AND high > version - version % 16
 ),
 listed AS (
     SELECT o.create_time, o.operation_id
@@ -57,7 +95,11 @@ listed AS (
 )
 SELECT create_time, operation_id
 FROM walk
-WHERE operation_id IS NOT NULL AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
+WHERE (operation_id IS NULL AND previous_id IS NULL)
+    OR (operation_id IS NOT NULL AND (create_time, operation_id) < ($2, $3::text COLLATE "C"))
+UNION
+SELECT NULL, NULL
+WHERE (SELECT count(*) FROM pages) < (SELECT count(*) FROM streams)
 UNION
 SELECT create_time, operation_id FROM listed
 ORDER BY create_time DESC, operation_id DESC
