@@ -5,7 +5,7 @@
 
 -- An older one that runs all the same waits, in the order in which it locks, and does not end this in a deadlock.
 SET LOCAL statement_timeout = 0;
-LOCK TABLE balances, operations, entries, merge_parts IN ACCESS EXCLUSIVE MODE;
+LOCK TABLE balances, merge_parts, operations, entries IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE operations RENAME TO old_operations;
 ALTER TABLE old_operations RENAME CONSTRAINT operations_pkey TO old_operations_pkey;

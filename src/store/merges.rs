@@ -211,23 +211,18 @@ impl MergeWrites {
     }
 
     /// Sends all of it when it is first polled, so that a COMMIT behind it in the same flight comes last.
-    pub(super) async fn execute(&self, client: &Client) -> Result<u64, tokio_postgres::Error> {
+    pub(super) async fn execute(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let Some([close, settle, insert]) = &self.statements else {
-            return Ok(0);
+            return Ok(());
         };
         let part_params = self.parts.params();
-        let (closed, ..) = try_join4(
+        try_join4(
             client.execute(close, &[&self.closed]),
             client.execute(settle, &[&self.settled_before, &false]),
             client.execute(settle, &[&self.settle_now, &true]),
             client.execute(insert, &part_params),
         )
-        .await?;
-        Ok(closed)
-    }
-
-    /// How many accounts have to be closed.
-    pub(super) fn closed_count(&self) -> u64 {
-        self.closed.len() as u64
+        .await
+        .map(drop)
     }
 }

@@ -254,11 +254,14 @@ impl Transaction<'_> {
             commit,
         );
         // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
-        let failed = updated.as_ref().err().or_else(|| {
-            let others = [&inserted, &recorded, &marked, &merged];
-            others.into_iter().find_map(|result| result.as_ref().err())
-        });
-        if let Some(error) = failed {
+        let errors = [
+            updated.as_ref().err(),
+            inserted.as_ref().err(),
+            recorded.as_ref().err(),
+            marked.as_ref().err(),
+            merged.as_ref().err(),
+        ];
+        if let Some(error) = errors.into_iter().flatten().next() {
             return Err(match error.as_db_error() {
                 // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
                 Some(database)
@@ -272,17 +275,10 @@ impl Transaction<'_> {
             });
         }
         committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
-        match (updated, merged) {
-            (Ok(row_ids), Ok(closed)) if closed == merges.closed_count() => {
-                let places = updates.mains().zip(row_ids);
-                self.places
-                    .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
-                Ok(())
-            }
-            _ => Err(StoreError::Corrupt(
-                "a locked balance disappeared".to_owned(),
-            )),
-        }
+        let places = updates.mains().zip(updated.unwrap_or_default());
+        self.places
+            .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
+        Ok(())
     }
 
     /// The new places of the rows, in the order of the old ones.

@@ -365,6 +365,16 @@ async fn what_is_missing_is_an_error_and_not_a_shorter_page() {
         filter: Some(Filter::AccountId("a".to_owned())),
         ..ListOperationsRequest::default()
     };
+    let second_page = |page_token: String| ListOperationsRequest {
+        page_size: 2,
+        page_token,
+        ..operations.clone()
+    };
+    let first = ballast
+        .balances
+        .list_operations(second_page(String::new()))
+        .await;
+    let second_page = second_page(first.expect("a page").into_inner().next_page_token);
     let third = "SELECT create_time FROM operations WHERE operation_id = '3'";
     let third: std::time::SystemTime = sql.query_one(third, &[]).await.expect("a row").get(0);
     let at_third = GetBalanceRequest {
@@ -386,8 +396,10 @@ async fn what_is_missing_is_an_error_and_not_a_shorter_page() {
         let balances = &mut ballast.balances;
         let answer = balances.list_entries(later.clone()).await;
         Rejection::of(answer).expect(Code::Internal, "INTERNAL");
-        let answer = balances.list_operations(operations.clone()).await;
-        Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        for page in [&operations, &second_page] {
+            let answer = balances.list_operations(page.clone()).await;
+            Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        }
         let answer = balances.get_balance(at_third.clone()).await;
         Rejection::of(answer).expect(Code::Internal, "INTERNAL");
         let mended = "TRUNCATE operations, entry_marks; INSERT INTO operations TABLE kept;

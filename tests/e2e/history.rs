@@ -292,4 +292,18 @@ async fn a_balance_is_known_at_every_time_of_its_past() {
         }
     }
     assert_eq!(at(prost_types::Timestamp::default()).await, (0, 0));
+    let food = GetBalanceRequest {
+        account_id: "a".to_owned(),
+        category: "FOOD".to_owned(),
+        at_time: Some(times[3]),
+    };
+    let balance = ballast.balances.get_balance(food.clone()).await;
+    let balance = balance.expect("zero").into_inner().balance.expect("one");
+    assert_eq!((balance.version, balance.posted_minor_units), (0, 0));
+    let nobody = GetBalanceRequest {
+        account_id: "nobody".to_owned(),
+        ..food
+    };
+    let unknown = Rejection::of(ballast.balances.get_balance(nobody).await);
+    unknown.expect(tonic::Code::NotFound, "ACCOUNT_NOT_FOUND");
 }

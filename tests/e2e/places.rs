@@ -1,5 +1,6 @@
 //! Places: rows are locked where they were last seen, and nothing depends on whether they still are there.
 
+use ballast::rpc::proto::{CreditRequest, MergeAccountsRequest};
 use tonic::Code;
 
 use crate::support::*;
@@ -36,6 +37,7 @@ async fn assert_nobody_lost(ballast: &mut Ballast) {
 async fn an_update_that_does_not_find_its_row_leaves_nothing_behind() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
+    open(&mut ballast, "empty", 0).await;
     let sql = ballast.database.sql().await;
     let skipping = "
         CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -43,10 +45,28 @@ async fn an_update_that_does_not_find_its_row_leaves_nothing_behind() {
     sql.batch_execute(skipping).await.expect("skipping");
     let failed = Rejection::of(ballast.balances.debit(debit("d", "a", 60)).await);
     failed.expect(Code::Internal, "INTERNAL");
+    let new_category = CreditRequest {
+        category: "FOOD".to_owned(),
+        ..credit("food", "a", 5)
+    };
+    let failed = Rejection::of(ballast.balances.credit(new_category.clone()).await);
+    failed.expect(Code::Internal, "INTERNAL");
+    let merge = MergeAccountsRequest {
+        operation_id: "merge".to_owned(),
+        source_account_id: "empty".to_owned(),
+        destination_account_id: "a".to_owned(),
+        ..MergeAccountsRequest::default()
+    };
+    let failed = Rejection::of(ballast.balances.merge_accounts(merge.clone()).await);
+    failed.expect(Code::Internal, "INTERNAL");
     let again = "DROP TRIGGER skip ON balances";
     sql.batch_execute(again).await.expect("as before");
     let posted = ballast.balances.debit(debit("d", "a", 60)).await;
     assert!(!posted.expect("posted").into_inner().replayed);
+    let posted = ballast.balances.credit(new_category).await;
+    assert!(!posted.expect("posted").into_inner().replayed);
+    let merged = ballast.balances.merge_accounts(merge).await;
+    assert!(!merged.expect("merged").into_inner().replayed);
     ballast.assert_in_order().await;
 }
 

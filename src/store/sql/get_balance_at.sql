@@ -36,7 +36,7 @@ starts AS (
 )
 -- Without an entry at or before the time, the walk has reached the first one of all.
 SELECT clock_timestamp() AS now, e.*,
-       (SELECT version FROM balance) > 0
+       coalesce((SELECT version FROM balance), 0) > 0
        AND (SELECT min(version) FROM walk WHERE operation_id IS NOT NULL) IS DISTINCT FROM 1 AS is_cut_off
 FROM (SELECT) AS always
 LEFT JOIN LATERAL (

@@ -1,12 +1,19 @@
--- insert_balances: new categories begin with their first credit; main counts them
+-- insert_balances: new categories begin with their first credit; main counts them; fails if one main was not there
 WITH created AS (
     INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time, last_operation_id)
     SELECT * FROM unnest(
         $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::text[]
     )
     RETURNING account_id
+),
+counts AS (
+    SELECT account_id, count(*)::integer AS created_count FROM created GROUP BY account_id
+),
+counted AS (
+    UPDATE balances b
+    SET sibling_count = b.sibling_count + c.created_count
+    FROM counts c
+    WHERE b.account_id = c.account_id AND b.category = 'main'
+    RETURNING 1
 )
-UPDATE balances b
-SET sibling_count = b.sibling_count + c.created_count
-FROM (SELECT account_id, count(*)::integer AS created_count FROM created GROUP BY account_id) AS c
-WHERE b.account_id = c.account_id AND b.category = 'main'
+SELECT 1 / ((SELECT count(*) FROM counted) = (SELECT count(*) FROM counts))::integer AS all_there
