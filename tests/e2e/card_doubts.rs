@@ -178,6 +178,7 @@ async fn a_caller_that_leaves_does_not_keep_its_payment_from_being_given_back() 
             }
         }
         number += 1;
+        assert!(number < 20, "no payment was ever begun");
     };
     until_count(&roomy.database, "card_verdicts WHERE unsettled", 1).await;
     lock.release().await;
