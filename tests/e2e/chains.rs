@@ -7,8 +7,7 @@ use std::time::Duration;
 use ballast::rpc::proto::list_operations_request::Filter;
 use ballast::rpc::proto::{
     BalanceLimits, CreateAccountRequest, CreditRequest, DebitRequest, Entry, GetBalanceRequest,
-    ListEntriesRequest, ListOperationsRequest, MergeAccountsRequest, TransferRequest,
-    TransferResponse,
+    ListEntriesRequest, ListOperationsRequest, TransferRequest, TransferResponse,
 };
 use ballast::store::schema;
 use tokio_postgres::Client;
@@ -62,15 +61,6 @@ fn within_a(operation_id: &str, from: &str, to: &str) -> TransferRequest {
         source_categories: strings([from]),
         destination_category: to.to_owned(),
         ..transfer(operation_id, "a", "a", 1)
-    }
-}
-
-fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
-    MergeAccountsRequest {
-        operation_id: operation_id.to_owned(),
-        source_account_id: from.to_owned(),
-        destination_account_id: to.to_owned(),
-        ..MergeAccountsRequest::default()
     }
 }
 

@@ -15,15 +15,6 @@ use tonic::Code;
 use crate::support::instance::Balances;
 use crate::support::*;
 
-fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
-    MergeAccountsRequest {
-        operation_id: operation_id.to_owned(),
-        source_account_id: from.to_owned(),
-        destination_account_id: to.to_owned(),
-        ..MergeAccountsRequest::default()
-    }
-}
-
 fn credit_of(operation_id: &str, account_id: &str, category: &str, amount: i64) -> CreditRequest {
     CreditRequest {
         category: category.to_owned(),

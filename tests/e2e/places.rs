@@ -1,6 +1,6 @@
 //! Places: rows are locked where they were last seen, and nothing depends on whether they still are there.
 
-use ballast::rpc::proto::{CreditRequest, MergeAccountsRequest};
+use ballast::rpc::proto::CreditRequest;
 use tonic::Code;
 
 use crate::support::*;
@@ -51,12 +51,7 @@ async fn an_update_that_does_not_find_its_row_leaves_nothing_behind() {
     };
     let failed = Rejection::of(ballast.balances.credit(new_category.clone()).await);
     failed.expect(Code::Internal, "INTERNAL");
-    let merge = MergeAccountsRequest {
-        operation_id: "merge".to_owned(),
-        source_account_id: "empty".to_owned(),
-        destination_account_id: "a".to_owned(),
-        ..MergeAccountsRequest::default()
-    };
+    let merge = merge("merge", "empty", "a");
     let failed = Rejection::of(ballast.balances.merge_accounts(merge.clone()).await);
     failed.expect(Code::Internal, "INTERNAL");
     let again = "DROP TRIGGER skip ON balances";

@@ -5,8 +5,8 @@ use ballast::rpc::proto::operation_result::Outcome;
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     Account, Balance, CreateAccountRequest, CreditRequest, DebitRequest, ExecuteBatchRequest,
-    GetBalanceRequest, Money, OperationError, OperationRequest, OperationResult, PostedOperation,
-    TransferRequest,
+    GetBalanceRequest, MergeAccountsRequest, Money, OperationError, OperationRequest,
+    OperationResult, PostedOperation, TransferRequest,
 };
 
 use super::instance::{Accounts, Balances};
@@ -60,6 +60,15 @@ pub fn transfer(operation_id: &str, from: &str, to: &str, minor_units: i64) -> T
 }
 
 /// One operation of several.
+pub fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
+    MergeAccountsRequest {
+        operation_id: operation_id.to_owned(),
+        source_account_id: from.to_owned(),
+        destination_account_id: to.to_owned(),
+        ..MergeAccountsRequest::default()
+    }
+}
+
 pub fn member(kind: Kind) -> OperationRequest {
     OperationRequest {
         request: Some(kind),
