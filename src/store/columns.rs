@@ -103,11 +103,9 @@ impl<'a> BalanceColumns<'a> {
     }
 }
 
-/// One side of operations as columns: the balance, and its entry if the operation made one.
+/// The entries of one side as columns; NULL where there is none.
 #[derive(Default)]
-struct SideColumns<'a> {
-    account_ids: Vec<Option<&'a str>>,
-    categories: Vec<Option<&'a str>>,
+pub(super) struct EntryColumns<'a> {
     versions: Vec<Option<i64>>,
     posted_after: Vec<Option<i64>>,
     previous_ids: Vec<Option<&'a str>>,
@@ -115,17 +113,10 @@ struct SideColumns<'a> {
     available_after: Vec<Option<i64>>,
 }
 
-impl<'a> SideColumns<'a> {
-    fn push(
-        &mut self,
-        account_id: Option<&'a AccountId>,
-        category: Option<&'a Category>,
-        entry: Option<&'a Entry>,
-    ) {
+impl<'a> EntryColumns<'a> {
+    pub(super) fn push(&mut self, entry: Option<&'a Entry>) {
         let (held_after, available_after) = entry.map_or((None, None), row::after_columns);
         let previous_id = entry.and_then(|entry| entry.previous_operation_id.as_ref());
-        self.account_ids.push(account_id.map(AccountId::as_str));
-        self.categories.push(category.map(Category::as_str));
         self.versions.push(entry.map(|entry| entry.version));
         self.posted_after
             .push(entry.map(|entry| entry.posted_after));
@@ -140,18 +131,38 @@ impl<'a> SideColumns<'a> {
             && self.available_after.iter().all(Option::is_none)
     }
 
-    fn plain_params(&self) -> Params<'_, 5> {
-        [
-            &self.account_ids,
-            &self.categories,
-            &self.versions,
-            &self.posted_after,
-            &self.previous_ids,
-        ]
+    pub(super) fn plain_params(&self) -> Params<'_, 3> {
+        [&self.versions, &self.posted_after, &self.previous_ids]
     }
 
-    fn rare_params(&self) -> Params<'_, 2> {
+    pub(super) fn rare_params(&self) -> Params<'_, 2> {
         [&self.held_after, &self.available_after]
+    }
+}
+
+/// One side of operations as columns: the balance, and its entry if the operation made one.
+#[derive(Default)]
+struct SideColumns<'a> {
+    account_ids: Vec<Option<&'a str>>,
+    categories: Vec<Option<&'a str>>,
+    entries: EntryColumns<'a>,
+}
+
+impl<'a> SideColumns<'a> {
+    fn push(
+        &mut self,
+        account_id: Option<&'a AccountId>,
+        category: Option<&'a Category>,
+        entry: Option<&'a Entry>,
+    ) {
+        self.account_ids.push(account_id.map(AccountId::as_str));
+        self.categories.push(category.map(Category::as_str));
+        self.entries.push(entry);
+    }
+
+    fn plain_params(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
+        let balances: Params<'_, 2> = [&self.account_ids, &self.categories];
+        balances.into_iter().chain(self.entries.plain_params())
     }
 }
 
@@ -240,8 +251,8 @@ impl<'a> OperationColumns<'a> {
             && self.descriptions.iter().all(Option::is_none)
             && self.metadata.iter().all(Option::is_none)
             && self.refusal_reasons.iter().all(Option::is_none)
-            && self.sources.are_plain()
-            && self.destinations.are_plain()
+            && self.sources.entries.are_plain()
+            && self.destinations.entries.are_plain()
     }
 
     pub(super) fn plain_params(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -270,8 +281,8 @@ impl<'a> OperationColumns<'a> {
         self.plain_params()
             .into_iter()
             .chain(rare)
-            .chain(self.sources.rare_params())
-            .chain(self.destinations.rare_params())
+            .chain(self.sources.entries.rare_params())
+            .chain(self.destinations.entries.rare_params())
             .collect()
     }
 }

@@ -7,7 +7,7 @@ use futures_util::future::try_join4;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-use super::columns::Params;
+use super::columns::{EntryColumns, Params};
 use super::error::StoreError;
 use super::row;
 use crate::domain::{
@@ -104,78 +104,48 @@ pub(super) async fn add_roles(
 }
 
 /// What the merges of a batch write beside operations, entries and balances. Of other batches: nothing.
-pub(super) struct MergeWrites {
+pub(super) struct MergeWrites<'a> {
     statements: Option<[Statement; 3]>,
     closed: Vec<String>,
     settled_before: Vec<String>,
     settle_now: Vec<String>,
-    parts: Parts,
+    parts: Parts<'a>,
 }
 
 /// The parts of merges as columns, for `unnest`.
 #[derive(Default)]
-struct Parts {
-    operation_ids: Vec<String>,
-    categories: Vec<String>,
+struct Parts<'a> {
+    operation_ids: Vec<&'a str>,
+    categories: Vec<&'a str>,
     amounts: Vec<i64>,
-    sources: Side,
-    destinations: Side,
+    sources: EntryColumns<'a>,
+    destinations: EntryColumns<'a>,
 }
 
-/// The entries of one side.
-#[derive(Default)]
-struct Side {
-    versions: Vec<i64>,
-    posted_after: Vec<i64>,
-    held_after: Vec<Option<i64>>,
-    available_after: Vec<Option<i64>>,
-    previous_ids: Vec<Option<String>>,
-}
-
-impl Side {
-    fn push(&mut self, entry: &Entry) {
-        let (held_after, available_after) = row::after_columns(entry);
-        let previous_id = entry.previous_operation_id.as_ref();
-        self.versions.push(entry.version);
-        self.posted_after.push(entry.posted_after);
-        self.held_after.push(held_after);
-        self.available_after.push(available_after);
-        self.previous_ids.push(previous_id.map(ToString::to_string));
-    }
-
-    fn params(&self) -> Params<'_, 5> {
-        [
-            &self.versions,
-            &self.posted_after,
-            &self.held_after,
-            &self.available_after,
-            &self.previous_ids,
-        ]
-    }
-}
-
-impl Parts {
-    fn push(&mut self, operation: &Operation, [source, destination]: &[Entry; 2]) {
+impl<'a> Parts<'a> {
+    fn push(&mut self, operation: &'a Operation, [source, destination]: &'a [Entry; 2]) {
         self.operation_ids
-            .push(operation.command.operation_id.to_string());
-        self.categories.push(source.balance.category.to_string());
+            .push(operation.command.operation_id.as_str());
+        self.categories.push(source.balance.category.as_str());
         self.amounts.push(destination.amount);
-        self.sources.push(source);
-        self.destinations.push(destination);
+        self.sources.push(Some(source));
+        self.destinations.push(Some(destination));
     }
 
     fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
         let keys: Params<'_, 3> = [&self.operation_ids, &self.categories, &self.amounts];
         keys.into_iter()
-            .chain(self.sources.params())
-            .chain(self.destinations.params())
+            .chain(self.sources.plain_params())
+            .chain(self.sources.rare_params())
+            .chain(self.destinations.plain_params())
+            .chain(self.destinations.rare_params())
             .collect()
     }
 }
 
-impl MergeWrites {
+impl<'a> MergeWrites<'a> {
     /// Prepares what these operations need.
-    pub(super) async fn prepare<'a>(
+    pub(super) async fn prepare(
         client: &Client,
         closures: &Closures,
         operations: impl Iterator<Item = &'a Operation>,

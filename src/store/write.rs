@@ -207,7 +207,7 @@ impl Transaction<'_> {
         operations: &[Arc<Operation>],
         balances: &[BalanceChange],
         row_ids: &RowIds,
-        merges: &MergeWrites,
+        merges: &MergeWrites<'_>,
     ) -> Result<(), StoreError> {
         let operation_ids = || {
             operations
