@@ -180,6 +180,11 @@ impl<'a> MergeWrites<'a> {
         Ok(writes)
     }
 
+    /// Nothing is merged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.statements.is_none()
+    }
+
     /// Sends all of it when it is first polled, so that a COMMIT behind it in the same flight comes last.
     pub(super) async fn execute(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
         let Some([close, settle, insert]) = &self.statements else {

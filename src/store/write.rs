@@ -6,7 +6,7 @@
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
 //! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
+//! | write   | `write_plain`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
@@ -138,10 +138,10 @@ fn millis(duration: Duration) -> u128 {
 }
 
 const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
+const WRITE_PLAIN: &str = include_str!("sql/write_plain.sql");
 const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
 const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
-const INSERT_PLAIN_OPERATIONS: &str = include_str!("sql/insert_plain_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
@@ -155,10 +155,10 @@ pub const WRITE_STATEMENTS: [(&str, &str); 17] = [
     ("lookup_operations", merges::LOOKUP_OPERATIONS),
     ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("account_roles", merges::ACCOUNT_ROLES),
+    ("write_plain", WRITE_PLAIN),
     ("update_balances", UPDATE_BALANCES),
     ("insert_balances", INSERT_BALANCES),
     ("insert_operations", INSERT_OPERATIONS),
-    ("insert_plain_operations", INSERT_PLAIN_OPERATIONS),
     ("insert_marks", INSERT_MARKS),
     ("close_accounts", merges::CLOSE_ACCOUNTS),
     ("set_settlement", merges::SET_SETTLEMENT),
@@ -229,53 +229,61 @@ impl Transaction<'_> {
         });
         let operation_columns = OperationColumns::new(&sorted);
         let mark_columns = MarkColumns::new(operations);
-        let (insert_operations, operation_params) = if operation_columns.are_plain() {
-            (INSERT_PLAIN_OPERATIONS, operation_columns.plain_params())
+        let is_plain = operation_columns.are_plain()
+            && !updates.is_empty()
+            && inserts.is_empty()
+            && merges.is_empty();
+        // All statements are prepared before the first one goes, so that they and the COMMIT go in one flight.
+        let (written, committed) = if is_plain {
+            let write = self.prepare(WRITE_PLAIN).await?;
+            let params: Vec<&(dyn ToSql + Sync)> = updates
+                .params_of_update()
+                .into_iter()
+                .chain(operation_columns.plain_params())
+                .chain(mark_columns.params())
+                .collect();
+            join!(self.query_row_ids(&write, &params), commit)
         } else {
-            (INSERT_OPERATIONS, operation_columns.params())
-        };
-        let (update, insert_balances, insert_operations, insert_marks) = (
-            self.prepare(UPDATE_BALANCES).await?,
-            self.prepare(INSERT_BALANCES).await?,
-            self.prepare(insert_operations).await?,
-            self.prepare(INSERT_MARKS).await?,
-        );
-        let (update_params, insert_params, mark_params) = (
-            updates.params_of_update(),
-            inserts.params_of_insert(),
-            mark_columns.params(),
-        );
-        let (updated, inserted, recorded, marked, merged, committed) = join!(
-            self.update_unless(updates.is_empty(), &update, &update_params),
-            self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
-            self.client.execute(&insert_operations, &operation_params),
-            self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
-            merges.execute(self.client),
-            commit,
-        );
-        // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
-        let errors = [
-            updated.as_ref().err(),
-            inserted.as_ref().err(),
-            recorded.as_ref().err(),
-            marked.as_ref().err(),
-            merged.as_ref().err(),
-        ];
-        if let Some(error) = errors.into_iter().flatten().next() {
-            return Err(match error.as_db_error() {
-                // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
-                Some(database)
-                    if !["08", "57P"]
-                        .iter()
-                        .any(|class| database.code().code().starts_with(class)) =>
-                {
-                    error.into()
-                }
-                _ => StoreError::during_commit(error, operation_ids()),
+            let (update, insert_balances, insert_operations, insert_marks) = (
+                self.prepare(UPDATE_BALANCES).await?,
+                self.prepare(INSERT_BALANCES).await?,
+                self.prepare(INSERT_OPERATIONS).await?,
+                self.prepare(INSERT_MARKS).await?,
+            );
+            let (update_params, insert_params, operation_params, mark_params) = (
+                updates.params_of_update(),
+                inserts.params_of_insert(),
+                operation_columns.params(),
+                mark_columns.params(),
+            );
+            let (updated, inserted, recorded, marked, merged, committed) = join!(
+                self.update_unless(updates.is_empty(), &update, &update_params),
+                self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
+                self.client.execute(&insert_operations, &operation_params),
+                self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
+                merges.execute(self.client),
+                commit,
+            );
+            let written = updated.and_then(|row_ids| {
+                inserted.and(recorded).and(marked).and(merged)?;
+                Ok(row_ids)
             });
-        }
+            (written, committed)
+        };
+        // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
+        let row_ids = written.map_err(|error| match error.as_db_error() {
+            // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
+            Some(database)
+                if !["08", "57P"]
+                    .iter()
+                    .any(|class| database.code().code().starts_with(class)) =>
+            {
+                StoreError::from(error)
+            }
+            _ => StoreError::during_commit(&error, operation_ids()),
+        })?;
         committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
-        let places = updates.mains().zip(updated.unwrap_or_default());
+        let places = updates.mains().zip(row_ids);
         self.places
             .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
         Ok(())
@@ -291,6 +299,14 @@ impl Transaction<'_> {
         if skip {
             return Ok(Vec::new());
         }
+        self.query_row_ids(statement, params).await
+    }
+
+    async fn query_row_ids(
+        &self,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<RowId>, tokio_postgres::Error> {
         let row = self.client.query_one(statement, params).await?;
         row.try_get("row_ids")
     }
