@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -155,6 +155,8 @@ impl Ticket {
 #[derive(Debug, Clone)]
 pub struct Batcher {
     queue: mpsc::Sender<Ticket>,
+    /// Tells the loop that its inbox fills while every lane is busy.
+    filling: Arc<Notify>,
     /// The part of the queue that groups may fill.
     rooms: Arc<Semaphore>,
     closing: Arc<AtomicBool>,
@@ -176,11 +178,13 @@ impl Batcher {
             queue_depth_max: (config.queue_depth_max - inbox_depth).max(1),
             ..config
         };
+        let filling = Arc::new(Notify::new());
         let schedule = Schedule::new(ledger, config);
-        let running = runtime.spawn(schedule.run(inbox));
+        let running = runtime.spawn(schedule.run(inbox, filling.clone()));
         (
             Self {
                 queue,
+                filling,
                 rooms: Arc::new(rooms),
                 closing: Arc::default(),
             },
@@ -228,10 +232,21 @@ impl Batcher {
         let (answer, answered) = oneshot::channel();
         let ticket = Ticket::new(job, Caller::Single(answer), deadline);
         match self.queue.try_send(ticket) {
-            Ok(()) => Ok(Pending { claim, answered }),
+            Ok(()) => {
+                note_filling(&self.filling, &self.queue);
+                Ok(Pending { claim, answered })
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(Failure::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Failure::ShuttingDown),
         }
+    }
+}
+
+/// To be called after each command that goes into the queue. While every lane is busy the loop sleeps, and is woken only
+/// when its inbox is half full.
+fn note_filling(filling: &Notify, queue: &mpsc::Sender<Ticket>) {
+    if queue.capacity() <= queue.max_capacity() / 2 {
+        filling.notify_one();
     }
 }
 

@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep};
 
 use super::caller::{Caller, Line, Message};
-use super::{Answer, Batcher, Failure, Ticket};
+use super::{Answer, Batcher, Failure, Ticket, note_filling};
 use crate::domain::{Claim, Command};
 use crate::store::Job;
 
@@ -20,6 +20,7 @@ use crate::store::Job;
 pub struct Place {
     room: OwnedSemaphorePermit,
     queue: mpsc::OwnedPermit<Ticket>,
+    filling: Arc<Notify>,
 }
 
 impl Batcher {
@@ -30,7 +31,11 @@ impl Batcher {
         }
         let room = self.rooms.clone().try_acquire_owned().ok()?;
         let queue = self.queue.clone().try_reserve_owned().ok()?;
-        Some(Place { room, queue })
+        Some(Place {
+            room,
+            queue,
+            filling: self.filling.clone(),
+        })
     }
 
     /// Waits for a place, in the order of arrival, at most until `deadline`. Dropping the future stops waiting.
@@ -50,7 +55,11 @@ impl Batcher {
             let queue = self.queue.clone().reserve_owned().await;
             room.ok()
                 .zip(queue.ok())
-                .map(|(room, queue)| Place { room, queue })
+                .map(|(room, queue)| Place {
+                    room,
+                    queue,
+                    filling: self.filling.clone(),
+                })
                 .ok_or(closed)
         };
         tokio::time::timeout_at(deadline, reserve)
@@ -111,9 +120,10 @@ impl<T> Group<T> {
             claim,
         };
         let line = Line::new(slot, self.sender.clone(), place.room);
-        place
+        let queue = place
             .queue
             .send(Ticket::new(job, Caller::Group(line), deadline));
+        note_filling(&place.filling, &queue);
     }
 
     /// The next answer; `None`: nothing is in flight. Dropping the future loses nothing.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
@@ -121,20 +121,25 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// Runs until every sender of the inbox is gone and everything that it brought is answered.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ticket>) {
+    ///
+    /// While every lane is busy a command that arrives could only wait, so it wakes nobody; see [`super::note_filling`].
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ticket>, filling: Arc<Notify>) {
         let mut arrived = Vec::new();
         let mut open = true;
         while open || self.waiting > 0 || !self.running.is_empty() {
             let room = self.config.queue_depth_max.saturating_sub(self.waiting);
             let gathering_end = self.gathering_end();
+            let is_filling = 2 * inbox.len() >= inbox.max_capacity();
+            let is_reading = open && room > 0 && (self.has_free_lane() || is_filling);
             tokio::select! {
                 biased;
                 Some(finished) = self.running.join_next_with_id() => self.finish(finished),
-                count = inbox.recv_many(&mut arrived, room), if open && room > 0 => {
+                count = inbox.recv_many(&mut arrived, room), if is_reading => {
                     open = count > 0;
                     self.waiting += count;
                     arrived.drain(..).for_each(|ticket| self.place(ticket));
                 }
+                () = filling.notified(), if !is_reading => {}
                 () = tokio::time::sleep_until(gathering_end), if self.is_gathering() => {}
             }
             self.dispatch();
@@ -284,7 +289,7 @@ impl<L: Ledger> Schedule<L> {
             };
             self.start(tickets, hand, locking);
         }
-        while self.lanes_running < self.config.lanes && !self.is_worth_gathering() {
+        while self.has_free_lane() && !self.is_worth_gathering() {
             let (tickets, account_ids) = self.gather();
             if tickets.is_empty() {
                 break;
@@ -319,7 +324,11 @@ impl<L: Ledger> Schedule<L> {
 
     /// Whether there are commands that wait for more of them, and a free lane with them.
     fn is_gathering(&self) -> bool {
-        self.ready_count > 0 && self.lanes_running < self.config.lanes
+        self.ready_count > 0 && self.has_free_lane()
+    }
+
+    fn has_free_lane(&self) -> bool {
+        self.lanes_running < self.config.lanes
     }
 
     /// When they have waited enough.
