@@ -129,20 +129,33 @@ impl<L: Ledger> Schedule<L> {
         while open || self.waiting > 0 || !self.running.is_empty() {
             let room = self.config.queue_depth_max.saturating_sub(self.waiting);
             let gathering_end = self.gathering_end();
-            let is_filling = 2 * inbox.len() >= inbox.max_capacity();
-            let is_reading = open && room > 0 && (self.has_free_lane() || is_filling);
+            let can_read = open && room > 0;
+            let is_reading = can_read && (self.has_free_lane() || is_filling(&inbox));
             tokio::select! {
                 biased;
-                Some(finished) = self.running.join_next_with_id() => self.finish(finished),
+                Some(finished) = self.running.join_next_with_id() => {
+                    self.finish(finished);
+                    self.take_arrived(&mut inbox);
+                }
                 count = inbox.recv_many(&mut arrived, room), if is_reading => {
                     open = count > 0;
                     self.waiting += count;
                     arrived.drain(..).for_each(|ticket| self.place(ticket));
                 }
-                () = filling.notified(), if !is_reading => {}
+                () = filling.notified(), if can_read && !is_reading => {}
                 () = tokio::time::sleep_until(gathering_end), if self.is_gathering() => {}
             }
             self.dispatch();
+        }
+    }
+
+    /// Takes what arrived while every lane was busy, so that the next batch is made of all there is.
+    fn take_arrived(&mut self, inbox: &mut mpsc::Receiver<Ticket>) {
+        while self.waiting < self.config.queue_depth_max
+            && let Ok(ticket) = inbox.try_recv()
+        {
+            self.waiting += 1;
+            self.place(ticket);
         }
     }
 
@@ -506,6 +519,11 @@ impl<L: Ledger> Schedule<L> {
             None => drop(self.held.remove(account_id)),
         }
     }
+}
+
+/// Whether half of the inbox is taken, by commands or by places for them.
+fn is_filling(inbox: &mpsc::Receiver<Ticket>) -> bool {
+    inbox.capacity() <= inbox.max_capacity() / 2
 }
 
 fn contention(account_id: AccountId) -> Answer {

@@ -159,7 +159,7 @@ fn later() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-/// Sends a command and comes back when the batcher has it.
+/// Sends a command and comes back when the batcher has it: while every lane is busy, in its inbox.
 async fn send(batcher: &Batcher, operation: &str, account: &str) -> JoinHandle<Answer> {
     let (batcher, command) = (batcher.clone(), credit(operation, account));
     let sent = tokio::spawn(async move { batcher.execute(command, later()).await });
@@ -204,6 +204,22 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
         assert!(decided(sent).await);
     }
     assert_eq!(ledger.batches(), [vec!["1"], vec!["4"], vec!["2", "3"]]);
+}
+
+#[tokio::test]
+async fn what_came_while_every_lane_was_busy_goes_with_what_waited_before() {
+    let ledger = Scripted::new([Script::Gated, Script::Gated]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let first = send(&batcher, "1", "hot").await;
+    let parked = send(&batcher, "2", "hot").await;
+    let second = send(&batcher, "3", "cold").await;
+    // Both lanes are busy.
+    let late = send(&batcher, "4", "warm").await;
+    ledger.gate.notify_one();
+    assert!(decided(first).await && decided(parked).await && decided(late).await);
+    assert_eq!(ledger.batches(), [vec!["1"], vec!["3"], vec!["2", "4"]]);
+    ledger.gate.notify_one();
+    assert!(decided(second).await);
 }
 
 #[tokio::test(start_paused = true)]

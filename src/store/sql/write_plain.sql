@@ -1,5 +1,6 @@
 -- write_plain: update_balances, insert_operations and insert_marks in one statement, for a batch in which nobody has anything
--- in the ten columns left out and every balance has a row. The answer to each statement wakes up who waits for the last one.
+-- in the ten columns left out and every balance has a row; sorted as they are. PostgreSQL answers each statement as it ends, and
+-- each answer wakes the thread that waits for the last one.
 WITH updated AS (
     UPDATE balances b
     SET posted = u.posted, version = u.version, update_time = u.update_time, last_operation_id = u.last_operation_id
