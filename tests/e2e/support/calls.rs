@@ -59,7 +59,7 @@ pub fn transfer(operation_id: &str, from: &str, to: &str, minor_units: i64) -> T
     }
 }
 
-/// One operation of several.
+/// A merge of one account into another.
 pub fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
     MergeAccountsRequest {
         operation_id: operation_id.to_owned(),
@@ -69,6 +69,7 @@ pub fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
     }
 }
 
+/// One operation of several.
 pub fn member(kind: Kind) -> OperationRequest {
     OperationRequest {
         request: Some(kind),
