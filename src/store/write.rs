@@ -138,8 +138,15 @@ fn millis(duration: Duration) -> u128 {
 }
 
 const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
-const WRITE_PLAIN: &str = include_str!("sql/write_plain.sql");
-const UPDATE_BALANCES: &str = include_str!("sql/update_balances.sql");
+const UPDATE_BALANCES: &str = concat!(
+    include_str!("sql/updated.sql"),
+    include_str!("sql/all_updated.sql")
+);
+const WRITE_PLAIN: &str = concat!(
+    include_str!("sql/updated.sql"),
+    include_str!("sql/write_plain.sql"),
+    include_str!("sql/all_updated.sql")
+);
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
 const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");

@@ -1,17 +1,7 @@
--- write_plain: update_balances, insert_operations and insert_marks in one statement, for a batch in which nobody has anything
--- in the ten columns left out and every balance has a row; sorted as they are. PostgreSQL answers each statement as it ends, and
--- each answer wakes the thread that waits for the last one.
-WITH updated AS (
-    UPDATE balances b
-    SET posted = u.posted, version = u.version, update_time = u.update_time, last_operation_id = u.last_operation_id
-    FROM (
-        SELECT unnest($1::tid[]) AS row_id, unnest($2::text[]) AS account_id, unnest($3::bigint[]) AS posted,
-               unnest($4::bigint[]) AS version, unnest($5::timestamptz[]) AS update_time,
-               unnest($6::text[]) AS last_operation_id
-    ) AS u
-    WHERE b.ctid = u.row_id AND b.account_id = u.account_id
-    RETURNING b.ctid AS row_id
-), recorded AS (
+-- write_plain, between updated and all_updated: insert_operations and insert_marks in the same statement, for a batch in which
+-- nobody has anything in the ten columns left out and every balance has a row; sorted as they are. PostgreSQL answers each
+-- statement as it ends, and each answer wakes the thread that waits for the last one.
+, recorded AS (
     INSERT INTO operations (
         operation_id, kind, amount, currency_code, create_time,
         source_account_id, source_category, source_version, source_posted_after, source_previous_id,
@@ -25,4 +15,3 @@ WITH updated AS (
     INSERT INTO entry_marks (account_id, category, version, operation_id, create_time)
     SELECT unnest($22::text[]), unnest($23::text[]), unnest($24::bigint[]), unnest($25::text[]), unnest($26::timestamptz[])
 )
-SELECT array_agg(row_id) AS row_ids, 1 / (count(*) = cardinality($1))::integer AS all_there FROM updated

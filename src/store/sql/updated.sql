@@ -1,6 +1,5 @@
--- update_balances: one row per balance, however many operations changed it; found where the lock saw it, which nobody
--- can have moved since; no indexed column changes, so it stays HOT. Fails before the COMMIT behind it if one was not there.
--- The new places are in the order of the old ones.
+-- updated: one row per balance, however many operations changed it; found where the lock saw it, which nobody can have moved
+-- since; no indexed column changes, so it stays HOT
 WITH updated AS (
     UPDATE balances b
     SET posted = u.posted, version = u.version, update_time = u.update_time, last_operation_id = u.last_operation_id
@@ -12,4 +11,3 @@ WITH updated AS (
     WHERE b.ctid = u.row_id AND b.account_id = u.account_id
     RETURNING b.ctid AS row_id
 )
-SELECT array_agg(row_id) AS row_ids, 1 / (count(*) = cardinality($1))::integer AS all_there FROM updated
