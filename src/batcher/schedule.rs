@@ -56,7 +56,7 @@ const GATHERED_ENOUGH: usize = 32;
 
 /// How many commands a free lane waits for while a batch of this size runs.
 fn worth_a_batch_beside(size: usize) -> usize {
-    (size / 2).min(GATHERED_ENOUGH)
+    size.min(GATHERED_ENOUGH)
 }
 
 /// The accounts that a task has in hand.
@@ -324,7 +324,7 @@ impl<L: Ledger> Schedule<L> {
         })
     }
 
-    /// Whether a free lane does better to wait: what is ready is less than half of what runs, and what runs will end
+    /// Whether a free lane does better to wait: what is ready is less than what runs, and what runs will end
     /// soon and bring more. A transaction costs much that does not depend on how many commands are in it, so two batches
     /// of one size are cheaper than a large one and a small one after the other.
     fn is_worth_gathering(&self) -> bool {

@@ -223,7 +223,7 @@ async fn what_came_while_every_lane_was_busy_goes_with_what_waited_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_long() {
+async fn a_free_lane_gathers_as_many_as_the_busy_one_has_unless_that_takes_long() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
     let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let first = send(&batcher, "1", "hot").await;
@@ -235,13 +235,19 @@ async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_lon
     assert!(decided(first).await);
     // A batch of four runs, behind the gate.
     let large = vec!["2", "3", "4", "5"];
-    let few = send(&batcher, "6", "cold").await;
+    let mut few = Vec::new();
+    for operation in ["6", "7", "8"] {
+        few.push(send(&batcher, operation, operation).await);
+    }
     assert_eq!(ledger.batches(), [vec!["1"], large.clone()]);
     let started = Instant::now();
-    let enough = send(&batcher, "7", "warm").await;
-    assert!(decided(few).await && decided(enough).await);
-    assert_eq!(started.elapsed(), Duration::ZERO, "two are enough");
-    let late = send(&batcher, "8", "cold").await;
+    let enough = send(&batcher, "9", "warm").await;
+    for sent in few {
+        assert!(decided(sent).await);
+    }
+    assert!(decided(enough).await);
+    assert_eq!(started.elapsed(), Duration::ZERO, "four are enough");
+    let late = send(&batcher, "10", "cold").await;
     assert!(decided(late).await, "the busy lane may never come back");
     assert!(started.elapsed() <= Duration::from_millis(60));
     ledger.gate.notify_one();
@@ -250,7 +256,7 @@ async fn a_free_lane_gathers_half_of_what_the_busy_one_has_unless_that_takes_lon
     }
     assert_eq!(
         ledger.batches(),
-        [vec!["1"], large, vec!["6", "7"], vec!["8"]]
+        [vec!["1"], large, vec!["6", "7", "8", "9"], vec!["10"]]
     );
 }
 
