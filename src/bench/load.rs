@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 
 use super::BenchError;
@@ -97,6 +98,15 @@ impl Shared {
         measured.book(facts, answer);
         if self.is_measuring() {
             self.note_measured(measured, facts, answer, latency);
+        }
+    }
+
+    /// In an open loop: what is still in flight is answered after the end, but its time until then counts, since a stall
+    /// must show.
+    fn note_open(&self, measured: &mut Measured, facts: Facts, answer: &Answer, latency: Duration) {
+        self.note(measured, facts, answer, latency);
+        if self.is_stopping() && !facts.is_apart {
+            measured.all.note_late(answer, latency);
         }
     }
 
@@ -234,27 +244,19 @@ struct Schedule {
     interval: Duration,
 }
 
+/// Sends what is due. Each request notes its own answer as it comes, so that a latency ends with the answer and not when
+/// somebody has time to look at it.
 async fn open(
     clients: Vec<Client>,
     mut calls: Calls,
     shared: Arc<Shared>,
     Schedule { mut due, interval }: Schedule,
 ) -> Measured {
-    let mut measured = Measured::new();
-    let mut sending: JoinSet<(Answer, Facts, Instant)> = JoinSet::new();
+    let measured = Arc::new(Mutex::new(Measured::new()));
+    let sending = TaskTracker::new();
     let mut index = 0;
     while !shared.is_stopping() {
-        tokio::select! {
-            biased;
-            Some(answered) = sending.join_next(), if !sending.is_empty() => {
-                shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-                if let Ok((answer, facts, due)) = answered {
-                    shared.note(&mut measured, facts, &answer, due.elapsed());
-                }
-                continue;
-            }
-            () = tokio::time::sleep_until(due) => {}
-        }
+        tokio::time::sleep_until(due).await;
         // The timer is coarser than the interval at high rates: send everything that is due by now.
         let now = Instant::now();
         while due <= now {
@@ -262,23 +264,27 @@ async fn open(
                 shared.in_flight.fetch_add(1, Ordering::AcqRel);
                 let mut client = clients[index % clients.len()].clone();
                 let ((call, facts), was_due) = (calls.next(), due);
-                sending.spawn(async move { (way::send(&mut client, call).await, facts, was_due) });
+                let (shared, measured) = (shared.clone(), measured.clone());
+                sending.spawn(async move {
+                    let answer = way::send(&mut client, call).await;
+                    let latency = was_due.elapsed();
+                    shared.in_flight.fetch_sub(1, Ordering::AcqRel);
+                    shared.note_open(&mut locked(&measured), facts, &answer, latency);
+                });
             } else if shared.is_measuring() {
                 let reason = "not sent: too many in flight".to_owned();
-                *measured.all.errors.entry(reason).or_default() += 1;
+                *locked(&measured).all.errors.entry(reason).or_default() += 1;
             }
             index += 1;
             due += interval;
         }
     }
-    // What is still in flight is answered after the end, but its time until then counts: a stall must show.
-    while let Some(answered) = sending.join_next().await {
-        if let Ok((answer, facts, due)) = answered {
-            measured.book(facts, &answer);
-            if !facts.is_apart {
-                measured.all.note_late(&answer, due.elapsed());
-            }
-        }
-    }
-    measured
+    sending.close();
+    sending.wait().await;
+    std::mem::replace(&mut locked(&measured), Measured::new())
+}
+
+/// What a sender that panicked has noted counts too.
+fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
+    measured.lock().unwrap_or_else(PoisonError::into_inner)
 }
