@@ -81,9 +81,17 @@ async fn no_statement_scans_a_table() {
                     "{name} {statistics}:\n{}",
                     plan.join("\n")
                 );
-                if *name == "lock_places" {
-                    let finds_places = plan.iter().any(|line| line.contains("Tid Scan"));
-                    assert!(finds_places, "{name} {statistics}:\n{}", plan.join("\n"));
+                let quickest = match (*name, statistics) {
+                    ("lock_places", _) => Some("Tid Scan"),
+                    // In an empty table the primary key is as good; the first ANALYZE makes all plans anew.
+                    ("lock_accounts", "with statistics") => {
+                        Some("Index Scan using balances_account on")
+                    }
+                    _ => None,
+                };
+                if let Some(scan) = quickest {
+                    let has_it = plan.iter().any(|line| line.contains(scan));
+                    assert!(has_it, "{name} {statistics}:\n{}", plan.join("\n"));
                 }
                 sql.batch_execute("DEALLOCATE statement")
                     .await

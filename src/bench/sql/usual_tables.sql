@@ -61,3 +61,6 @@ CREATE INDEX operations_listed_source ON operations (source_account_id, create_t
 CREATE INDEX operations_listed_destination ON operations (destination_account_id, create_time)
     WHERE refusal_reason IS NOT NULL OR kind = 'MERGE';
 ALTER TABLE entries ADD PRIMARY KEY (account_id, category, version);
+
+-- The usual way finds balances by their primary key.
+DROP INDEX balances_account;
