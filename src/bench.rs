@@ -23,6 +23,7 @@ mod process;
 mod ratios;
 mod report;
 mod scenario;
+mod stalls;
 mod table_size;
 mod tables;
 mod target;

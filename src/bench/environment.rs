@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use super::stalls::Stalls;
 use super::{BenchError, disk, ledger};
 use crate::embedded::{Embedded, memory_bytes};
 
@@ -34,6 +35,8 @@ pub struct Environment {
     pub postgres_settings: BTreeMap<String, String>,
     /// How long its disk takes to write a page and sync it, if we started it: latencies by name, in microseconds.
     pub disk_sync_us: Option<BTreeMap<&'static str, u64>>,
+    /// How long its processors stood still while nothing but a busy thread was on each.
+    pub stalls: Stalls,
 }
 
 impl Environment {
@@ -60,6 +63,8 @@ impl Environment {
             }
             None => None,
         };
+        let cpu_count = std::thread::available_parallelism().map_or(0, usize::from);
+        let stalls = spawn_blocking(move || Stalls::measure(cpu_count));
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Ok(Self {
@@ -67,13 +72,14 @@ impl Environment {
             optimized: !cfg!(debug_assertions),
             command_line: command_line(std::env::args()),
             start_time_s: since_epoch.map_or(0, |passed| passed.as_secs()),
-            cpu_count: std::thread::available_parallelism().map_or(0, usize::from),
+            cpu_count,
             cpu_model: fact("/proc/cpuinfo", "model name"),
             memory_bytes: memory_bytes(),
             kernel: kernel.trim().to_owned(),
             postgres_version,
             postgres_settings,
             disk_sync_us,
+            stalls: stalls.await.map_err(std::io::Error::other)?,
         })
     }
 

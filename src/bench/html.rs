@@ -28,6 +28,7 @@ impl fmt::Display for Page<'_> {
         let facts = [
             ("ballast", environment.version.to_owned()),
             ("machine", environment.machine()),
+            ("processors", environment.stalls.to_string()),
             ("database", environment.database()),
             (
                 "disk",

@@ -220,6 +220,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "{}", self.environment.machine())?;
         writeln!(f, "{}", self.environment.database())?;
+        writeln!(f, "processors: {}", self.environment.stalls)?;
         if let Some(disk) = self.environment.disk() {
             writeln!(f, "disk: {disk}")?;
         }

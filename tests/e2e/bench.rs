@@ -284,6 +284,7 @@ async fn without_a_database_it_measures_on_a_private_one_and_its_disk() {
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for said in [
         "8 KiB written and synced",
+        "stalls of 1 ms or more",
         "min_wal_size 1GB",
         "time-ordered operation ids",
         "the WAL got segments",
@@ -297,6 +298,14 @@ async fn without_a_database_it_measures_on_a_private_one_and_its_disk() {
     let disk = &report["environment"]["disk_sync_us"];
     assert!(disk["max"].as_u64() > Some(0), "{disk}");
     assert!(disk["max"].as_u64() >= disk["p50"].as_u64(), "{disk}");
+    let stalls = &report["environment"]["stalls"];
+    let longest_ms = stalls["longest_ms"].as_f64().expect("a number");
+    assert!(stalls["total_ms"].as_f64() >= Some(longest_ms), "{stalls}");
+    assert_eq!(
+        stalls["count"].as_u64() > Some(0),
+        longest_ms >= 1.0,
+        "{stalls}"
+    );
 }
 
 #[tokio::test]
