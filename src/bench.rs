@@ -231,8 +231,12 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
     }
     let bar = progress_bar(seconds(plan, &cells));
     for round in 1..=plan.rounds {
-        for cell in &cells {
-            for variant in &mut running {
+        // Each round begins elsewhere, so that none always comes after the same neighbour.
+        let turned =
+            |count: usize| (0..count).map(move |index| (index + round as usize - 1) % count);
+        for cell in turned(cells.len()).map(|index| &cells[index]) {
+            for index in turned(running.len()) {
+                let variant = &mut running[index];
                 if cell.skips(plan, variant.variant()).is_some() {
                     continue;
                 }
