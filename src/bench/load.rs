@@ -104,8 +104,11 @@ impl Shared {
     /// In an open loop: what is still in flight is answered after the end, but its time until then counts, since a stall
     /// must show.
     fn note_open(&self, measured: &mut Measured, facts: Facts, answer: &Answer, latency: Duration) {
-        self.note(measured, facts, answer, latency);
-        if self.is_stopping() && !facts.is_apart {
+        if !self.is_stopping() {
+            return self.note(measured, facts, answer, latency);
+        }
+        measured.book(facts, answer);
+        if !facts.is_apart {
             measured.all.note_late(answer, latency);
         }
     }
