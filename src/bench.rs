@@ -230,21 +230,23 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         ledger::provide_wal(&embedded.database_url(), turn).await?;
     }
     let bar = progress_bar(seconds(plan, &cells));
+    let indexes = 0..running.len();
+    let mut turns: Vec<(&Cell, usize)> = cells
+        .iter()
+        .flat_map(|cell| indexes.clone().map(move |index| (cell, index)))
+        .collect();
     for round in 1..=plan.rounds {
-        // Each round begins elsewhere, so that none always comes after the same neighbour.
-        let turned =
-            |count: usize| (0..count).map(move |index| (index + round as usize - 1) % count);
-        for cell in turned(cells.len()).map(|index| &cells[index]) {
-            for index in turned(running.len()) {
-                let variant = &mut running[index];
-                if cell.skips(plan, variant.variant()).is_some() {
-                    continue;
-                }
-                bar.set_message(format!("{} {cell}, round {round}", variant.name()));
-                let figures = turn::take(plan, cell, variant, embedded, &bar).await?;
-                report.add(cell, variant, figures);
+        for &(cell, index) in &turns {
+            let variant = &mut running[index];
+            if cell.skips(plan, variant.variant()).is_some() {
+                continue;
             }
+            bar.set_message(format!("{} {cell}, round {round}", variant.name()));
+            let figures = turn::take(plan, cell, variant, embedded, &bar).await?;
+            report.add(cell, variant, figures);
         }
+        // The next round goes the other way, so that none always comes after the same neighbour.
+        turns.reverse();
     }
     bar.finish_and_clear();
     for variant in running {
