@@ -260,6 +260,9 @@ async fn open(
     let mut index = 0;
     while !shared.is_stopping() {
         tokio::time::sleep_until(due).await;
+        if shared.is_stopping() {
+            break;
+        }
         // The timer is coarser than the interval at high rates: send everything that is due by now.
         let now = Instant::now();
         while due <= now {
