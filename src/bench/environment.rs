@@ -35,7 +35,7 @@ pub struct Environment {
     pub postgres_settings: BTreeMap<String, String>,
     /// How long its disk takes to write a page and sync it, if we started it: latencies by name, in microseconds.
     pub disk_sync_us: Option<BTreeMap<&'static str, u64>>,
-    /// How long its processors stood still while nothing but a busy thread was on each.
+    /// How long busy threads, one for each processor, stood still before the first turn.
     pub stalls: Stalls,
 }
 

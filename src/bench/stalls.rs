@@ -1,5 +1,6 @@
-//! Stalls: how long the processors stand still by themselves. On a shared machine the host takes them away for some
-//! milliseconds without saying so, and whatever is in flight then waits; a p99 cannot be better than that.
+//! Stalls: how long a thread that never waits stands still. On a shared machine the host may take a processor away for some
+//! milliseconds without saying so, and whatever is in flight then waits. What else runs on the machine counts too: it is
+//! not told apart.
 
 use std::fmt;
 use std::thread;
@@ -26,7 +27,7 @@ pub struct Stalls {
 }
 
 impl Stalls {
-    /// Keeps all processors busy for two seconds; to be called while nothing else runs.
+    /// Keeps all processors busy for two seconds; to be called while no load runs.
     pub(super) fn measure(cpu_count: usize) -> Self {
         let watches: Vec<_> = (0..cpu_count).map(|_| thread::spawn(watch)).collect();
         let mut all = Self {
