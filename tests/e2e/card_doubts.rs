@@ -108,7 +108,9 @@ async fn a_card_whose_account_is_locked_outside_gets_07_in_time_and_nothing_move
     // Sent again it is evaluated afresh.
     let again = decided(&mut roomy.cards(), payment("late-0", "c", 10, "5411")).await;
     assert_eq!(again, says("00", "FOOD"));
-    assert_eq!(count(&roomy.database, "card_verdicts").await, 0);
+    // Nobody gives a verdict on what was not begun. One of those before the lock may have been late with its refusal.
+    let about_late = "card_verdicts WHERE operation_id NOT LIKE 'warm-%'";
+    assert_eq!(count(&roomy.database, about_late).await, 0);
     roomy.assert_in_order().await;
 }
 
