@@ -172,14 +172,28 @@ impl Ballast {
         OutsideLock(sql)
     }
 
+    /// Somebody who sees who waits for locks.
+    pub async fn observer(&self) -> Observer {
+        Observer(self.database.sql().await)
+    }
+
+    /// See [`Observer::until_waiting`].
+    pub async fn until_waiting(&self, is_enough: impl Fn(i64) -> bool) {
+        self.observer().await.until_waiting(is_enough).await;
+    }
+}
+
+/// A connection that sees who waits for locks. Making one takes a while.
+pub struct Observer(tokio_postgres::Client);
+
+impl Observer {
     /// Comes back when the number of statements that wait for a lock has become what `is_enough` wants.
     pub async fn until_waiting(&self, is_enough: impl Fn(i64) -> bool) {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let observer = self.database.sql().await;
         let end = tokio::time::Instant::now() + Duration::from_secs(60);
         while !is_enough(
-            observer
+            self.0
                 .query_one(waiting, &[])
                 .await
                 .expect("a count")
