@@ -1,5 +1,6 @@
 //! Ids: short names that callers choose. A value of these types has passed its rule; nothing checks it again.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -54,6 +55,23 @@ fn check(text: &str, length_max: usize) -> Result<(), IdError> {
     Ok(())
 }
 
+/// How ids are shown.
+macro_rules! texts {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
+            }
+        }
+    };
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $length_max:expr) => {
         $(#[$doc])*
@@ -77,17 +95,7 @@ macro_rules! id {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&*self.0, f)
-            }
-        }
+        texts!($name);
     };
 }
 
@@ -106,28 +114,57 @@ id!(
     OperationId,
     ID_LENGTH_MAX
 );
-id!(
-    /// Names a pocket of an account.
-    Category,
-    CATEGORY_LENGTH_MAX
-);
+
+/// Names a pocket of an account.
+///
+/// Nearly all are [`Category::MAIN`], and nearly every thread has some in hand: one text for all of them would be counted
+/// up and down by all of them, so it has none.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Category(Option<Arc<str>>);
 
 impl Category {
     /// The category that every account has and that an empty field means.
     pub const MAIN: &str = "main";
 
     /// The category [`Category::MAIN`].
-    pub fn main() -> Self {
-        static MAIN: std::sync::LazyLock<Category> =
-            std::sync::LazyLock::new(|| Category(Category::MAIN.into()));
-        MAIN.clone()
+    pub const fn main() -> Self {
+        Self(None)
+    }
+
+    /// Accepts the text if it keeps the rule of this id.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        check(text, CATEGORY_LENGTH_MAX).map(|()| Self::from_stored(text))
+    }
+
+    /// Takes over a text that kept the rule when it was stored.
+    pub fn from_stored(text: &str) -> Self {
+        Self((text != Self::MAIN).then(|| text.into()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or(Self::MAIN)
     }
 
     /// Whether this is [`Category::MAIN`].
-    pub fn is_main(&self) -> bool {
-        self.as_str() == Self::MAIN
+    pub const fn is_main(&self) -> bool {
+        self.0.is_none()
     }
 }
+
+impl Ord for Category {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl PartialOrd for Category {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+texts!(Category);
 
 #[cfg(test)]
 mod tests {
@@ -164,5 +201,19 @@ mod tests {
         }
         assert!(Category::parse(&"c".repeat(32)).is_ok());
         assert!(Category::parse(&"c".repeat(33)).is_err());
+    }
+
+    #[test]
+    fn main_is_one_category_however_it_is_made_and_ordered_by_its_name() {
+        let main = Category::main();
+        assert_eq!(Category::parse("main"), Ok(main.clone()));
+        assert_eq!(Category::from_stored("main"), main);
+        assert_eq!(main.to_string(), "main");
+        let mut categories = ["z", "main", "MEAL", "maim"].map(Category::from_stored);
+        categories.sort_unstable();
+        assert_eq!(
+            categories.each_ref().map(Category::as_str),
+            ["MEAL", "maim", "main", "z"]
+        );
     }
 }
