@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::command::{BalanceKey, Command, Movement, Source};
 use super::id::{AccountId, Category, OperationId};
-use super::map::{Map, Set};
+use super::map::Map;
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome, Receipt};
 use super::refusal::{Refusal, Side};
@@ -79,18 +79,33 @@ impl Account {
     }
 }
 
-/// The balances of an account: `main`, which every account has, and mostly no others.
+/// The balances of an account: `main`, which every account has, and mostly no others. They know which of them a book changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Balances {
-    main: Balance,
-    others: Vec<(Category, Balance)>,
+    main: Pocket,
+    others: Vec<(Category, Pocket)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Pocket {
+    balance: Balance,
+    is_changed: bool,
+}
+
+impl Pocket {
+    fn new(balance: Balance) -> Self {
+        Self {
+            balance,
+            is_changed: false,
+        }
+    }
 }
 
 impl Balances {
     /// Those of an account that has no category but `main`.
     pub fn new(main: Balance) -> Self {
         Self {
-            main,
+            main: Pocket::new(main),
             others: Vec::new(),
         }
     }
@@ -98,20 +113,24 @@ impl Balances {
     /// The balance of a category; `None`: it has none yet.
     pub fn get(&self, category: &Category) -> Option<&Balance> {
         if category.is_main() {
-            return Some(&self.main);
+            return Some(&self.main.balance);
         }
-        let (_, balance) = self.others.iter().find(|(other, _)| other == category)?;
-        Some(balance)
+        let (_, pocket) = self.others.iter().find(|(other, _)| other == category)?;
+        Some(&pocket.balance)
     }
 
     /// The balance of a category, to change it. Zero, if it had none yet.
     pub fn get_or_insert(&mut self, category: &Category) -> &mut Balance {
+        &mut self.pocket(category).balance
+    }
+
+    fn pocket(&mut self, category: &Category) -> &mut Pocket {
         if category.is_main() {
             return &mut self.main;
         }
         let found = self.others.iter().position(|(other, _)| other == category);
         let index = found.unwrap_or_else(|| {
-            self.others.push((category.clone(), Balance::default()));
+            self.others.push((category.clone(), Pocket::default()));
             self.others.len() - 1
         });
         &mut self.others[index].1
@@ -125,8 +144,16 @@ impl Balances {
     /// All balances with their categories, `main` first.
     pub fn iter(&self) -> impl Iterator<Item = (Category, &Balance)> {
         let others = self.others.iter();
-        std::iter::once((Category::main(), &self.main))
-            .chain(others.map(|(category, balance)| (category.clone(), balance)))
+        std::iter::once((Category::main(), &self.main.balance))
+            .chain(others.map(|(category, pocket)| (category.clone(), &pocket.balance)))
+    }
+
+    /// Those that a book changed.
+    fn into_changed(self) -> impl Iterator<Item = (Category, Balance)> {
+        std::iter::once((Category::main(), self.main))
+            .chain(self.others)
+            .filter(|(_, pocket)| pocket.is_changed)
+            .map(|(category, pocket)| (category, pocket.balance))
     }
 }
 
@@ -148,7 +175,6 @@ pub struct Book {
     accounts: Map<AccountId, Account>,
     known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
-    changed: Set<BalanceKey>,
     roles: Map<AccountId, Role>,
     closed: Vec<AccountId>,
 }
@@ -168,7 +194,6 @@ impl Book {
             accounts: Map::default(),
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
-            changed: Set::with_capacity_and_hasher(2 * command_count, <_>::default()),
             roles: Map::default(),
             closed: Vec::new(),
         }
@@ -206,28 +231,24 @@ impl Book {
         answer(outcome, false)
     }
 
-    /// What the batch has to write: the operations in the order of their decisions, and the balances in the order of
-    /// their keys.
+    /// What the batch has to write: the operations in the order of their decisions, and the balances in no order.
     pub fn into_changes(self) -> (Vec<Arc<Operation>>, Vec<BalanceChange>) {
         let Self {
-            accounts,
-            decided,
-            changed,
-            ..
+            accounts, decided, ..
         } = self;
-        let mut balances: Vec<_> = changed
-            .into_iter()
-            .map(|key| {
-                let account = &accounts[&key.account_id];
-                let balance = account.balance(&key.category).clone();
-                BalanceChange {
-                    key,
-                    currency: account.currency,
-                    balance,
-                }
-            })
-            .collect();
-        balances.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let mut balances = Vec::with_capacity(accounts.len());
+        for (account_id, account) in accounts {
+            let currency = account.currency;
+            let changed = account.balances.into_changed();
+            balances.extend(changed.map(|(category, balance)| BalanceChange {
+                key: BalanceKey {
+                    account_id: account_id.clone(),
+                    category,
+                },
+                currency,
+                balance,
+            }));
+        }
         (decided, balances)
     }
 
@@ -277,16 +298,24 @@ impl Book {
         for (account_id, account, side) in sides() {
             check_not_frozen(account_id, account, side)?;
         }
+        let mut time = self.now;
         let source = source
-            .map(|(source, account)| fund(source, account, amount))
+            .map(|(source, account)| {
+                let key = fund(source, account, amount)?;
+                time = time.max(account.balance(&key.category).update_time.next());
+                Ok(key)
+            })
             .transpose()?;
         let destination = destination
             .map(|(key, account)| {
-                check_limit(key, account, amount.minor_units()).map(|()| key.clone())
+                check_limit(key, account, amount.minor_units())?;
+                time = time.max(account.balance(&key.category).update_time.next());
+                Ok(key.clone())
             })
             .transpose()?;
         Ok(Posting::Move(Moved {
             amount,
+            time,
             source,
             destination,
         }))
@@ -313,10 +342,10 @@ impl Book {
     fn post(&mut self, command: &Arc<Command>, moved: Moved) -> Arc<Operation> {
         let Moved {
             amount,
+            time,
             source,
             destination,
         } = moved;
-        let time = self.time_of(source.iter().chain(&destination));
         let amount = amount.minor_units();
         let operation_id = &command.operation_id;
         let source = source.map(|key| self.change(key, -amount, time, operation_id));
@@ -342,7 +371,9 @@ impl Book {
             .accounts
             .get_mut(&key.account_id)
             .expect("`decide` found the account");
-        let balance = account.balances.get_or_insert(&key.category);
+        let pocket = account.balances.pocket(&key.category);
+        pocket.is_changed = true;
+        let balance = &mut pocket.balance;
         balance.posted = balance
             .posted
             .checked_add(amount)
@@ -350,7 +381,6 @@ impl Book {
         balance.version += 1;
         balance.update_time = time;
         let previous_operation_id = balance.last_operation_id.replace(operation_id.clone());
-        self.changed.insert(key.clone());
         Entry {
             balance: key,
             version: balance.version,
@@ -389,6 +419,8 @@ enum Posting {
 /// The balances that a movement will change, and by how much.
 struct Moved {
     amount: Amount,
+    /// The time of the operation: after all that happened to these balances.
+    time: Timestamp,
     source: Option<BalanceKey>,
     destination: Option<BalanceKey>,
 }
