@@ -33,18 +33,25 @@ pub(super) struct BalanceColumns<'a> {
 }
 
 impl<'a> BalanceColumns<'a> {
-    /// The changes of balances that have a row, with the place of each, and of those that have none yet.
-    pub(super) fn split(changes: &'a [BalanceChange], row_ids: &RowIds) -> (Self, Self) {
+    /// The changes of balances that have a row, in the order of their places, and of those that have none yet, in the
+    /// order of their keys: each statement goes through its pages once.
+    pub(super) fn split(changes: &'a [BalanceChange], row_ids: &RowIds<'_>) -> (Self, Self) {
         let (mut updates, mut inserts) = (Self::default(), Self::default());
+        let mut placed = Vec::with_capacity(changes.len());
+        let mut unplaced = Vec::new();
         for change in changes {
             match row_ids.get(&change.key) {
-                Some(row_id) => {
-                    updates.row_ids.push(row_id);
-                    updates.push(change);
-                }
-                None => inserts.push(change),
+                Some(row_id) => placed.push((row_id, change)),
+                None => unplaced.push(change),
             }
         }
+        placed.sort_unstable_by_key(|(row_id, _)| *row_id);
+        unplaced.sort_unstable_by_key(|change| &change.key);
+        for (row_id, change) in placed {
+            updates.row_ids.push(row_id);
+            updates.push(change);
+        }
+        unplaced.into_iter().for_each(|change| inserts.push(change));
         (updates, inserts)
     }
 
@@ -185,9 +192,14 @@ pub(super) struct OperationColumns<'a> {
 }
 
 impl<'a> OperationColumns<'a> {
-    pub(super) fn new(operations: &[&'a Operation]) -> Self {
+    /// In the order of their ids, so that the index is gone through once.
+    pub(super) fn new(operations: &'a [Arc<Operation>]) -> Self {
+        let with_id =
+            |operation: &'a Arc<Operation>| (operation.command.operation_id.as_str(), &**operation);
+        let mut sorted: Vec<(&str, &Operation)> = operations.iter().map(with_id).collect();
+        sorted.sort_unstable_by_key(|(operation_id, _)| *operation_id);
         let mut columns = Self::default();
-        for operation in operations {
+        for (_, operation) in sorted {
             columns.push(operation);
         }
         columns

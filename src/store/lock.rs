@@ -28,28 +28,37 @@ const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), 
 const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
-pub(super) struct Locked {
+pub(super) struct Locked<'a> {
     pub(super) book: Book,
-    pub(super) row_ids: RowIds,
+    pub(super) row_ids: RowIds<'a>,
     pub(super) contended: Set<AccountId>,
 }
 
 /// Where the locked rows are.
-#[derive(Default)]
-pub(super) struct RowIds {
-    mains: Map<AccountId, RowId>,
+pub(super) struct RowIds<'a> {
+    wanted: Wanted<'a>,
     siblings: Map<BalanceKey, RowId>,
 }
 
-impl RowIds {
+impl RowIds<'_> {
     /// The place of a balance's row; `None`: it has none yet.
     pub(super) fn get(&self, key: &BalanceKey) -> Option<RowId> {
         if key.category.is_main() {
-            self.mains.get(&key.account_id).copied()
+            self.wanted.get(key.account_id.as_str())?.row_id
         } else {
             self.siblings.get(key).copied()
         }
     }
+}
+
+/// The accounts of a batch, by their ids as text.
+type Wanted<'a> = Map<&'a str, WantedAccount<'a>>;
+
+/// An account of a batch.
+struct WantedAccount<'a> {
+    id: &'a AccountId,
+    /// Where its row is; `None`: it was not locked.
+    row_id: Option<RowId>,
 }
 
 /// A row of `lock_accounts` or `lock_places`: an account with its balance `main`.
@@ -81,89 +90,87 @@ impl<'a> Main<'a> {
     }
 }
 
-/// The accounts that were locked so far.
-#[derive(Default)]
-struct Mains {
+/// The accounts of a batch, and what was locked of them so far.
+struct Mains<'a> {
+    wanted: Wanted<'a>,
     accounts: Map<AccountId, Account>,
-    row_ids: Map<AccountId, RowId>,
     sibling_counts: Map<AccountId, i32>,
     /// The latest time that a row came with.
     now: Option<Timestamp>,
 }
 
-impl Mains {
-    fn with_capacity(count: usize) -> Self {
+impl<'a> Mains<'a> {
+    fn new(jobs: &'a [Job]) -> Self {
+        let mut wanted = Wanted::with_capacity_and_hasher(2 * jobs.len(), <_>::default());
+        for id in jobs
+            .iter()
+            .flat_map(|job| job.command.movement.account_ids())
+        {
+            wanted.insert(id.as_str(), WantedAccount { id, row_id: None });
+        }
         Self {
-            accounts: Map::with_capacity_and_hasher(count, <_>::default()),
-            row_ids: Map::with_capacity_and_hasher(count, <_>::default()),
-            ..Self::default()
+            accounts: Map::with_capacity_and_hasher(wanted.len(), <_>::default()),
+            wanted,
+            sibling_counts: Map::default(),
+            now: None,
         }
     }
 
+    /// The accounts of the batch, in no order.
+    fn wanted_ids(&self) -> Vec<&'a AccountId> {
+        self.wanted.values().map(|account| account.id).collect()
+    }
+
     /// Takes those of the rows that belong to accounts of the batch, and says how many did.
-    fn add(&mut self, rows: &[Row], wanted: &Map<&str, &AccountId>) -> Result<usize, StoreError> {
+    fn add(&mut self, rows: &[Row]) -> Result<usize, StoreError> {
         let mut count = 0;
         for row in rows {
             let main = Main::from_row(row)?;
-            let Some(account_id) = wanted.get(main.account_id) else {
+            let Some(account) = self.wanted.get_mut(main.account_id) else {
                 continue;
             };
-            let account_id: AccountId = (*account_id).clone();
+            account.row_id = Some(main.row_id);
+            let account_id = account.id.clone();
             if main.sibling_count > 0 {
                 self.sibling_counts
                     .insert(account_id.clone(), main.sibling_count);
             }
             self.now = self.now.max(Some(main.now));
-            self.row_ids.insert(account_id.clone(), main.row_id);
             self.accounts.insert(account_id, main.account);
             count += 1;
         }
         Ok(count)
     }
 
-    /// The accounts that are not among them.
-    fn missing<'a>(&self, account_ids: &[&'a AccountId]) -> Vec<&'a str> {
-        account_ids
-            .iter()
-            .filter(|id| !self.accounts.contains_key(**id))
-            .map(|id| id.as_str())
-            .collect()
+    /// The accounts that are not locked.
+    fn missing(&self) -> Vec<&'a str> {
+        let missing = |account: &&WantedAccount| account.row_id.is_none();
+        let missing = self.wanted.values().filter(missing);
+        missing.map(|account| account.id.as_str()).collect()
     }
 }
 
 impl Transaction<'_> {
-    pub(super) async fn lock(&self, jobs: &[Job]) -> Result<Locked, StoreError> {
-        let mut wanted: Map<&str, &AccountId> =
-            Map::with_capacity_and_hasher(2 * jobs.len(), <_>::default());
-        for account_id in jobs
-            .iter()
-            .flat_map(|job| job.command.movement.account_ids())
-        {
-            wanted.insert(account_id.as_str(), account_id);
-        }
-        // In no order: the statements see to theirs.
-        let account_ids: Vec<&AccountId> = wanted.values().copied().collect();
-        let mut mains = Mains::with_capacity(account_ids.len());
+    pub(super) async fn lock<'a>(&self, jobs: &'a [Job]) -> Result<Locked<'a>, StoreError> {
+        let mut mains = Mains::new(jobs);
         let book = if self.is_optimist {
-            self.lock_as_optimist(&account_ids, &wanted, &mut mains)
-                .await?;
+            self.lock_as_optimist(&mut mains).await?;
             // Without a row nothing will be recorded, and nothing needs the time.
             Book::with_capacity(mains.now.unwrap_or_default(), jobs.len())
         } else {
-            self.lock_and_look_up(jobs, &account_ids, &wanted, &mut mains)
-                .await?
+            self.lock_and_look_up(jobs, &mut mains).await?
         };
-        let contended = self.contended(mains.missing(&account_ids)).await?;
+        let contended = self.contended(mains.missing()).await?;
         let Mains {
+            wanted,
             mut accounts,
-            row_ids,
             sibling_counts,
             now: _,
         } = mains;
         let mut locked = Locked {
             book,
             row_ids: RowIds {
-                mains: row_ids,
+                wanted,
                 siblings: Map::default(),
             },
             contended,
@@ -176,13 +183,9 @@ impl Transaction<'_> {
     }
 
     /// Locks rows at their places, and by their keys where those are not known or wrong.
-    async fn lock_as_optimist(
-        &self,
-        account_ids: &[&AccountId],
-        wanted: &Map<&str, &AccountId>,
-        mains: &mut Mains,
-    ) -> Result<(), StoreError> {
-        let (row_ids, unknown) = self.places.split(account_ids);
+    async fn lock_as_optimist(&self, mains: &mut Mains<'_>) -> Result<(), StoreError> {
+        // In no order: the statements see to theirs.
+        let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
         let at_places = self.prepare(LOCK_PLACES).await?;
         let by_keys = self.prepare(LOCK_ACCOUNTS_SKIP).await?;
         let begin = self.begin();
@@ -193,12 +196,12 @@ impl Transaction<'_> {
         )
         .await;
         begun?;
-        let found = mains.add(&placed?, wanted)?;
-        mains.add(&keyed?, wanted)?;
+        let found = mains.add(&placed?)?;
+        mains.add(&keyed?)?;
         if found < row_ids.len() {
             self.places.judge(row_ids.len(), found);
-            let missing = mains.missing(account_ids);
-            mains.add(&self.client.query(&by_keys, &[&missing]).await?, wanted)?;
+            let missing = mains.missing();
+            mains.add(&self.client.query(&by_keys, &[&missing]).await?)?;
         }
         Ok(())
     }
@@ -207,11 +210,9 @@ impl Transaction<'_> {
     async fn lock_and_look_up(
         &self,
         jobs: &[Job],
-        account_ids: &[&AccountId],
-        wanted: &Map<&str, &AccountId>,
-        mains: &mut Mains,
+        mains: &mut Mains<'_>,
     ) -> Result<Book, StoreError> {
-        let account_ids: Vec<&str> = account_ids.iter().map(|id| id.as_str()).collect();
+        let account_ids: Vec<&str> = mains.wanted.keys().copied().collect();
         let operation_ids: Vec<&str> = jobs
             .iter()
             .map(|job| job.command.operation_id.as_str())
@@ -227,7 +228,7 @@ impl Transaction<'_> {
         )
         .await;
         begun?;
-        mains.add(&rows?, wanted)?;
+        mains.add(&rows?)?;
         let known = known?;
         let mut book = Book::with_capacity(row::time(&known, "now"), jobs.len());
         let operation_ids: Vec<&str> = known.get("operation_ids");
@@ -268,7 +269,7 @@ impl Transaction<'_> {
         &self,
         accounts: &mut Map<AccountId, Account>,
         mut sibling_counts: Map<AccountId, i32>,
-        locked: &mut Locked,
+        locked: &mut Locked<'_>,
     ) -> Result<(), StoreError> {
         if sibling_counts.is_empty() {
             return Ok(());

@@ -53,7 +53,8 @@ impl<'a> FromSql<'a> for PgTime {
 }
 
 /// Where a row is (`ctid`). It stays there for as long as it is locked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// They are ordered as the rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RowId([u8; RowId::SIZE]);
 
 impl RowId {

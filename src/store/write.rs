@@ -213,7 +213,7 @@ impl Transaction<'_> {
         &self,
         operations: &[Arc<Operation>],
         balances: &[BalanceChange],
-        row_ids: &RowIds,
+        row_ids: &RowIds<'_>,
         merges: &MergeWrites<'_>,
     ) -> Result<(), StoreError> {
         let operation_ids = || {
@@ -227,14 +227,7 @@ impl Transaction<'_> {
             return Ok(commit.await?);
         }
         let (updates, inserts) = BalanceColumns::split(balances, row_ids);
-        let mut sorted: Vec<&Operation> = operations.iter().map(Arc::as_ref).collect();
-        sorted.sort_unstable_by(|a, b| {
-            a.command
-                .operation_id
-                .as_str()
-                .cmp(b.command.operation_id.as_str())
-        });
-        let operation_columns = OperationColumns::new(&sorted);
+        let operation_columns = OperationColumns::new(operations);
         let mark_columns = MarkColumns::new(operations);
         let is_plain = operation_columns.are_plain()
             && !updates.is_empty()
