@@ -1,6 +1,7 @@
 //! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
 //! lock, and it never waits for the database.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,8 @@ const PATIENT_TURN: Duration = Duration::from_millis(150);
 enum Holder {
     /// Nobody any more: the commands that waited for it may go, as far as it is concerned.
     Nobody,
-    /// A lane.
-    Lane,
+    /// A lane, with the batch of this number.
+    Lane(u64),
     /// Somebody outside; a patient lane waits for it, or will.
     Outside,
     /// A command that waits for its other account.
@@ -69,7 +70,7 @@ enum Hand {
 
 /// A batch in a lane.
 struct Batch {
-    account_ids: Set<AccountId>,
+    account_ids: Vec<AccountId>,
     size: usize,
     started: Instant,
 }
@@ -92,6 +93,8 @@ pub(super) struct Schedule<L> {
     held: Map<AccountId, Held>,
     /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
     contended: VecDeque<(AccountId, Vec<Ticket>)>,
+    /// How many batches were begun.
+    batch_count: u64,
     running: JoinSet<SteppedAside>,
     /// What each running task has in hand.
     hands: HashMap<Id, Hand>,
@@ -112,6 +115,7 @@ impl<L: Ledger> Schedule<L> {
             arrived_count: 0,
             held: Map::default(),
             contended: VecDeque::new(),
+            batch_count: 0,
             running: JoinSet::new(),
             hands: HashMap::new(),
             lanes_running: 0,
@@ -164,7 +168,7 @@ impl<L: Ledger> Schedule<L> {
         self.arrived_count += 1;
         ticket.number = self.arrived_count;
         match self.obstacle(&ticket) {
-            Some(account_id) => self.park(ticket, account_id, &Set::default()),
+            Some(account_id) => self.park(ticket, account_id),
             None => self.make_ready(ticket),
         }
     }
@@ -195,6 +199,8 @@ impl<L: Ledger> Schedule<L> {
         let (_, ticket) = held.parked.pop_first()?;
         match held.parked.first_key_value() {
             Some((number, _)) => drop(self.fronts.insert(*number, account_id)),
+            // A batch that is being gathered may have it already.
+            None if held.holder != Holder::Nobody => {}
             None => drop(self.held.remove(&account_id)),
         }
         Some(ticket)
@@ -209,10 +215,14 @@ impl<L: Ledger> Schedule<L> {
 
     /// Gives an account that nobody had in hand to somebody.
     fn hold(&mut self, account_id: &AccountId, holder: Holder) {
-        let Some(held) = self.held.get_mut(account_id) else {
-            self.held.insert(account_id.clone(), Held::by(holder));
-            return;
+        let mut entry = match self.held.entry(account_id.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Held::by(holder));
+                return;
+            }
+            Entry::Occupied(occupied) => occupied,
         };
+        let held = entry.get_mut();
         if held.holder == Holder::Nobody
             && let Some((number, _)) = held.parked.first_key_value()
         {
@@ -224,16 +234,22 @@ impl<L: Ledger> Schedule<L> {
 
     /// The account that keeps a command from running: one in somebody's hands.
     fn obstacle(&self, ticket: &Ticket) -> Option<AccountId> {
+        self.obstacle_beside(ticket, Holder::Nobody)
+    }
+
+    /// The account that keeps a command from going into the batch of `lane`.
+    fn obstacle_beside(&self, ticket: &Ticket, lane: Holder) -> Option<AccountId> {
         let mut account_ids = ticket.job.command.movement.account_ids();
-        let is_ours = |id: &AccountId| ticket.reserved.as_ref() == Some(id);
-        account_ids
-            .find(|id| self.holder(id) != Holder::Nobody && !is_ours(id))
-            .cloned()
+        let is_in_the_way = |id: &&AccountId| match self.holder(id) {
+            Holder::Nobody => false,
+            holder => holder != lane && ticket.reserved.as_ref() != Some(*id),
+        };
+        account_ids.find(is_in_the_way).cloned()
     }
 
     /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
     /// the one that is free reserved; else it might wait for ever.
-    fn park(&mut self, mut ticket: Ticket, account_id: AccountId, taken: &Set<AccountId>) {
+    fn park(&mut self, mut ticket: Ticket, account_id: AccountId) {
         if ticket.waits_for.as_ref() != Some(&account_id) {
             ticket.waits_for = Some(account_id.clone());
             ticket.detours += 1;
@@ -242,8 +258,8 @@ impl<L: Ledger> Schedule<L> {
         match self.holder(&account_id) {
             Holder::Outside => self.expect_a_long_wait(&mut ticket),
             // It ends soon, whatever else happens. Waiting for a reservation of another command might not.
-            Holder::Lane if is_old && ticket.reserved.is_none() => self.reserve(&mut ticket, taken),
-            Holder::Lane | Holder::Ticket | Holder::Nobody => {}
+            Holder::Lane(_) if is_old && ticket.reserved.is_none() => self.reserve(&mut ticket),
+            Holder::Lane(_) | Holder::Ticket | Holder::Nobody => {}
         }
         match self.held.get_mut(&account_id) {
             Some(held) if held.holder != Holder::Nobody => {
@@ -253,9 +269,9 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    fn reserve(&mut self, ticket: &mut Ticket, taken: &Set<AccountId>) {
+    fn reserve(&mut self, ticket: &mut Ticket) {
         let mut account_ids = ticket.job.command.movement.account_ids();
-        let is_free = |id: &&AccountId| self.holder(id) == Holder::Nobody && !taken.contains(*id);
+        let is_free = |id: &&AccountId| self.holder(id) == Holder::Nobody;
         ticket.reserved = account_ids.find(is_free).cloned();
         if let Some(account_id) = &ticket.reserved {
             self.hold(account_id, Holder::Ticket);
@@ -273,7 +289,7 @@ impl<L: Ledger> Schedule<L> {
 
     fn unreserve(&mut self, ticket: &mut Ticket) {
         if let Some(account_id) = ticket.reserved.take() {
-            self.release(&account_id);
+            self.release(account_id);
         }
     }
 
@@ -290,7 +306,7 @@ impl<L: Ledger> Schedule<L> {
                 .partition(|ticket| ticket.withdraw_if_pointless(now));
             over.into_iter().for_each(Ticket::end);
             if tickets.is_empty() {
-                self.release(&account_id);
+                self.release(account_id);
                 continue;
             }
             self.patient_lanes_running += 1;
@@ -378,9 +394,11 @@ impl<L: Ledger> Schedule<L> {
 
     /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
     /// would not begin with. Their accounts, which come with it, are in its hands from now on.
-    fn gather(&mut self) -> (Vec<Ticket>, Set<AccountId>) {
+    fn gather(&mut self) -> (Vec<Ticket>, Vec<AccountId>) {
         let mut tickets = Vec::new();
-        let mut taken = Set::default();
+        let (mut taken, mut fronted) = (Vec::new(), Vec::new());
+        self.batch_count += 1;
+        let lane = Holder::Lane(self.batch_count);
         let now = Instant::now();
         let share = self.share(now);
         let (mut left, mut left_on) = (Vec::new(), Set::default());
@@ -394,43 +412,77 @@ impl<L: Ledger> Schedule<L> {
                 ticket.end();
                 continue;
             }
-            if let Some(account_id) = self.obstacle(&ticket) {
-                self.park(ticket, account_id, &taken);
+            if let Some(account_id) = self.obstacle_beside(&ticket, lane) {
+                self.park(ticket, account_id);
                 continue;
             }
-            let movement = &ticket.job.command.movement;
-            let is_on = |accounts: &Set<AccountId>| {
-                let mut account_ids = movement.account_ids();
-                account_ids.any(|id| accounts.contains(id))
-            };
-            // None goes before an older one on its account.
-            if tickets.len() >= share && (!is_on(&taken) || is_on(&left_on)) {
-                left_on.extend(movement.account_ids().cloned());
-                left.push(ticket);
-                continue;
+            if tickets.len() >= share {
+                let movement = &ticket.job.command.movement;
+                let is_on_taken = movement.account_ids().any(|id| self.holder(id) == lane);
+                // None goes before an older one on its account.
+                if !is_on_taken || movement.account_ids().any(|id| left_on.contains(id)) {
+                    left_on.extend(movement.account_ids().cloned());
+                    left.push(ticket);
+                    continue;
+                }
             }
-            taken.extend(movement.account_ids().cloned());
-            ticket.reserved = None;
+            self.take(&mut ticket, lane, &mut taken, &mut fronted);
             tickets.push(ticket);
         }
         let mut is_leaving = left.len() >= worth_a_batch_beside(tickets.len());
         for mut ticket in left {
             // Meanwhile its account may have been kept free for another one; those after it may be on its other account.
             is_leaving |= tickets.len() == self.config.batch_size_max;
-            is_leaving |= self.obstacle(&ticket).is_some();
+            is_leaving |= self.obstacle_beside(&ticket, lane).is_some();
             if is_leaving {
                 self.make_ready(ticket);
                 continue;
             }
-            taken.extend(ticket.job.command.movement.account_ids().cloned());
-            ticket.reserved = None;
+            self.take(&mut ticket, lane, &mut taken, &mut fronted);
             tickets.push(ticket);
         }
         self.waiting -= tickets.len();
-        for account_id in &taken {
-            self.hold(account_id, Holder::Lane);
+        for account_id in &fronted {
+            self.close_front(account_id);
         }
         (tickets, taken)
+    }
+
+    /// Gives a command's accounts to the lane that gathers, and adds those to `taken` that it did not have yet. What waits
+    /// for one may still go into the same batch: it stays among the `fronts` until that is complete, see `fronted`.
+    fn take(
+        &mut self,
+        ticket: &mut Ticket,
+        lane: Holder,
+        taken: &mut Vec<AccountId>,
+        fronted: &mut Vec<AccountId>,
+    ) {
+        ticket.reserved = None;
+        for account_id in ticket.job.command.movement.account_ids() {
+            match self.held.entry(account_id.clone()) {
+                Entry::Vacant(vacant) => drop(vacant.insert(Held::by(lane))),
+                Entry::Occupied(occupied) if occupied.get().holder == lane => continue,
+                Entry::Occupied(mut occupied) => {
+                    let held = occupied.get_mut();
+                    if held.holder == Holder::Nobody {
+                        fronted.push(account_id.clone());
+                    }
+                    held.holder = lane;
+                }
+            }
+            taken.push(account_id.clone());
+        }
+    }
+
+    /// Lets what still waits for an account wait until the lane that has it is done.
+    fn close_front(&mut self, account_id: &AccountId) {
+        let parked = self.held.get(account_id).map(|held| &held.parked);
+        if let Some(parked) = parked
+            && let Some((number, _)) = parked.first_key_value()
+        {
+            self.fronts.remove(number);
+            self.ready_count -= parked.len();
+        }
     }
 
     fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking) {
@@ -454,9 +506,9 @@ impl<L: Ledger> Schedule<L> {
             }
             Some(Hand::PatientLane(account_id)) => {
                 self.patient_lanes_running -= 1;
-                Set::from_iter([account_id])
+                vec![account_id]
             }
-            None => Set::default(),
+            None => Vec::new(),
         };
         let now = Instant::now();
         let mut contended: Map<AccountId, Vec<Ticket>> = Map::default();
@@ -469,8 +521,10 @@ impl<L: Ledger> Schedule<L> {
             self.waiting += 1;
             contended.entry(account_id).or_default().push(ticket);
         }
-        for account_id in released.iter().filter(|id| !contended.contains_key(*id)) {
-            self.release(account_id);
+        for account_id in released {
+            if !contended.contains_key(&account_id) {
+                self.release(account_id);
+            }
         }
         for (account_id, tickets) in contended {
             self.hold_outside(&account_id, now);
@@ -503,20 +557,22 @@ impl<L: Ledger> Schedule<L> {
     }
 
     /// Takes an account out of all hands.
-    fn release(&mut self, account_id: &AccountId) {
-        let Some(held) = self.held.get_mut(account_id) else {
+    fn release(&mut self, account_id: AccountId) {
+        let Entry::Occupied(mut entry) = self.held.entry(account_id) else {
             return;
         };
+        let held = entry.get_mut();
         if held.holder == Holder::Nobody {
             return;
         }
         match held.parked.first_key_value() {
             Some((number, _)) => {
                 held.holder = Holder::Nobody;
-                self.fronts.insert(*number, account_id.clone());
+                let number = *number;
                 self.ready_count += held.parked.len();
+                self.fronts.insert(number, entry.key().clone());
             }
-            None => drop(self.held.remove(account_id)),
+            None => drop(entry.remove()),
         }
     }
 }
