@@ -9,25 +9,35 @@ use crate::support::binary::run;
 use crate::support::postgres::Database;
 
 /// One short round on a few accounts. Warmed up: on a busy machine a server may spend its first second on connections.
-const SHORT: [&str; 9] = [
-    "bench",
-    "--rounds",
-    "1",
-    "--duration-s",
-    "1",
-    "--warmup-s",
-    "1",
-    "--concurrency",
-    "8",
-];
+const SHORT: [&str; 9] = round_of("1");
+/// Two halves, of which the second has to lock a balance from outside first.
+const IN_HALVES: [&str; 9] = round_of("4");
+
+const fn round_of(seconds: &'static str) -> [&'static str; 9] {
+    [
+        "bench",
+        "--rounds",
+        "1",
+        "--duration-s",
+        seconds,
+        "--warmup-s",
+        "1",
+        "--concurrency",
+        "8",
+    ]
+}
 
 /// Runs a benchmark that is expected to succeed: what it printed, and its JSON.
 async fn measured(folder: &Path, arguments: &[&str]) -> (String, Value) {
+    measured_in(folder, &SHORT, arguments).await
+}
+
+async fn measured_in(folder: &Path, round: &[&str], arguments: &[&str]) -> (String, Value) {
     let database = Database::empty().await;
     let (url, json) = (database.url(), folder.join("figures.json"));
     let path = json.to_string_lossy();
     let place = ["--database-url", &url, "--json", &path];
-    let arguments = [&SHORT[..], &place, arguments].concat();
+    let arguments = [round, &place, arguments].concat();
     let (code, stdout, stderr) = run(folder, &arguments);
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     assert!(
@@ -184,7 +194,7 @@ async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
         "--history-entries",
         "2500",
     ];
-    let (stdout, report) = measured(folder.path(), &arguments).await;
+    let (stdout, report) = measured_in(folder.path(), &IN_HALVES, &arguments).await;
     let parts = |row: &Value| -> Vec<(String, u64)> {
         let parts = row["rounds"][0]["parts"].as_array().expect("parts");
         parts
