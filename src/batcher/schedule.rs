@@ -215,21 +215,22 @@ impl<L: Ledger> Schedule<L> {
 
     /// Gives an account that nobody had in hand to somebody.
     fn hold(&mut self, account_id: &AccountId, holder: Holder) {
-        let mut entry = match self.held.entry(account_id.clone()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Held::by(holder));
-                return;
-            }
-            Entry::Occupied(occupied) => occupied,
-        };
-        let held = entry.get_mut();
-        if held.holder == Holder::Nobody
-            && let Some((number, _)) = held.parked.first_key_value()
+        if self.holder(account_id) == Holder::Nobody {
+            self.close_front(account_id);
+        }
+        let held = self.held.entry(account_id.clone());
+        held.or_insert_with(|| Held::by(holder)).holder = holder;
+    }
+
+    /// Lets the commands that wait for an account go on waiting, though nobody had it in hand.
+    fn close_front(&mut self, account_id: &AccountId) {
+        let parked = self.held.get(account_id).map(|held| &held.parked);
+        if let Some(parked) = parked
+            && let Some((number, _)) = parked.first_key_value()
         {
             self.fronts.remove(number);
-            self.ready_count -= held.parked.len();
+            self.ready_count -= parked.len();
         }
-        held.holder = holder;
     }
 
     /// The account that keeps a command from running: one in somebody's hands.
@@ -471,17 +472,6 @@ impl<L: Ledger> Schedule<L> {
                 }
             }
             taken.push(account_id.clone());
-        }
-    }
-
-    /// Lets what still waits for an account wait until the lane that has it is done.
-    fn close_front(&mut self, account_id: &AccountId) {
-        let parked = self.held.get(account_id).map(|held| &held.parked);
-        if let Some(parked) = parked
-            && let Some((number, _)) = parked.first_key_value()
-        {
-            self.fronts.remove(number);
-            self.ready_count -= parked.len();
         }
     }
 
