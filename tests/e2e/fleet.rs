@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use ballast::store::verify;
 use nix::sys::signal::Signal;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -184,14 +185,16 @@ type Outcomes = BTreeMap<String, Option<i64>>;
 
 /// Many clients, both directions, all processes; one is killed when half of the operations are answered.
 async fn many_clients_and_a_killed_process(fleet: &mut Fleet, names: &Names, victim: usize) {
-    let answered = Arc::new(AtomicUsize::new(0));
+    let (answered, killing) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
     let clients: Vec<_> = (0..CLIENT_COUNT)
         .map(|client| {
             let processes: Vec<_> = (0..PROCESS_COUNT)
                 .map(|process| fleet.balances(process))
                 .collect();
-            let (names, answered) = (names.clone(), answered.clone());
-            tokio::spawn(async move { client_of(client, processes, &names, &answered).await })
+            let (names, answered, killed) = (names.clone(), answered.clone(), killing.clone());
+            tokio::spawn(
+                async move { client_of(client, processes, &names, &answered, &killed).await },
+            )
         })
         .collect();
     while answered.load(Ordering::Acquire) < CLIENT_COUNT * TRANSFERS_PER_CLIENT / 2 {
@@ -199,6 +202,7 @@ async fn many_clients_and_a_killed_process(fleet: &mut Fleet, names: &Names, vic
     }
     let replacement = Fleet::starting(&fleet.folder, &fleet.database);
     fleet.processes[victim].signal(Signal::SIGKILL);
+    killing.cancel();
     let (mut outcomes, mut retried) = (Outcomes::new(), 0);
     for client in clients {
         let (of_client, retries) = client.await.expect("no surprise");
@@ -218,6 +222,7 @@ async fn client_of(
     mut processes: Vec<Balances>,
     names: &Names,
     answered: &AtomicUsize,
+    killed: &CancellationToken,
 ) -> (Outcomes, u32) {
     let [a, b] = ["a", "b"].map(|name| names.of(name));
     let (from, to, sign) = match client % 2 {
@@ -227,6 +232,10 @@ async fn client_of(
     let (mut outcomes, mut retries) = (Outcomes::new(), 0);
     for index in 0..TRANSFERS_PER_CLIENT {
         let id = names.of(&format!("t-{client}-{index}"));
+        // However late the process is killed, everybody has something left to do then.
+        if index + 1 == TRANSFERS_PER_CLIENT {
+            killed.cancelled().await;
+        }
         let amount = 1 + ((client * 31 + index * 17) % 120) as i64;
         let mut attempt = 0;
         let moved = loop {
