@@ -39,11 +39,11 @@ pub use scenario::{OperationIds, Scenario};
 pub use table_size::TableSize;
 pub use way::Way;
 
-use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
 use crate::embedded::{Embedded, EmbeddedError};
 use turn::{Cell, Running};
@@ -108,7 +108,7 @@ pub enum Database {
 pub enum BenchError {
     /// No PostgreSQL.
     #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
+    Embedded(EmbeddedError),
     /// PostgreSQL did not do what the benchmark needs.
     #[error("benchmark database: {0}")]
     Database(String),
@@ -134,9 +134,21 @@ pub enum BenchError {
         /// The first finding.
         finding: String,
     },
+    /// It was told to stop.
+    #[error("interrupted before the end; there is no result")]
+    Interrupted,
     /// A file or a folder.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+}
+
+impl From<EmbeddedError> for BenchError {
+    fn from(error: EmbeddedError) -> Self {
+        match error {
+            EmbeddedError::Stopped => Self::Interrupted,
+            error => Self::Embedded(error),
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for BenchError {
@@ -157,8 +169,9 @@ impl Variant {
     }
 }
 
-/// Runs the plan. Progress goes to stderr.
-pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
+/// Runs the plan. Progress goes to stderr. When `stop` is cancelled the run ends without a result, and leaves nothing
+/// running.
+pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchError> {
     let cells = Cell::all(plan);
     let skipped = skipped(plan, &cells);
     if skipped.iter().map(|skip| skip.count).sum::<usize>() == cells.len() * plan.variants.len() {
@@ -166,9 +179,11 @@ pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
         return Err(BenchError::Nothing(why.join("; ")));
     }
     match &plan.database {
-        Database::Named(_) | Database::Elsewhere(_) => run_on(plan, None).await,
+        Database::Named(_) | Database::Elsewhere(_) => {
+            until_stopped(stop, run_on(plan, None)).await
+        }
         Database::Embedded(folder) => {
-            with_embedded(folder.as_deref(), async |embedded| {
+            with_embedded(folder.as_deref(), stop, async |embedded| {
                 run_on(plan, Some(embedded)).await
             })
             .await
@@ -176,9 +191,21 @@ pub async fn run(plan: &Plan) -> Result<Report, BenchError> {
     }
 }
 
-/// Does `work` on a private PostgreSQL in this folder, or in a temporary one.
+/// Does `work`, unless `stop` is cancelled before it is done. Processes that it started are killed then.
+pub(crate) async fn until_stopped<T, E: From<BenchError>>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match stop.run_until_cancelled(work).await {
+        Some(worked) => worked,
+        None => Err(BenchError::Interrupted.into()),
+    }
+}
+
+/// Does `work` on a private PostgreSQL in this folder, or in a temporary one, unless `stop` is cancelled before.
 pub(crate) async fn with_embedded<T, E: From<BenchError>>(
     folder: Option<&Path>,
+    stop: &CancellationToken,
     work: impl AsyncFnOnce(&Embedded) -> Result<T, E>,
 ) -> Result<T, E> {
     let temporary = tempfile::Builder::new()
@@ -187,10 +214,10 @@ pub(crate) async fn with_embedded<T, E: From<BenchError>>(
         .map_err(BenchError::from)?;
     open_to_all(temporary.path()).map_err(BenchError::from)?;
     let folder = folder.unwrap_or(temporary.path());
-    let embedded = Embedded::start(Some(folder), None, pending())
+    let embedded = Embedded::start(Some(folder), None, stop.cancelled())
         .await
         .map_err(BenchError::from)?;
-    let worked = work(&embedded).await;
+    let worked = until_stopped(stop, work(&embedded)).await;
     embedded.stop().await;
     worked
 }

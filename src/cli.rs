@@ -7,6 +7,7 @@ mod demo;
 mod health;
 mod migrate;
 mod serve;
+mod signals;
 mod stress;
 mod verify;
 

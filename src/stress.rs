@@ -26,10 +26,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::bench::{BenchError, Served, Variant, rss_bytes, with_embedded};
+use crate::bench::{BenchError, Served, Variant, rss_bytes, until_stopped, with_embedded};
 use crate::rpc::proto::account_service_client::AccountServiceClient;
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 use crate::rpc::proto::{
@@ -102,8 +103,9 @@ struct Part {
     account_count: u64,
 }
 
-/// Runs the plan. Progress goes to stderr.
-pub async fn run(plan: &Plan) -> Result<Report, StressError> {
+/// Runs the plan. Progress goes to stderr. When `stop` is cancelled the run ends without a result, and leaves nothing
+/// running.
+pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, StressError> {
     if !plan.targets.is_empty() {
         let mut addresses = Vec::new();
         for target in &plan.targets {
@@ -115,9 +117,9 @@ pub async fn run(plan: &Plan) -> Result<Report, StressError> {
             let nothing = || failed(std::io::Error::other("there is no such host"));
             addresses.push(found.next().ok_or_else(nothing)?);
         }
-        return run_on(plan, addresses, &[]).await;
+        return until_stopped(stop, run_on(plan, addresses, &[])).await;
     }
-    with_embedded(None, async |embedded| {
+    with_embedded(None, stop, async |embedded| {
         let mut servers = Vec::new();
         for _ in 0..process_count(plan.connection_count) {
             let variant = Variant::Ballast(plan.serve.clone());

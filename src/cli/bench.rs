@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
+use super::signals::stop_signal;
 use crate::bench::{
     Baseline, BaselineConfig, Database, OperationIds, Pace, Page, Plan, Scenario, TableSize,
     Variant, Way, run as run_plan, serve_baseline,
@@ -306,10 +307,11 @@ pub(super) struct BaselineArgs {
 }
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
+    let stop = stop_signal()?;
     super::serve::raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
-    let report = run_plan(&args.plan()).await?;
+    let report = run_plan(&args.plan(), &stop).await?;
     if let Some(mut file) = json {
         serde_json::to_writer_pretty(&mut file, &report).map_err(std::io::Error::other)?;
         writeln!(file)?;

@@ -1,11 +1,11 @@
 //! `ballast serve`: config → database → server → say where it listens → wait → drain.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::banner::Banner;
+use super::signals::stop_signal;
 use super::{CliError, demo};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::server::{Ended, Server};
@@ -75,33 +75,6 @@ async fn prepare(args: &ServeArgs, database_url: &str) -> Result<(), CliError> {
     }
     Ok(())
 }
-
-/// Listens to SIGTERM and Ctrl-C. The first one cancels the token; whoever sends a second one does not want to wait.
-fn stop_signal() -> std::io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
-    tokio::spawn(async move {
-        for is_first in [true, false] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if !is_first {
-                tracing::warn!("stopped at once; what was in flight is not answered");
-                std::process::exit(EXIT_CODE_INTERRUPTED);
-            }
-            stopping.cancel();
-        }
-    });
-    Ok(stop)
-}
-
-/// What shells show for a process that a signal ended.
-const EXIT_CODE_INTERRUPTED: i32 = 130;
 
 /// Each connection is an open file, and the usual soft limit is 1024.
 pub(super) fn raise_open_files() {

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::CliError;
+use super::signals::stop_signal;
 use crate::stress::{Plan, run as run_plan, work};
 
 /// Open very many connections at once, send random transfers, and check that no money came or went
@@ -41,6 +42,7 @@ pub(super) struct ClientArgs {
 }
 
 pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
+    let stop = stop_signal()?;
     super::serve::raise_open_files();
     let plan = Plan {
         targets: args.target,
@@ -49,7 +51,7 @@ pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
         account_count: args.accounts,
         serve: args.serve,
     };
-    let report = run_plan(&plan).await?;
+    let report = run_plan(&plan, &stop).await?;
     println!("{report}");
     match report.findings().is_empty() {
         true => Ok(()),

@@ -1,12 +1,15 @@
 //! The benchmark runs, compares, verifies every ledger, and writes down what it found.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::Ballast;
-use crate::support::binary::run;
+use crate::support::binary::{command, run};
 use crate::support::postgres::Database;
+use crate::support::{Ballast, within_reason};
 
 /// One short round on a few accounts. Warmed up: on a busy machine a server may spend its first second on connections.
 const SHORT: [&str; 9] = round_of("1");
@@ -316,6 +319,87 @@ async fn without_a_database_it_measures_on_a_private_one_and_its_disk() {
         longest_ms >= 1.0,
         "{stalls}"
     );
+}
+
+/// Comes back when a benchmark whose PostgreSQL is in this folder loads it.
+async fn until_loaded(folder: &Path) {
+    let url = format!("host={}/run user=ballast dbname=postgres", folder.display());
+    let sql = loop {
+        if let Ok((sql, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
+            tokio::spawn(connection);
+            break sql;
+        }
+        tokio::task::yield_now().await;
+    };
+    let commits = "SELECT coalesce(sum(xact_commit), 0)::bigint FROM pg_stat_database
+                   WHERE datname LIKE 'ballast_bench%'";
+    let committed = async || -> i64 {
+        let row = sql.query_one(commits, &[]).await.expect("a sum");
+        row.get(0)
+    };
+    // Far more than it takes to make the tables and the accounts.
+    while committed().await < 2_000 {}
+}
+
+/// The processes that were started with, or for, this folder.
+fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let about = |process: std::fs::DirEntry| {
+        let [command, environment] = ["cmdline", "environ"].map(|file| {
+            let bytes = std::fs::read(process.path().join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).replace('\0', " ")
+        });
+        (command.contains(&folder) || environment.contains(&folder)).then_some(command)
+    };
+    processes.filter_map(about).collect()
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_stop_leaves_nothing_running() {
+    let folder = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .expect("a folder");
+    let path = folder.path().to_string_lossy().into_owned();
+    let arguments = [
+        &["bench", "--duration-s", "600", "--data-dir", &path][..],
+        &[
+            "--baseline",
+            "transaction",
+            "--accounts",
+            "20",
+            "--no-checkpoint",
+        ],
+    ]
+    .concat();
+    let bench = tokio::process::Command::from(command(folder.path(), &arguments))
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the binary starts");
+    within_reason("a loaded database", until_loaded(folder.path())).await;
+    assert!(
+        processes_of(folder.path()).len() >= 4,
+        "the benchmark, two servers and PostgreSQL"
+    );
+
+    let pid = bench.id().and_then(|id| i32::try_from(id).ok());
+    kill(Pid::from_raw(pid.expect("it runs")), Signal::SIGTERM).expect("it runs");
+    let ended = within_reason("an end", bench.wait_with_output()).await;
+    let output = ended.expect("an exit status");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("interrupted before the end"), "{said}");
+    assert!(
+        !folder.path().join("postgres/postmaster.pid").exists(),
+        "PostgreSQL stopped in order"
+    );
+    within_reason("no process left", async {
+        while !processes_of(folder.path()).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

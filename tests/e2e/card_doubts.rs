@@ -28,11 +28,6 @@ async fn hurried(before: [i64; 3]) -> (Ballast, Ballast) {
     (roomy, hurried)
 }
 
-async fn within_reason<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(Duration::from_secs(20), future).await;
-    waited.unwrap_or_else(|_| panic!("{what} never comes"))
-}
-
 async fn count(database: &Arc<Database>, rows: &str) -> i64 {
     let sql = database.sql().await;
     let row = sql

@@ -12,3 +12,9 @@ pub use calls::*;
 pub use errors::Rejection;
 pub use instance::Ballast;
 pub use patient::{patient, patient_with_accounts, within};
+
+/// What `future` brings. It may take long on a busy machine, and not for ever.
+pub async fn within_reason<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), future).await;
+    waited.unwrap_or_else(|_| panic!("{what} never comes"))
+}
