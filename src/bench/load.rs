@@ -5,7 +5,7 @@
 //! from being sent (coordinated omission).
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::BenchError;
 use super::history::LongAccount;
 use super::measured::{Answer, Measured};
 use super::scenario::{Accounts, Calls, Facts, OperationIds, Scenario};
-use super::way::{self, Way};
+use super::way::{self, Feed, Parcel, Way};
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 
 /// How fast the requests come.
@@ -42,7 +42,7 @@ impl fmt::Display for Pace {
 /// In an open loop: the most requests in flight before those that are due are counted as not sent.
 const IN_FLIGHT_MAX: usize = 50_000;
 /// How many tasks send an open loop's requests.
-const OPEN_SENDER_COUNT: u64 = 8;
+const OPEN_SENDER_COUNT: usize = 8;
 /// The largest answer: a batch has some hundred bytes for each of its members.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -67,11 +67,17 @@ pub(super) struct Load {
     pub(super) duration: Duration,
 }
 
+/// The load runs and is not measured yet; that of a new [`Shared`].
+const WARMING_UP: u8 = 0;
+/// What is answered now counts.
+const MEASURING: u8 = 1;
+/// Nothing is sent any more.
+const STOPPING: u8 = 2;
+
 /// What all senders look at.
 #[derive(Default)]
 pub(super) struct Shared {
-    measuring: AtomicBool,
-    stopping: AtomicBool,
+    phase: AtomicU8,
     locked: AtomicBool,
     in_flight: AtomicUsize,
     started: OnceLock<Instant>,
@@ -80,11 +86,11 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) == STOPPING
     }
 
     pub(super) fn is_measuring(&self) -> bool {
-        self.measuring.load(Ordering::Acquire)
+        self.phase.load(Ordering::Acquire) == MEASURING
     }
 
     /// Books an answer, and counts it if it is measured.
@@ -101,15 +107,43 @@ impl Shared {
         }
     }
 
+    /// In an open loop: whether so many more may be in flight. They are, then.
+    pub(super) fn admit(&self, count: usize) -> bool {
+        let has_room = self.in_flight.load(Ordering::Acquire) + count <= IN_FLIGHT_MAX;
+        if has_room {
+            self.in_flight.fetch_add(count, Ordering::AcqRel);
+        }
+        has_room
+    }
+
+    /// In an open loop: so many are answered.
+    pub(super) fn dismiss(&self, count: usize) {
+        self.in_flight.fetch_sub(count, Ordering::AcqRel);
+    }
+
+    /// In an open loop: so many were due and had to be left out.
+    pub(super) fn note_not_sent(&self, measured: &mut Measured, count: usize) {
+        if self.is_measuring() {
+            let reason = "not sent: too many in flight".to_owned();
+            *measured.all.errors.entry(reason).or_default() += count as u64;
+        }
+    }
+
     /// In an open loop: what is still in flight is answered after the end, but its time until then counts, since a stall
     /// must show.
-    fn note_open(&self, measured: &mut Measured, facts: Facts, answer: &Answer, latency: Duration) {
-        if !self.is_stopping() {
-            return self.note(measured, facts, answer, latency);
-        }
+    pub(super) fn note_open(
+        &self,
+        measured: &mut Measured,
+        facts: Facts,
+        answer: &Answer,
+        latency: Duration,
+    ) {
         measured.book(facts, answer);
-        if !facts.is_apart {
-            measured.all.note_late(answer, latency);
+        match self.phase.load(Ordering::Acquire) {
+            WARMING_UP => {}
+            MEASURING => self.note_measured(measured, facts, answer, latency),
+            _ if facts.is_apart => {}
+            _ => measured.all.note_late(answer, latency),
         }
     }
 
@@ -163,14 +197,14 @@ impl Load {
         passing(self.warmup, watch).await;
         watch.start().await?;
         let started = *shared.started.get_or_init(Instant::now);
-        shared.measuring.store(true, Ordering::Release);
+        shared.phase.store(MEASURING, Ordering::Release);
         passing(self.duration / 2, watch).await;
         shared.locked.store(watch.half().await?, Ordering::Release);
         let left = self.duration.saturating_sub(started.elapsed());
         passing(left, watch).await;
-        shared.measuring.store(false, Ordering::Release);
+        // In one step: an answer of an open loop is either in time or late.
+        shared.phase.store(STOPPING, Ordering::Release);
         let elapsed = started.elapsed();
-        shared.stopping.store(true, Ordering::Release);
         watch.end().await?;
         let mut measured = Measured::new();
         while let Some(sender) = senders.join_next().await {
@@ -197,22 +231,28 @@ impl Load {
                 for (index, size) in callers.into_iter().enumerate() {
                     let (client, calls, shared) = (client(index), calls()?, shared.clone());
                     match self.way {
-                        Way::Unary => senders.spawn(way::call(client, calls, shared)),
-                        Way::Batch(_) => senders.spawn(way::batches(client, calls, size, shared)),
-                        Way::Stream => senders.spawn(way::stream(client, calls, size, shared)),
+                        Way::Stream => {
+                            let feed = Feed::Window(size);
+                            senders.spawn(way::stream(client, calls, feed, shared))
+                        }
+                        way => senders.spawn(way::call(client, calls, way.batch_size(), shared)),
                     };
                 }
             }
+            Pace::Open(rate) if self.way == Way::Stream => {
+                for (index, client) in clients.iter().enumerate() {
+                    let schedule = Schedule::part(rate as f64, index, clients.len());
+                    let (calls, feed) = (calls()?, Feed::Due(schedule));
+                    senders.spawn(way::stream(client.clone(), calls, feed, shared.clone()));
+                }
+            }
             Pace::Open(rate) => {
-                let count = OPEN_SENDER_COUNT.min(rate);
-                let interval = Duration::from_secs(1).mul_f64(count as f64 / rate as f64);
-                for index in 0..count {
-                    let offset = interval.mul_f64(index as f64 / count as f64);
-                    let schedule = Schedule {
-                        due: Instant::now() + offset,
-                        interval,
-                    };
-                    senders.spawn(open(clients.clone(), calls()?, shared.clone(), schedule));
+                let batch_size = self.way.batch_size();
+                for index in 0..OPEN_SENDER_COUNT {
+                    let rate = rate as f64 / batch_size.unwrap_or(1) as f64;
+                    let schedule = Schedule::part(rate, index, OPEN_SENDER_COUNT);
+                    let (clients, calls) = (clients.clone(), calls()?);
+                    senders.spawn(open(clients, calls, batch_size, shared.clone(), schedule));
                 }
             }
         }
@@ -241,10 +281,31 @@ async fn passing(duration: Duration, watch: &mut impl Watch) {
     }
 }
 
-/// When an open loop's requests are due.
-struct Schedule {
-    due: Instant,
+/// When the requests of an open loop are due that one sender sends.
+pub(super) struct Schedule {
+    /// The next one.
+    pub(super) due: Instant,
     interval: Duration,
+}
+
+impl Schedule {
+    /// That of the sender of this index among `count`, which together send `rate` per second, evenly.
+    fn part(rate: f64, index: usize, count: usize) -> Self {
+        let after = |requests: usize| Duration::from_secs_f64(requests as f64 / rate);
+        Self {
+            due: Instant::now() + after(index),
+            interval: after(count),
+        }
+    }
+
+    /// Sends everything that is due by now: the timer is coarser than the interval at high rates.
+    pub(super) fn take_due(&mut self, mut send: impl FnMut(Instant)) {
+        let now = Instant::now();
+        while self.due <= now {
+            send(self.due);
+            self.due += self.interval;
+        }
+    }
 }
 
 /// Sends what is due. Each request notes its own answer as it comes, so that a latency ends with the answer and not when
@@ -252,38 +313,37 @@ struct Schedule {
 async fn open(
     clients: Vec<Client>,
     mut calls: Calls,
+    batch_size: Option<usize>,
     shared: Arc<Shared>,
-    Schedule { mut due, interval }: Schedule,
+    mut schedule: Schedule,
 ) -> Measured {
     let measured = Arc::new(Mutex::new(Measured::new()));
     let sending = TaskTracker::new();
-    let mut index = 0;
+    let mut clients = clients.iter().cycle();
     while !shared.is_stopping() {
-        tokio::time::sleep_until(due).await;
+        tokio::time::sleep_until(schedule.due).await;
         if shared.is_stopping() {
             break;
         }
-        // The timer is coarser than the interval at high rates: send everything that is due by now.
-        let now = Instant::now();
-        while due <= now {
-            if shared.in_flight.load(Ordering::Acquire) < IN_FLIGHT_MAX {
-                shared.in_flight.fetch_add(1, Ordering::AcqRel);
-                let mut client = clients[index % clients.len()].clone();
-                let ((call, facts), was_due) = (calls.next(), due);
-                let (shared, measured) = (shared.clone(), measured.clone());
-                sending.spawn(async move {
-                    let answer = way::send(&mut client, call).await;
-                    let latency = was_due.elapsed();
-                    shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-                    shared.note_open(&mut locked(&measured), facts, &answer, latency);
-                });
-            } else if shared.is_measuring() {
-                let reason = "not sent: too many in flight".to_owned();
-                *locked(&measured).all.errors.entry(reason).or_default() += 1;
+        schedule.take_due(|due| {
+            let parcel = Parcel::next(&mut calls, batch_size);
+            let size = parcel.size();
+            if !shared.admit(size) {
+                return shared.note_not_sent(&mut locked(&measured), size);
             }
-            index += 1;
-            due += interval;
-        }
+            let Some(mut client) = clients.next().cloned() else {
+                return;
+            };
+            let (shared, measured) = (shared.clone(), measured.clone());
+            sending.spawn(async move {
+                let answers = parcel.send(&mut client).await;
+                let latency = due.elapsed();
+                shared.dismiss(size);
+                let mut measured = locked(&measured);
+                answers
+                    .each(|facts, answer| shared.note_open(&mut measured, facts, answer, latency));
+            });
+        });
     }
     sending.close();
     sending.wait().await;
@@ -293,4 +353,26 @@ async fn open(
 /// What a sender that panicked has noted counts too.
 fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
     measured.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn senders_share_a_rate_evenly_and_leave_nothing_out() {
+        let start = Instant::now();
+        let mut schedules: Vec<_> = (0..4)
+            .map(|index| Schedule::part(1000.0, index, 4))
+            .collect();
+        tokio::time::advance(Duration::from_millis(20)).await;
+        let mut due = Vec::new();
+        for schedule in &mut schedules {
+            schedule.take_due(|at| due.push((at - start).as_micros()));
+            assert!(schedule.due > Instant::now());
+        }
+        due.sort_unstable();
+        let every_millisecond: Vec<u128> = (0..=20).map(|number| number * 1000).collect();
+        assert_eq!(due, every_millisecond);
+    }
 }

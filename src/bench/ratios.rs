@@ -149,7 +149,8 @@ impl Ratio {
                 let alone = report.rows.iter().filter(|other| {
                     other.is_alone
                         && other.scenario == *scenario
-                        && other.way == *way
+                        // Another server may know other ways only.
+                        && (other.way == *way || other.variant != *variant)
                         && other.table == *table
                 });
                 for alone in alone {

@@ -73,9 +73,6 @@ impl Cell {
         if way != Way::Unary && scenario.reads() {
             return Some("batches and streams carry operations, and this reads");
         }
-        if way != Way::Unary && is_open {
-            return Some("batches and streams are measured in a closed loop only");
-        }
         match variant {
             Variant::Ballast(_) => None,
             Variant::Target => matches!(scenario, Scenario::Locked | Scenario::History)

@@ -24,7 +24,7 @@ const CONCURRENCY_DEFAULT: usize = 256;
 Examples:
   ballast bench --baseline transaction,echo,pgbench --html report.html
   ballast bench --scenario uniform --way unary,batch,stream --concurrency 1000
-  ballast bench --scenario uniform --concurrency 1 --rate 4000 --baseline transaction
+  ballast bench --scenario uniform --concurrency 1 --rate 4000 --way unary,stream --baseline transaction
   ballast bench --scenario uniform --table-size 10k,10m+5m
   ballast bench --scenario history,locked
   ballast bench --target 10.0.0.5:50051
@@ -62,10 +62,11 @@ struct LoadArgs {
     /// Closed loop: how many operations are in flight; each number is measured on its own [default: 256]
     #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = at_least_one)]
     concurrency: Vec<usize>,
-    /// Open loop: how many requests are sent per second, come what may; each is measured on its own
+    /// Open loop: how many operations are sent per second, come what may; each rate is measured on its own
     ///
-    /// A latency counts from the moment at which the request was due. Together with --concurrency both are measured, the
-    /// baselines then in the closed loop only.
+    /// A latency counts from the moment at which the operation was due. Those of a batch are due together: at 1000 per
+    /// second and 500 members, twice in a second. Together with --concurrency both are measured, the baselines then in the
+    /// closed loop only.
     #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     rate: Vec<u64>,
     /// By which RPC operations come, each measured on its own: unary (Debit, Credit, Transfer), batch (ExecuteBatch),

@@ -12,11 +12,13 @@ use crate::support::postgres::Database;
 use crate::support::{Ballast, within_reason};
 
 /// One short round on a few accounts. Warmed up: on a busy machine a server may spend its first second on connections.
-const SHORT: [&str; 9] = round_of("1");
+const SHORT: [&str; 9] = round_of("1", "8");
+/// The same with one request in flight, which an open loop is compared with.
+const ALONE: [&str; 9] = round_of("1", "1");
 /// Two halves, of which the second has to lock a balance from outside first.
-const IN_HALVES: [&str; 9] = round_of("4");
+const IN_HALVES: [&str; 9] = round_of("4", "8");
 
-const fn round_of(seconds: &'static str) -> [&'static str; 9] {
+const fn round_of(seconds: &'static str, concurrency: &'static str) -> [&'static str; 9] {
     [
         "bench",
         "--rounds",
@@ -26,7 +28,7 @@ const fn round_of(seconds: &'static str) -> [&'static str; 9] {
         "--warmup-s",
         "1",
         "--concurrency",
-        "8",
+        concurrency,
     ]
 }
 
@@ -125,16 +127,40 @@ async fn every_way_in_is_measured_on_its_own() {
         "unary,batch,stream",
         "--batch-size",
         "4",
+        "--rate",
+        "200",
+        "--baseline",
+        "transaction",
     ];
-    let (stdout, report) = measured(folder.path(), &arguments).await;
-    let ways: Vec<&str> = rows(&report)
+    let (stdout, report) = measured_in(folder.path(), &ALONE, &arguments).await;
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    let of_ballast = rows(&report)
         .iter()
-        .filter_map(|row| row["way"].as_str())
+        .filter(|row| row["variant"] == "ballast");
+    let loads: Vec<[String; 3]> = of_ballast
+        .map(|row| ["scenario", "pace", "way"].map(|name| text(row, name)))
         .collect();
-    // What reads is measured by unary calls only.
-    assert_eq!(ways, ["unary", "batch of 4", "stream", "unary"]);
+    let expected = [
+        ["uniform", "1 in flight", "unary"],
+        ["uniform", "1 in flight", "batch of 4"],
+        ["uniform", "1 in flight", "stream"],
+        ["uniform", "200/s", "unary"],
+        ["uniform", "200/s", "batch of 4"],
+        ["uniform", "200/s", "stream"],
+        // What reads is measured by unary calls only.
+        ["mixed", "1 in flight", "unary"],
+        ["mixed", "200/s", "unary"],
+    ];
+    assert_eq!(loads, expected.map(|load| load.map(str::to_owned)));
+    // Each way of the open loop is compared with the baseline, which knows only one.
+    for way in ["unary", "batch of 4", "stream"] {
+        let compared = stdout.lines().any(|line| {
+            line.contains(&format!("uniform, {way}")) && line.contains("p50 of transaction")
+        });
+        assert!(compared, "{way}: {stdout}");
+    }
     assert_measured(&report);
-    assert!(stdout.contains("skipped: ballast: batches and streams carry operations"));
+    assert!(stdout.contains("skipped: ballast, transaction: batches and streams carry operations"));
 }
 
 #[tokio::test]
