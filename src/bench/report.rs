@@ -27,10 +27,16 @@ pub struct Figures {
     pub refusals: BTreeMap<String, u64>,
     /// Errors by code and reason.
     pub errors: BTreeMap<String, u64>,
+    /// CPU seconds of the client per thousand answers.
+    pub client_cpu_seconds_per_thousand: Option<f64>,
     /// CPU seconds of the server per thousand answers.
     pub server_cpu_seconds_per_thousand: Option<f64>,
     /// CPU seconds of PostgreSQL per thousand answers.
     pub database_cpu_seconds_per_thousand: Option<f64>,
+    /// The part of this machine's processors that nobody used.
+    pub idle_fraction: Option<f64>,
+    /// The part that the host gave to other machines, as far as it says so.
+    pub stolen_fraction: Option<f64>,
     /// Resident memory of the server in bytes: at the start, then after each second.
     pub server_rss_bytes: Vec<u64>,
     /// WAL per answer, in bytes.
@@ -96,6 +102,8 @@ impl Figures {
             size,
             rss_bytes,
         } = costs;
+        let per_thousand = |cpu: Option<f64>| cpu.map(|cpu| cpu / count * 1e3);
+        let of_all = |cpu: Option<f64>| Some(cpu? / usage.all_cpu_seconds?.max(f64::EPSILON));
         let names = LOCKED_PARTS.into_iter().chain(history::PARTS);
         let parts = names.filter_map(|name| Some((name, measured.parts.remove(name)?)));
         Self {
@@ -105,10 +113,11 @@ impl Figures {
             latency_curve_us: curve.collect(),
             refusals: all.refusals.clone(),
             errors: all.errors.clone(),
-            server_cpu_seconds_per_thousand: usage.server_cpu_seconds.map(|cpu| cpu / count * 1e3),
-            database_cpu_seconds_per_thousand: usage
-                .database_cpu_seconds
-                .map(|cpu| cpu / count * 1e3),
+            client_cpu_seconds_per_thousand: per_thousand(usage.client_cpu_seconds),
+            server_cpu_seconds_per_thousand: per_thousand(usage.server_cpu_seconds),
+            database_cpu_seconds_per_thousand: per_thousand(usage.database_cpu_seconds),
+            idle_fraction: of_all(usage.idle_cpu_seconds),
+            stolen_fraction: of_all(usage.stolen_cpu_seconds),
             server_rss_bytes: rss_bytes,
             wal_bytes_per_answer: size.map(|size| size.wal_bytes as f64 / count),
             disk_bytes_per_answer: size.map(|size| size.disk_bytes as f64 / count),

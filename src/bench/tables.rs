@@ -21,8 +21,10 @@ impl Report {
             "p99",
             "p99.9",
             "max",
+            "client ms",
             "server ms",
             "database ms",
+            "idle %",
             "WAL B",
             "disk B",
             "RSS MB",
@@ -40,8 +42,10 @@ impl Report {
             cells.extend(LATENCIES.map(|name| millis(row.median(|figures| figures.latency(name)))));
             cells.extend([
                 // CPU seconds per thousand are CPU milliseconds for each.
+                row.shown(3, |figures| figures.client_cpu_seconds_per_thousand),
                 row.shown(3, |figures| figures.server_cpu_seconds_per_thousand),
                 row.shown(3, |figures| figures.database_cpu_seconds_per_thousand),
+                row.shown(0, |figures| Some(figures.idle_fraction? * 100.0)),
                 row.shown(0, |figures| figures.wal_bytes_per_answer),
                 row.shown(0, |figures| figures.disk_bytes_per_answer),
                 row.shown(0, |figures| {

@@ -366,7 +366,11 @@ struct Watcher<'a> {
 
 impl Watcher<'_> {
     async fn used(&self) -> Result<(Usage, Option<Size>), BenchError> {
-        let usage = Usage::of(self.running.server_pid(), self.postmaster);
+        let mut usage = Usage::of(self.running.server_pid(), self.postmaster);
+        if matches!(self.running.kind, Kind::Pgbench { .. }) {
+            // It is a client of its own.
+            usage.client_cpu_seconds = None;
+        }
         let size = match self.running.ledger() {
             Some(ledger) => Some(ledger.size().await?),
             None => None,
