@@ -169,6 +169,18 @@ impl Variant {
     }
 }
 
+impl Plan {
+    /// How the names of its databases begin.
+    fn database_prefix(&self) -> String {
+        match self.database {
+            // Nobody else is on it: what a killed run left behind is found by its name, and dropped.
+            Database::Embedded(_) => "ballast_bench".to_owned(),
+            // Another benchmark may run on it.
+            _ => format!("ballast_bench_{}", std::process::id()),
+        }
+    }
+}
+
 /// Runs the plan. Progress goes to stderr. When `stop` is cancelled the run ends without a result, and leaves nothing
 /// running.
 pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchError> {
@@ -179,8 +191,13 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchE
         return Err(BenchError::Nothing(why.join("; ")));
     }
     match &plan.database {
-        Database::Named(_) | Database::Elsewhere(_) => {
-            until_stopped(stop, run_on(plan, None)).await
+        Database::Elsewhere(_) => until_stopped(stop, run_on(plan, None)).await,
+        Database::Named(url) => {
+            let ran = until_stopped(stop, run_on(plan, None)).await;
+            if ran.is_err() {
+                ledger::drop_all(url, &plan.database_prefix()).await;
+            }
+            ran
         }
         Database::Embedded(folder) => {
             with_embedded(folder.as_deref(), stop, async |embedded| {
@@ -191,12 +208,14 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchE
     }
 }
 
-/// Does `work`, unless `stop` is cancelled before it is done. Processes that it started are killed then.
+/// Does `work`, unless `stop` is cancelled before it is done. Processes that it started are killed then; if a Ctrl-C in the
+/// terminal reached them too, what they say about it is not the reason.
 pub(crate) async fn until_stopped<T, E: From<BenchError>>(
     stop: &CancellationToken,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     match stop.run_until_cancelled(work).await {
+        Some(Err(_)) | None if stop.is_cancelled() => Err(BenchError::Interrupted.into()),
         Some(worked) => worked,
         None => Err(BenchError::Interrupted.into()),
     }
@@ -231,12 +250,7 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
 async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, BenchError> {
     let cells = Cell::all(plan);
     let skipped = skipped(plan, &cells);
-    let prefix = match plan.database {
-        // Nobody else is on it: what an interrupted run left behind is found by its name, and dropped.
-        Database::Embedded(_) => "ballast_bench".to_owned(),
-        // Another benchmark may run on it.
-        _ => format!("ballast_bench_{}", std::process::id()),
-    };
+    let prefix = plan.database_prefix();
     let mut running = Vec::new();
     for (index, table) in plan.tables.iter().enumerate() {
         for (number, variant) in plan.variants.iter().enumerate() {
@@ -345,6 +359,10 @@ fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
             let in_flight: usize = way.callers(count, 1).iter().sum();
             (in_flight != count)
                 .then(|| format!("{cell}: whole batches, so {in_flight} operations are in flight"))
+        }
+        (Way::Batch(size), Pace::Open(rate)) => {
+            let seconds = size as f64 / rate as f64;
+            Some(format!("{cell}: a batch is due every {seconds:.3} s"))
         }
         _ => None,
     });

@@ -157,7 +157,10 @@ impl Embedded {
             () = &mut stop => return Err(EmbeddedError::Stopped),
         }
         if !folder.has_cluster() {
-            initdb(&folder, &binaries).await?;
+            tokio::select! {
+                made = initdb(&folder, &binaries) => made?,
+                () = &mut stop => return Err(EmbeddedError::Stopped),
+            }
         }
         let server = spawn(&folder, &binaries)?;
         let mut embedded = Self {
@@ -166,13 +169,12 @@ impl Embedded {
             binaries,
         };
         tokio::select! {
-            ready = embedded.wait_until_ready() => ready?,
+            prepared = embedded.prepare() => prepared?,
             () = &mut stop => {
                 embedded.stop().await;
                 return Err(EmbeddedError::Stopped);
             }
         }
-        embedded.create_database().await?;
         Ok(embedded)
     }
 
@@ -232,6 +234,11 @@ impl Embedded {
             .replace('\\', "\\\\")
             .replace('\'', "\\'");
         format!("host='{host}' user={NAME} dbname={database}")
+    }
+
+    async fn prepare(&mut self) -> Result<(), EmbeddedError> {
+        self.wait_until_ready().await?;
+        self.create_database().await
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
@@ -326,7 +333,8 @@ async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedErro
             "--data-checksums",
         ])
         .current_dir(folder.path())
-        .stdin(Stdio::null());
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     folder.user().drop_to(&mut command);
     let output = command
         .output()

@@ -107,17 +107,8 @@ struct Part {
 /// running.
 pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, StressError> {
     if !plan.targets.is_empty() {
-        let mut addresses = Vec::new();
-        for target in &plan.targets {
-            let failed = |cause| StressError::Target {
-                target: target.clone(),
-                cause,
-            };
-            let mut found = tokio::net::lookup_host(target).await.map_err(failed)?;
-            let nothing = || failed(std::io::Error::other("there is no such host"));
-            addresses.push(found.next().ok_or_else(nothing)?);
-        }
-        return until_stopped(stop, run_on(plan, addresses, &[])).await;
+        let running = async { run_on(plan, addresses(&plan.targets).await?, &[]).await };
+        return until_stopped(stop, running).await;
     }
     with_embedded(None, stop, async |embedded| {
         let mut servers = Vec::new();
@@ -133,6 +124,20 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, Stress
         report
     })
     .await
+}
+
+async fn addresses(targets: &[String]) -> Result<Vec<SocketAddr>, StressError> {
+    let mut addresses = Vec::new();
+    for target in targets {
+        let failed = |cause| StressError::Target {
+            target: target.clone(),
+            cause,
+        };
+        let mut found = tokio::net::lookup_host(target).await.map_err(failed)?;
+        let nothing = || failed(std::io::Error::other("there is no such host"));
+        addresses.push(found.next().ok_or_else(nothing)?);
+    }
+    Ok(addresses)
 }
 
 /// How many processes it takes to have so many connections, each of which is a file.

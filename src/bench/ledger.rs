@@ -177,6 +177,31 @@ impl Ledger {
     }
 }
 
+/// How long it may take to clean up after a run that failed.
+const DROP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Drops the databases whose names begin with this, for a run that has no result. Where that fails they stay, and it is said.
+pub(super) async fn drop_all(admin_url: &str, prefix: &str) {
+    let dropping = async {
+        let admin = connect(admin_url).await?;
+        let named = "SELECT datname FROM pg_database WHERE starts_with(datname::text, $1)";
+        for row in admin.query(named, &[&format!("{prefix}_")]).await? {
+            let name: String = row.get(0);
+            admin
+                .batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+                .await?;
+        }
+        Ok::<(), BenchError>(())
+    };
+    let dropped = tokio::time::timeout(DROP_TIMEOUT, dropping).await;
+    let why = match dropped {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_elapsed) => "it took too long".to_owned(),
+    };
+    eprintln!("the databases that begin with {prefix}_ stay: {why}");
+}
+
 /// Lets the WAL have the segments that so long a load needs, at most those that its server keeps (`min_wal_size`), as the WAL
 /// of a server that ran for a while has. Until then each new one is filled with zeros and synced while every commit waits.
 /// The role must be a superuser.

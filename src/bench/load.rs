@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
 
@@ -39,9 +40,9 @@ impl fmt::Display for Pace {
     }
 }
 
-/// In an open loop: the most requests in flight before those that are due are counted as not sent.
+/// In an open loop: the most operations in flight before those that are due are counted as not sent.
 const IN_FLIGHT_MAX: usize = 50_000;
-/// How many tasks send an open loop's requests.
+/// How many tasks send an open loop's unary calls and batches.
 const OPEN_SENDER_COUNT: usize = 8;
 /// The largest answer: a batch has some hundred bytes for each of its members.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -78,13 +79,23 @@ const STOPPING: u8 = 2;
 #[derive(Default)]
 pub(super) struct Shared {
     phase: AtomicU8,
+    /// Cancelled when nothing is to be sent any more, for who sleeps until something is due.
+    stopping: CancellationToken,
     locked: AtomicBool,
     in_flight: AtomicUsize,
     started: OnceLock<Instant>,
+    ended: OnceLock<Instant>,
     parts_by_lock: bool,
 }
 
 impl Shared {
+    /// The turn is over. In one step: an answer of an open loop is either in time or late.
+    pub(super) fn end(&self) {
+        self.ended.get_or_init(Instant::now);
+        self.phase.store(STOPPING, Ordering::Release);
+        self.stopping.cancel();
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.phase.load(Ordering::Acquire) == STOPPING
     }
@@ -107,13 +118,11 @@ impl Shared {
         }
     }
 
-    /// In an open loop: whether so many more may be in flight. They are, then.
+    /// In an open loop: counts so many as in flight if there is room for them.
     pub(super) fn admit(&self, count: usize) -> bool {
-        let has_room = self.in_flight.load(Ordering::Acquire) + count <= IN_FLIGHT_MAX;
-        if has_room {
-            self.in_flight.fetch_add(count, Ordering::AcqRel);
-        }
-        has_room
+        let with = |in_flight: usize| Some(in_flight + count).filter(|sum| *sum <= IN_FLIGHT_MAX);
+        let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
+        self.in_flight.fetch_update(set, get, with).is_ok()
     }
 
     /// In an open loop: so many are answered.
@@ -121,12 +130,28 @@ impl Shared {
         self.in_flight.fetch_sub(count, Ordering::AcqRel);
     }
 
-    /// In an open loop: so many were due and had to be left out.
-    pub(super) fn note_not_sent(&self, measured: &mut Measured, count: usize) {
-        if self.is_measuring() {
-            let reason = "not sent: too many in flight".to_owned();
+    /// In an open loop: so many were due and could not be sent.
+    pub(super) fn note_not_sent(&self, measured: &mut Measured, count: usize, why: &str) {
+        if self.phase.load(Ordering::Acquire) != WARMING_UP {
+            let reason = format!("not sent: {why}");
             *measured.all.errors.entry(reason).or_default() += count as u64;
         }
+    }
+
+    /// In an open loop: waits until something is due, or the turn is over. What was due before its end is still sent, since
+    /// a stall at the end must show; false: that was the last of it.
+    pub(super) async fn until_due(
+        &self,
+        schedule: &mut Schedule,
+        send: impl FnMut(Instant),
+    ) -> bool {
+        tokio::select! {
+            () = sleep_until(schedule.due) => {}
+            () = self.stopping.cancelled() => {}
+        }
+        let ended = self.ended.get().copied();
+        schedule.take_due(ended.unwrap_or_else(Instant::now), send);
+        ended.is_none()
     }
 
     /// In an open loop: what is still in flight is answered after the end, but its time until then counts, since a stall
@@ -202,14 +227,16 @@ impl Load {
         shared.locked.store(watch.half().await?, Ordering::Release);
         let left = self.duration.saturating_sub(started.elapsed());
         passing(left, watch).await;
-        // In one step: an answer of an open loop is either in time or late.
-        shared.phase.store(STOPPING, Ordering::Release);
-        let elapsed = started.elapsed();
+        shared.end();
         watch.end().await?;
         let mut measured = Measured::new();
         while let Some(sender) = senders.join_next().await {
             measured.add(&sender.map_err(|panic| BenchError::Database(panic.to_string()))?);
         }
+        let elapsed = shared
+            .ended
+            .get_or_init(Instant::now)
+            .duration_since(started);
         measured.elapsed = elapsed;
         // The second in which the turn ended is not a whole one.
         measured.per_second.resize(elapsed.as_secs() as usize, 0);
@@ -251,7 +278,9 @@ impl Load {
                 for index in 0..OPEN_SENDER_COUNT {
                     let rate = rate as f64 / batch_size.unwrap_or(1) as f64;
                     let schedule = Schedule::part(rate, index, OPEN_SENDER_COUNT);
-                    let (clients, calls) = (clients.clone(), calls()?);
+                    // Each begins with another connection, since all of them begin at about the same time.
+                    let (mut clients, calls) = (clients.clone(), calls()?);
+                    clients.rotate_left(index % self.connection_count);
                     senders.spawn(open(clients, calls, batch_size, shared.clone(), schedule));
                 }
             }
@@ -276,32 +305,31 @@ async fn passing(duration: Duration, watch: &mut impl Watch) {
     let mut next = Instant::now();
     while next < end {
         next = end.min(next + Duration::from_secs(1));
-        tokio::time::sleep_until(next).await;
+        sleep_until(next).await;
         watch.second();
     }
 }
 
-/// When the requests of an open loop are due that one sender sends.
+/// When what one sender of an open loop sends is due.
 pub(super) struct Schedule {
-    /// The next one.
-    pub(super) due: Instant,
+    /// The next of it.
+    due: Instant,
     interval: Duration,
 }
 
 impl Schedule {
-    /// That of the sender of this index among `count`, which together send `rate` per second, evenly.
-    fn part(rate: f64, index: usize, count: usize) -> Self {
-        let after = |requests: usize| Duration::from_secs_f64(requests as f64 / rate);
+    /// That of the sender of this index among `count`, which together send `rate` calls per second, evenly.
+    pub(super) fn part(rate: f64, index: usize, count: usize) -> Self {
+        let after = |calls: usize| Duration::from_secs_f64(calls as f64 / rate);
         Self {
             due: Instant::now() + after(index),
             interval: after(count),
         }
     }
 
-    /// Sends everything that is due by now: the timer is coarser than the interval at high rates.
-    pub(super) fn take_due(&mut self, mut send: impl FnMut(Instant)) {
-        let now = Instant::now();
-        while self.due <= now {
+    /// Sends everything that is due by then: the timer is coarser than the interval at high rates.
+    fn take_due(&mut self, by: Instant, mut send: impl FnMut(Instant)) {
+        while self.due <= by {
             send(self.due);
             self.due += self.interval;
         }
@@ -319,32 +347,25 @@ async fn open(
 ) -> Measured {
     let measured = Arc::new(Mutex::new(Measured::new()));
     let sending = TaskTracker::new();
-    let mut clients = clients.iter().cycle();
-    while !shared.is_stopping() {
-        tokio::time::sleep_until(schedule.due).await;
-        if shared.is_stopping() {
-            break;
+    let mut sent_count = 0;
+    let mut send = |due| {
+        let parcel = Parcel::next(&mut calls, batch_size);
+        let size = parcel.size();
+        if !shared.admit(size) {
+            return shared.note_not_sent(&mut locked(&measured), size, "too many in flight");
         }
-        schedule.take_due(|due| {
-            let parcel = Parcel::next(&mut calls, batch_size);
-            let size = parcel.size();
-            if !shared.admit(size) {
-                return shared.note_not_sent(&mut locked(&measured), size);
-            }
-            let Some(mut client) = clients.next().cloned() else {
-                return;
-            };
-            let (shared, measured) = (shared.clone(), measured.clone());
-            sending.spawn(async move {
-                let answers = parcel.send(&mut client).await;
-                let latency = due.elapsed();
-                shared.dismiss(size);
-                let mut measured = locked(&measured);
-                answers
-                    .each(|facts, answer| shared.note_open(&mut measured, facts, answer, latency));
-            });
+        let mut client = clients[sent_count % clients.len()].clone();
+        sent_count += 1;
+        let (shared, measured) = (shared.clone(), measured.clone());
+        sending.spawn(async move {
+            let answers = parcel.send(&mut client).await;
+            let latency = answers.came - due;
+            shared.dismiss(size);
+            let mut measured = locked(&measured);
+            answers.each(|facts, answer| shared.note_open(&mut measured, facts, answer, latency));
         });
-    }
+    };
+    while shared.until_due(&mut schedule, &mut send).await {}
     sending.close();
     sending.wait().await;
     std::mem::replace(&mut locked(&measured), Measured::new())
@@ -360,6 +381,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_due_before_the_end_is_sent_and_nothing_after_it() {
+        let (shared, start) = (Shared::default(), Instant::now());
+        // Once in an hour; this one is due at once.
+        let mut schedule = Schedule::part(1.0 / 3600.0, 0, 1);
+        let mut sent = Vec::new();
+        let mut send = |due: Instant| sent.push((due - start).as_secs());
+        assert!(shared.until_due(&mut schedule, &mut send).await);
+        tokio::time::advance(Duration::from_secs(7201)).await;
+        shared.end();
+        tokio::time::advance(Duration::from_secs(7200)).await;
+        assert!(!shared.until_due(&mut schedule, &mut send).await);
+        assert_eq!(sent, [0, 3600, 7200]);
+        // The next one is due in two hours, and nobody waits for that.
+        let waiting = shared.until_due(&mut schedule, |_| panic!("it is over"));
+        let waited = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert_eq!(waited, Ok(false));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn senders_share_a_rate_evenly_and_leave_nothing_out() {
         let start = Instant::now();
         let mut schedules: Vec<_> = (0..4)
@@ -368,7 +408,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(20)).await;
         let mut due = Vec::new();
         for schedule in &mut schedules {
-            schedule.take_due(|at| due.push((at - start).as_micros()));
+            schedule.take_due(Instant::now(), |at| due.push((at - start).as_micros()));
             assert!(schedule.due > Instant::now());
         }
         due.sort_unstable();

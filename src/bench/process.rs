@@ -77,7 +77,7 @@ impl Served {
     }
 }
 
-/// What client, server and database have used so far; `None` where it is not ours to see.
+/// What client, server, database and the whole machine have used so far; `None` where it is not ours to see.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     /// CPU seconds of the client, which is this process.
@@ -86,26 +86,19 @@ pub struct Usage {
     pub server_cpu_seconds: Option<f64>,
     /// CPU seconds of all processes of PostgreSQL.
     pub database_cpu_seconds: Option<f64>,
-    /// CPU seconds of this machine's processors together that nobody used.
-    pub idle_cpu_seconds: Option<f64>,
-    /// Those that the host gave to other machines, as far as it says so.
-    pub stolen_cpu_seconds: Option<f64>,
-    /// All that there were, used or not.
-    pub all_cpu_seconds: Option<f64>,
+    /// Of all processors together. In a container these may be those of its host.
+    pub machine: Option<MachineTime>,
 }
 
 impl Usage {
     pub(crate) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
-        let machine = MachineTime::now();
         Self {
             client_cpu_seconds: i32::try_from(std::process::id()).ok().map(own_cpu_seconds),
-            idle_cpu_seconds: machine.map(|time| time.idle_seconds),
-            stolen_cpu_seconds: machine.map(|time| time.stolen_seconds),
-            all_cpu_seconds: machine.map(|time| time.all_seconds),
             server_cpu_seconds: server.map(cpu_seconds),
             database_cpu_seconds: postmaster.map(|pid| {
                 cpu_seconds(pid) + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
             }),
+            machine: MachineTime::now(),
         }
     }
 
@@ -115,9 +108,47 @@ impl Usage {
             client_cpu_seconds: minus(self.client_cpu_seconds, before.client_cpu_seconds),
             server_cpu_seconds: minus(self.server_cpu_seconds, before.server_cpu_seconds),
             database_cpu_seconds: minus(self.database_cpu_seconds, before.database_cpu_seconds),
-            idle_cpu_seconds: minus(self.idle_cpu_seconds, before.idle_cpu_seconds),
-            stolen_cpu_seconds: minus(self.stolen_cpu_seconds, before.stolen_cpu_seconds),
-            all_cpu_seconds: minus(self.all_cpu_seconds, before.all_cpu_seconds),
+            machine: self
+                .machine
+                .zip(before.machine)
+                .map(|(after, before)| after.since(before)),
+        }
+    }
+}
+
+/// CPU seconds of all processors of a machine since it started.
+#[derive(Debug, Clone, Copy)]
+pub struct MachineTime {
+    /// What nobody used.
+    pub idle_seconds: f64,
+    /// What the host gave to other machines, as far as it says so.
+    pub stolen_seconds: f64,
+    /// All there was.
+    pub all_seconds: f64,
+}
+
+impl MachineTime {
+    fn now() -> Option<Self> {
+        let text = std::fs::read_to_string("/proc/stat").ok()?;
+        let fields = text.lines().next()?.strip_prefix("cpu ")?;
+        // user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in the first two.
+        let seconds: Vec<f64> = fields
+            .split_whitespace()
+            .take(8)
+            .filter_map(|field| Some(field.parse::<f64>().ok()? / ticks_per_second()))
+            .collect();
+        Some(Self {
+            idle_seconds: seconds.get(3)? + seconds.get(4)?,
+            stolen_seconds: *seconds.get(7)?,
+            all_seconds: seconds.iter().sum(),
+        })
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            idle_seconds: self.idle_seconds - before.idle_seconds,
+            stolen_seconds: self.stolen_seconds - before.stolen_seconds,
+            all_seconds: self.all_seconds - before.all_seconds,
         }
     }
 }
@@ -149,32 +180,6 @@ fn summed_cpu_seconds(pid: i32, field_count: usize) -> f64 {
 
 fn ticks_per_second() -> f64 {
     sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64
-}
-
-/// CPU seconds of all processors of the machine since it started.
-#[derive(Clone, Copy)]
-struct MachineTime {
-    idle_seconds: f64,
-    stolen_seconds: f64,
-    all_seconds: f64,
-}
-
-impl MachineTime {
-    fn now() -> Option<Self> {
-        let text = std::fs::read_to_string("/proc/stat").ok()?;
-        let fields = text.lines().next()?.strip_prefix("cpu ")?;
-        // user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in the first two.
-        let seconds: Vec<f64> = fields
-            .split_whitespace()
-            .take(8)
-            .filter_map(|field| Some(field.parse::<f64>().ok()? / ticks_per_second()))
-            .collect();
-        Some(Self {
-            idle_seconds: seconds.get(3)? + seconds.get(4)?,
-            stolen_seconds: *seconds.get(7)?,
-            all_seconds: seconds.iter().sum(),
-        })
-    }
 }
 
 /// The resident memory of a process.

@@ -146,16 +146,24 @@ impl Ratio {
                 ));
             }
             if row.is_open {
-                let alone = report.rows.iter().filter(|other| {
-                    other.is_alone
-                        && other.scenario == *scenario
-                        // Another server may know other ways only.
-                        && (other.way == *way || other.variant != *variant)
-                        && other.table == *table
-                });
-                for alone in alone {
+                let alone: Vec<&Row> = report
+                    .rows
+                    .iter()
+                    .filter(|other| {
+                        other.is_alone && other.scenario == *scenario && other.table == *table
+                    })
+                    .collect();
+                // By this way; by another one only for a variant that does not know this one.
+                let knows_way = |variant: &str| {
+                    let mut rows = alone.iter();
+                    rows.any(|other| other.variant == variant && other.way == *way)
+                };
+                for &alone in &alone {
+                    if alone.way != *way && knows_way(&alone.variant) {
+                        continue;
+                    }
                     let load = format!("{scenario}, {way}, {table}");
-                    let by = format!("p50 of {}, {}", alone.variant, alone.pace);
+                    let by = format!("p50 of {}, {}, {}", alone.variant, alone.way, alone.pace);
                     ratios.push(Self::in_medians(
                         load,
                         (row, format!("{variant}, {pace}")),

@@ -9,7 +9,7 @@ use super::history;
 use super::ledger::Size;
 use super::load::{LOCKED_PARTS, Pace};
 use super::measured::{Measured, Tally};
-use super::process::Usage;
+use super::process::{MachineTime, Usage};
 use super::ratios::Spread;
 use super::turn::{Cell, Running};
 use super::{Plan, TableSize};
@@ -103,7 +103,10 @@ impl Figures {
             rss_bytes,
         } = costs;
         let per_thousand = |cpu: Option<f64>| cpu.map(|cpu| cpu / count * 1e3);
-        let of_all = |cpu: Option<f64>| Some(cpu? / usage.all_cpu_seconds?.max(f64::EPSILON));
+        let of_all = |part: fn(MachineTime) -> f64| {
+            let machine = usage.machine?;
+            Some(part(machine) / machine.all_seconds.max(f64::EPSILON))
+        };
         let names = LOCKED_PARTS.into_iter().chain(history::PARTS);
         let parts = names.filter_map(|name| Some((name, measured.parts.remove(name)?)));
         Self {
@@ -116,8 +119,8 @@ impl Figures {
             client_cpu_seconds_per_thousand: per_thousand(usage.client_cpu_seconds),
             server_cpu_seconds_per_thousand: per_thousand(usage.server_cpu_seconds),
             database_cpu_seconds_per_thousand: per_thousand(usage.database_cpu_seconds),
-            idle_fraction: of_all(usage.idle_cpu_seconds),
-            stolen_fraction: of_all(usage.stolen_cpu_seconds),
+            idle_fraction: of_all(|machine| machine.idle_seconds),
+            stolen_fraction: of_all(|machine| machine.stolen_seconds),
             server_rss_bytes: rss_bytes,
             wal_bytes_per_answer: size.map(|size| size.wal_bytes as f64 / count),
             disk_bytes_per_answer: size.map(|size| size.disk_bytes as f64 / count),
@@ -160,7 +163,7 @@ pub struct Row {
     pub rounds: Vec<Figures>,
     /// How many are in flight, in a closed loop.
     pub concurrency: Option<usize>,
-    /// Whether the requests come at a rate.
+    /// Whether the operations come at a rate.
     #[serde(skip)]
     pub is_open: bool,
     /// Whether there is one request in flight, always.

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
-use tonic::Streaming;
+use tokio::time::Instant;
+use tonic::{Response, Status, Streaming};
 
 use super::load::{Client, Schedule, Shared};
 use super::measured::{Answer, Measured};
@@ -76,10 +77,12 @@ pub(super) enum Parcel {
     Batch(Vec<OperationRequest>, Vec<Facts>),
 }
 
-/// What came back for a [`Parcel`].
-pub(super) enum Answers {
-    One(Facts, Answer),
-    Batch(Vec<Facts>, Vec<Answer>),
+/// What came back for a [`Parcel`], and when.
+pub(super) struct Answers {
+    pub(super) came: Instant,
+    of: Vec<Facts>,
+    /// One for each, unless the server left some out.
+    answers: Vec<Answer>,
 }
 
 impl Parcel {
@@ -107,17 +110,31 @@ impl Parcel {
 
     pub(super) async fn send(self, client: &mut Client) -> Answers {
         match self {
-            Self::One(call, facts) => Answers::One(facts, send(client, call).await),
+            Self::One(call, facts) => {
+                let answer = send(client, call).await;
+                Answers {
+                    came: Instant::now(),
+                    of: vec![facts],
+                    answers: vec![answer],
+                }
+            }
             Self::Batch(operations, facts) => {
-                let request = ExecuteBatchRequest { operations };
-                let answers = match client.execute_batch(request).await {
+                let answered = client
+                    .execute_batch(ExecuteBatchRequest { operations })
+                    .await;
+                let came = Instant::now();
+                let answers = match answered {
                     Ok(response) => {
                         let results = response.into_inner().results;
                         results.iter().map(Answer::of_result).collect()
                     }
                     Err(status) => vec![Answer::of_status(&status); facts.len()],
                 };
-                Answers::Batch(facts, answers)
+                Answers {
+                    came,
+                    of: facts,
+                    answers,
+                }
             }
         }
     }
@@ -126,14 +143,9 @@ impl Parcel {
 impl Answers {
     /// Shows each of them.
     pub(super) fn each(&self, mut note: impl FnMut(Facts, &Answer)) {
-        match self {
-            Self::One(facts, answer) => note(*facts, answer),
-            Self::Batch(facts, answers) => {
-                let missing = Answer::Error("no result for a member".to_owned());
-                for (index, facts) in facts.iter().enumerate() {
-                    note(*facts, answers.get(index).unwrap_or(&missing));
-                }
-            }
+        let missing = Answer::Error("no result for a member".to_owned());
+        for (index, facts) in self.of.iter().enumerate() {
+            note(*facts, self.answers.get(index).unwrap_or(&missing));
         }
     }
 }
@@ -150,7 +162,7 @@ pub(super) async fn call(
         let parcel = Parcel::next(&mut calls, batch_size);
         let sent = Instant::now();
         let answers = parcel.send(&mut client).await;
-        let latency = sent.elapsed();
+        let latency = answers.came - sent;
         answers.each(|facts, answer| shared.note(&mut measured, facts, answer, latency));
     }
     measured
@@ -177,38 +189,34 @@ pub(super) enum Feed {
     Due(Schedule),
 }
 
-/// One stream. One that breaks is not opened again: the run has failed anyway.
+/// One stream. One that breaks is not opened again: the run has failed.
 pub(super) async fn stream(
     mut client: Client,
     calls: Calls,
     feed: Feed,
     shared: Arc<Shared>,
 ) -> Measured {
+    // Bounded by what may be in flight: a window, or what an open loop admits.
     let (sender, mut receiver) = mpsc::unbounded_channel();
+    let (window, mut schedule) = match feed {
+        Feed::Window(window) => (window, None),
+        Feed::Due(schedule) => (0, Some(schedule)),
+    };
     let mut submitted = Submitted {
         calls,
         sender: Some(sender),
         waiting: HashMap::new(),
         measured: Measured::new(),
-        is_open: matches!(feed, Feed::Due(_)),
+        is_open_loop: schedule.is_some(),
         shared,
     };
-    let mut schedule = match feed {
-        Feed::Window(window) => {
-            (0..window).for_each(|_| submitted.send(Instant::now()));
-            None
-        }
-        Feed::Due(schedule) => Some(schedule),
-    };
+    (0..window).for_each(|_| submitted.send(Instant::now()));
     let requests = stream::poll_fn(move |context| receiver.poll_recv(context));
-    let broken = match client.submit_operations(requests).await {
-        Err(status) => Answer::of_status(&status),
-        Ok(response) => {
-            let results = response.into_inner();
-            submitted.run(results, &mut schedule).await
-        }
-    };
-    submitted.end(&broken)
+    let opening = client.submit_operations(requests);
+    if let Some(broken) = submitted.follow(opening, &mut schedule).await {
+        submitted.note_broken(&broken, &mut schedule).await;
+    }
+    submitted.measured
 }
 
 /// What went into a stream, and what came back.
@@ -216,53 +224,59 @@ struct Submitted {
     calls: Calls,
     /// None when nothing is to be sent any more.
     sender: Option<mpsc::UnboundedSender<SubmitOperationsRequest>>,
-    /// What has no result yet, with the moment at which it was due.
+    /// What has no result yet, with the moment from which its latency counts.
     waiting: HashMap<String, (Facts, Instant)>,
     measured: Measured,
-    is_open: bool,
+    is_open_loop: bool,
     shared: Arc<Shared>,
 }
 
 impl Submitted {
-    /// Sends and takes until everything has its result, or the stream breaks: why it ended.
-    async fn run(
+    /// Sends and takes until the stream ends. Half-closes when the turn is over; what is in flight is still answered. `None`
+    /// if everything was, else why it ended.
+    async fn follow(
         &mut self,
-        mut results: Streaming<SubmitOperationsResponse>,
+        opening: impl Future<Output = Result<Response<Streaming<SubmitOperationsResponse>>, Status>>,
         schedule: &mut Option<Schedule>,
-    ) -> Answer {
-        let mut timer = pin!(sleep_until(Instant::now()));
+    ) -> Option<Answer> {
+        let (mut opening, mut results) = (pin!(opening), None);
+        let shared = self.shared.clone();
         loop {
             tokio::select! {
-                result = results.message() => {
-                    let result = match result {
-                        Ok(Some(message)) => message.result.unwrap_or_default(),
-                        Ok(None) => return Answer::Error("the stream ended early".to_owned()),
-                        Err(status) => return Answer::of_status(&status),
-                    };
-                    self.take(&result);
-                    if self.shared.is_stopping() {
-                        // Half-closes; what is in flight is still answered.
-                        self.sender = None;
-                    } else if !self.is_open {
-                        self.send(Instant::now());
+                opened = &mut opening, if results.is_none() => match opened {
+                    Ok(response) => results = Some(response.into_inner()),
+                    Err(status) => return Some(Answer::of_status(&status)),
+                },
+                result = next(&mut results) => {
+                    match result {
+                        Ok(Some(message)) => self.take(&message.result.unwrap_or_default()),
+                        Ok(None) if self.sender.is_none() && self.waiting.is_empty() => return None,
+                        Ok(None) => return Some(Answer::Error("the stream ended early".to_owned())),
+                        Err(status) => return Some(Answer::of_status(&status)),
+                    }
+                    match (self.is_open_loop, shared.is_stopping()) {
+                        // What was due before the end is sent before it half-closes.
+                        (true, _) => {}
+                        (false, true) => self.sender = None,
+                        (false, false) => self.send(Instant::now()),
                     }
                 }
-                () = &mut timer, if self.is_open && self.sender.is_some() => {
-                    if self.shared.is_stopping() {
+                goes_on = until_due(&shared, schedule, |due| self.send_due(due)),
+                    if self.is_open_loop && self.sender.is_some() =>
+                {
+                    if !goes_on {
                         self.sender = None;
-                    } else if let Some(schedule) = schedule {
-                        schedule.take_due(|due| self.send_due(due));
-                        timer.as_mut().reset(schedule.due);
                     }
                 }
             }
         }
     }
 
-    fn send(&mut self, due: Instant) {
+    fn send(&mut self, since: Instant) {
         let Some(sender) = &self.sender else { return };
         let (operation, facts) = self.calls.operation();
-        self.waiting.insert(operation_id(&operation), (facts, due));
+        self.waiting
+            .insert(operation_id(&operation), (facts, since));
         // It cannot be sent if the stream broke, which its results say too.
         let _broken = sender.send(SubmitOperationsRequest {
             operation: Some(operation),
@@ -272,36 +286,68 @@ impl Submitted {
     fn send_due(&mut self, due: Instant) {
         match self.shared.admit(1) {
             true => self.send(due),
-            false => self.shared.note_not_sent(&mut self.measured, 1),
+            false => {
+                let why = "too many in flight";
+                self.shared.note_not_sent(&mut self.measured, 1, why);
+            }
         }
     }
 
     fn take(&mut self, result: &OperationResult) {
-        let Some((facts, due)) = self.waiting.remove(&result.operation_id) else {
+        let measured = &mut self.measured;
+        let Some((facts, since)) = self.waiting.remove(&result.operation_id) else {
             let answer = Answer::Error("a result that nobody waits for".to_owned());
-            let (facts, latency) = (Facts::default(), Duration::ZERO);
             return self
                 .shared
-                .note(&mut self.measured, facts, &answer, latency);
+                .note(measured, Facts::default(), &answer, Duration::ZERO);
         };
-        let (answer, latency) = (Answer::of_result(result), due.elapsed());
-        if self.is_open {
+        let (answer, latency) = (Answer::of_result(result), since.elapsed());
+        if self.is_open_loop {
             self.shared.dismiss(1);
-            self.shared
-                .note_open(&mut self.measured, facts, &answer, latency);
+            self.shared.note_open(measured, facts, &answer, latency);
         } else {
-            self.shared
-                .note(&mut self.measured, facts, &answer, latency);
+            self.shared.note(measured, facts, &answer, latency);
         }
     }
 
-    fn end(mut self, broken: &Answer) -> Measured {
-        for (facts, due) in self.waiting.into_values() {
-            // Also in the warm-up: from here on the stream measures nothing.
-            self.measured.book(facts, broken);
-            self.measured.all.note(broken, due.elapsed());
+    /// Notes what has no result, and what falls due until the end of the turn. In the warm-up too: from there on the stream
+    /// measures nothing.
+    async fn note_broken(&mut self, broken: &Answer, schedule: &mut Option<Schedule>) {
+        if self.waiting.is_empty() {
+            self.measured.all.note(broken, Duration::ZERO);
         }
-        self.measured
+        if self.is_open_loop {
+            self.shared.dismiss(self.waiting.len());
+        }
+        for (facts, since) in std::mem::take(&mut self.waiting).into_values() {
+            self.measured.book(facts, broken);
+            self.measured.all.note(broken, since.elapsed());
+        }
+        if self.is_open_loop {
+            let (shared, measured) = (&self.shared, &mut self.measured);
+            let mut not_sent = |_| shared.note_not_sent(measured, 1, "the stream broke");
+            while until_due(shared, schedule, &mut not_sent).await {}
+        }
+    }
+}
+
+/// The next message of a stream that is open; of one that is not, never.
+async fn next<T>(results: &mut Option<Streaming<T>>) -> Result<Option<T>, Status> {
+    match results {
+        Some(results) => results.message().await,
+        None => pending().await,
+    }
+}
+
+/// See [`Shared::until_due`]; without a schedule nothing is ever due.
+async fn until_due(
+    shared: &Shared,
+    schedule: &mut Option<Schedule>,
+    send: impl FnMut(Instant),
+) -> bool {
+    match schedule {
+        Some(schedule) => shared.until_due(schedule, send).await,
+        None => pending().await,
     }
 }
 
@@ -316,7 +362,31 @@ fn operation_id(operation: &OperationRequest) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Way;
+    use super::super::Scenario;
+    use super::super::scenario::{Accounts, OperationIds};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_never_opens_fails_though_nothing_was_sent() {
+        let accounts = Accounts {
+            prefix: "a-".into(),
+            count: 2,
+        };
+        let calls = Calls::new(Scenario::Uniform, accounts, OperationIds::Random);
+        let nobody = tonic::transport::Endpoint::from_static("http://127.0.0.1:1");
+        let client = Client::new(nobody.connect_lazy());
+        let shared = Arc::new(Shared::default());
+        // The first one is due in an hour.
+        let feed = Feed::Due(Schedule::part(1.0 / 3600.0, 1, 2));
+        let running = stream(client, calls.expect("calls"), feed, shared.clone());
+        let ending = async {
+            tokio::task::yield_now().await;
+            shared.end();
+        };
+        let (measured, ()) = tokio::join!(running, ending);
+        let errors: Vec<&String> = measured.all.errors.keys().collect();
+        assert_eq!(errors, ["Unavailable no reason"]);
+    }
 
     #[test]
     fn callers_share_what_is_in_flight() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
-use super::signals::stop_signal;
+use super::signals::{PLAIN_WORDS, stop_signal};
 use crate::bench::{
     Baseline, BaselineConfig, Database, OperationIds, Pace, Page, Plan, Scenario, TableSize,
     Variant, Way, run as run_plan, serve_baseline,
@@ -142,7 +142,8 @@ struct LedgerArgs {
     history_entries: u64,
     /// A PostgreSQL whose role may create databases; without it, a private one is started
     ///
-    /// The databases are called ballast_bench_ and the process id; those of an interrupted run stay.
+    /// The databases are called ballast_bench_ and the process id, and are dropped at the end; those of a run that was killed
+    /// stay.
     #[arg(
         long,
         env = "BALLAST_DATABASE_URL",
@@ -308,16 +309,16 @@ pub(super) struct BaselineArgs {
 }
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
-    let stop = stop_signal()?;
+    let stop = stop_signal(PLAIN_WORDS)?;
     super::serve::raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
     let report = run_plan(&args.plan(), &stop).await?;
-    if let Some(mut file) = json {
+    if let Some(mut file) = json.map(emptied).transpose()? {
         serde_json::to_writer_pretty(&mut file, &report).map_err(std::io::Error::other)?;
         writeln!(file)?;
     }
-    if let Some(mut file) = html {
+    if let Some(mut file) = html.map(emptied).transpose()? {
         write!(file, "{}", Page(&report))?;
     }
     println!("{report}");
@@ -327,12 +328,20 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     }
 }
 
+/// Opens a file to write to. What is in it stays until there is something better.
 fn create(path: &Option<PathBuf>) -> Result<Option<File>, CliError> {
     let Some(path) = path else { return Ok(None) };
-    File::create(path).map(Some).map_err(|error| {
+    let mut options = File::options();
+    let opened = options.write(true).create(true).truncate(false).open(path);
+    opened.map(Some).map_err(|error| {
         let cause = format!("cannot write {}: {error}", path.display());
         std::io::Error::new(error.kind(), cause).into()
     })
+}
+
+fn emptied(file: File) -> std::io::Result<File> {
+    file.set_len(0)?;
+    Ok(file)
 }
 
 pub(super) async fn run_baseline(args: BaselineArgs) -> Result<(), CliError> {

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::ServeArgs;
 use super::banner::Banner;
-use super::signals::stop_signal;
+use super::signals::{Words, stop_signal};
 use super::{CliError, demo};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::server::{Ended, Server};
@@ -14,7 +14,12 @@ use crate::store::schema;
 pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     args.database.start_logging();
     raise_open_files();
-    let stop = stop_signal()?;
+    let stop = stop_signal(Words {
+        stopping: || tracing::info!("stopping; a second signal ends it at once"),
+        stopped_at_once: || {
+            tracing::warn!("stopped at once; what was in flight is not answered");
+        },
+    })?;
     match &args.database.database_url {
         Some(url) => serve(&args, url.clone(), None, &stop).await,
         None => {

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::CliError;
-use super::signals::stop_signal;
+use super::signals::{PLAIN_WORDS, stop_signal};
 use crate::stress::{Plan, run as run_plan, work};
 
 /// Open very many connections at once, send random transfers, and check that no money came or went
@@ -42,7 +42,7 @@ pub(super) struct ClientArgs {
 }
 
 pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
-    let stop = stop_signal()?;
+    let stop = stop_signal(PLAIN_WORDS)?;
     super::serve::raise_open_files();
     let plan = Plan {
         targets: args.target,

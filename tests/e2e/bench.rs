@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -347,85 +348,128 @@ async fn without_a_database_it_measures_on_a_private_one_and_its_disk() {
     );
 }
 
-/// Comes back when a benchmark whose PostgreSQL is in this folder loads it.
-async fn until_loaded(folder: &Path) {
-    let url = format!("host={}/run user=ballast dbname=postgres", folder.display());
-    let sql = loop {
-        if let Ok((sql, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
+/// How long to wait before asking again: who asks all the time takes a processor from what is asked about.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Comes back when a benchmark transfers money in a database of this name.
+async fn until_loaded(url: &str) {
+    let transfers = "SELECT 1 FROM operations WHERE kind = 'TRANSFER' LIMIT 1";
+    loop {
+        // Neither the server nor the database nor the table need be there yet.
+        if let Ok((sql, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await {
             tokio::spawn(connection);
-            break sql;
+            if let Ok(Some(_transfer)) = sql.query_opt(transfers, &[]).await {
+                return;
+            }
         }
-        tokio::task::yield_now().await;
-    };
-    let commits = "SELECT coalesce(sum(xact_commit), 0)::bigint FROM pg_stat_database
-                   WHERE datname LIKE 'ballast_bench%'";
-    let committed = async || -> i64 {
-        let row = sql.query_one(commits, &[]).await.expect("a sum");
-        row.get(0)
-    };
-    // Far more than it takes to make the tables and the accounts.
-    while committed().await < 2_000 {}
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
-/// The processes that were started with, or for, this folder.
-fn processes_of(folder: &Path) -> Vec<String> {
-    let folder = folder.to_string_lossy().into_owned();
-    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
-    let about = |process: std::fs::DirEntry| {
-        let [command, environment] = ["cmdline", "environ"].map(|file| {
-            let bytes = std::fs::read(process.path().join(file)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes).replace('\0', " ")
-        });
-        (command.contains(&folder) || environment.contains(&folder)).then_some(command)
-    };
-    processes.filter_map(about).collect()
-}
-
-#[tokio::test]
-async fn one_that_is_told_to_stop_leaves_nothing_running() {
-    let folder = tempfile::Builder::new()
-        .permissions(PermissionsExt::from_mode(0o755))
-        .tempdir()
-        .expect("a folder");
-    let path = folder.path().to_string_lossy().into_owned();
+/// A benchmark that would run for long.
+fn spawn_long(folder: &Path, place: &[&str]) -> tokio::process::Child {
     let arguments = [
-        &["bench", "--duration-s", "600", "--data-dir", &path][..],
-        &[
-            "--baseline",
-            "transaction",
-            "--accounts",
-            "20",
-            "--no-checkpoint",
-        ],
-    ]
-    .concat();
-    let bench = tokio::process::Command::from(command(folder.path(), &arguments))
+        &["bench", "--duration-s", "600", "--accounts", "20"][..],
+        &["--baseline", "transaction", "--no-checkpoint"],
+        place,
+    ];
+    let mut command = tokio::process::Command::from(command(folder, &arguments.concat()));
+    command
         .kill_on_drop(true)
         .spawn()
-        .expect("the binary starts");
-    within_reason("a loaded database", until_loaded(folder.path())).await;
-    assert!(
-        processes_of(folder.path()).len() >= 4,
-        "the benchmark, two servers and PostgreSQL"
-    );
+        .expect("the binary starts")
+}
 
+/// Tells it to stop, and waits for its end: what it said.
+async fn interrupted(bench: tokio::process::Child) -> String {
     let pid = bench.id().and_then(|id| i32::try_from(id).ok());
     kill(Pid::from_raw(pid.expect("it runs")), Signal::SIGTERM).expect("it runs");
     let ended = within_reason("an end", bench.wait_with_output()).await;
     let output = ended.expect("an exit status");
     assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("interrupted before the end"), "{said}");
+    said
+}
+
+/// The processes that were started with, or for, this folder.
+fn processes_of(folder: &Path) -> Vec<Pid> {
+    let folder = folder.to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let about = |process: std::fs::DirEntry| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        let is_about = ["cmdline", "environ"].iter().any(|file| {
+            let bytes = std::fs::read(process.path().join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).contains(&folder)
+        });
+        is_about.then(|| Pid::from_raw(pid))
+    };
+    processes.filter_map(about).collect()
+}
+
+/// Ends what a failed test left behind.
+struct Sweep<'a>(&'a Path);
+
+impl Drop for Sweep<'_> {
+    fn drop(&mut self) {
+        for pid in processes_of(self.0) {
+            // Ended meanwhile, or does so now.
+            let _ended = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_stop_leaves_no_process() {
+    let folder = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .expect("a folder");
+    let _sweep = Sweep(folder.path());
+    let path = folder.path().to_string_lossy().into_owned();
+    let bench = spawn_long(folder.path(), &["--data-dir", &path]);
+    let url = format!("host={path}/run user=ballast dbname=ballast_bench_0_0");
+    within_reason("a loaded database", until_loaded(&url)).await;
+    assert!(
+        processes_of(folder.path()).len() >= 4,
+        "the benchmark, two servers and PostgreSQL"
+    );
+
+    interrupted(bench).await;
     assert!(
         !folder.path().join("postgres/postmaster.pid").exists(),
         "PostgreSQL stopped in order"
     );
     within_reason("no process left", async {
         while !processes_of(folder.path()).is_empty() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_stop_leaves_no_database_on_a_server_of_others() {
+    let database = Database::empty().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = spawn_long(folder.path(), &["--database-url", &database.url()]);
+    let names = format!("ballast_bench_{}_", bench.id().expect("it runs"));
+    let first = format!("{names}0_0");
+    within_reason(
+        "a loaded database",
+        until_loaded(&database.url_beside(&first)),
+    )
+    .await;
+    let sql = database.sql().await;
+    let count = async || -> i64 {
+        let named = "SELECT count(*) FROM pg_database WHERE starts_with(datname::text, $1)";
+        let row = sql.query_one(named, &[&names]).await;
+        row.expect("a count").get(0)
+    };
+    assert_eq!(count().await, 2);
+
+    let said = interrupted(bench).await;
+    assert_eq!(count().await, 0, "{said}");
 }
 
 #[tokio::test]

@@ -64,6 +64,11 @@ impl Database {
         server().url_of(&self.name)
     }
 
+    /// Where another database of its server is.
+    pub fn url_beside(&self, name: &str) -> String {
+        server().url_of(name)
+    }
+
     /// A connection to it, for looking at what only SQL shows.
     pub async fn sql(&self) -> Client {
         connect(&self.url()).await
