@@ -281,6 +281,7 @@ impl ServeArgs {
                 batch_connections: size(tuning.lanes + tuning.patient_lanes),
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
+                allow_data_loss: self.allow_data_loss,
                 statement_timeout_ms: tuning.statement_timeout_ms,
                 connect_timeout_ms: tuning.connect_timeout_ms,
             },

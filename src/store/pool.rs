@@ -23,6 +23,8 @@ pub struct StoreConfig {
     pub request_connections: usize,
     /// How transactions that write are kept apart.
     pub isolation: Isolation,
+    /// Whether a commit may be answered that a crash could lose. Without, a session turns synchronous_commit on.
+    pub allow_data_loss: bool,
     /// The longest that one statement may run.
     pub statement_timeout_ms: u64,
     /// The longest that a new connection may take, and that a batch waits for a free one. Requests wait until their
@@ -68,6 +70,10 @@ pub enum StoreConfigError {
 
 /// After this long without a word inside a transaction, PostgreSQL ends it: its instance went silent holding locks.
 const IDLE_IN_TRANSACTION_TIMEOUT_MS: u64 = 10_000;
+
+/// For a session whose role or database had it switched off after the start, where it is checked. Other values are stronger.
+const COMMIT_DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', false)
+                              WHERE current_setting('synchronous_commit') = 'off'";
 
 /// Sees to it that a database that went away without a word (a killed machine, a moved address) is noticed in some ten
 /// seconds, not in the hours that TCP grants.
@@ -227,7 +233,11 @@ fn pool(config: &StoreConfig, session: Session, size: usize) -> Result<Pool, Sto
     let timeout = Duration::from_millis(config.connect_timeout_ms);
     postgres.application_name(session.application_name());
     bound_silence(&mut postgres, timeout);
-    let settings: Arc<str> = session.settings(config.statement_timeout_ms).into();
+    let mut settings = session.settings(config.statement_timeout_ms);
+    if !config.allow_data_loss {
+        settings = format!("{settings}; {COMMIT_DURABLY}");
+    }
+    let settings: Arc<str> = settings.into();
     let manager_config = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };

@@ -288,6 +288,34 @@ async fn a_database_that_forgets_is_refused_unless_allowed() {
 }
 
 #[tokio::test]
+async fn a_database_that_begins_to_forget_while_it_is_served_does_not_for_its_sessions() {
+    let ballast = Ballast::start().await;
+    let sql = ballast.database.sql().await;
+    // New connections begin with it; those of the write path are made for the first operation.
+    sql.batch_execute(
+        "CREATE TABLE commits (setting text NOT NULL);
+         CREATE FUNCTION note_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             INSERT INTO commits VALUES (current_setting('synchronous_commit'));
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER note_commit AFTER INSERT ON operations EXECUTE FUNCTION note_commit();
+         DO $$ BEGIN
+             EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database());
+         END $$",
+    )
+    .await
+    .expect("set");
+    let mut accounts = ballast.accounts.clone();
+    accounts.create_account(account("a")).await.expect("opened");
+    let mut balances = ballast.balances.clone();
+    balances.credit(credit("c", "a", 1)).await.expect("posted");
+    let rows = sql.query("SELECT DISTINCT setting FROM commits", &[]).await;
+    let settings: Vec<String> = rows.expect("rows").iter().map(|row| row.get(0)).collect();
+    assert_eq!(settings, ["on"]);
+}
+
+#[tokio::test]
 async fn a_ledger_that_somebody_changed_is_not_in_order() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;

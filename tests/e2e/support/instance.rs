@@ -53,6 +53,7 @@ pub fn config(database_url: String) -> ServerConfig {
             batch_connections: 4,
             request_connections: 4,
             isolation: isolation(),
+            allow_data_loss: false,
             statement_timeout_ms: 5_000,
             connect_timeout_ms: 3_000,
         },
