@@ -51,6 +51,11 @@ pub enum CliError {
     /// A stress run found something wrong.
     #[error("not everything is in order, see above")]
     StressFindings,
+    /// The drain timeout passed before everything was answered.
+    #[error(
+        "stopped by --drain-timeout-ms before every request was answered; callers have to send those again"
+    )]
+    CutShort,
     /// A bug.
     #[error(
         "the write path ended by itself, which is a bug; the log says more, and a new start is safe"

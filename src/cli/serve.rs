@@ -60,9 +60,7 @@ async fn serve(
     .print()?;
     match server.run(stop.cancelled()).await {
         Ended::Drained => tracing::info!("stopped"),
-        Ended::CutShort => {
-            tracing::warn!("stopped by the drain timeout before every request was answered")
-        }
+        Ended::CutShort => return Err(CliError::CutShort),
         Ended::WritePathDied => return Err(CliError::WritePathDied),
     }
     Ok(())

@@ -91,6 +91,25 @@ async fn a_stop_under_load_answers_everything_that_was_accepted() {
 }
 
 #[tokio::test]
+async fn a_stop_that_leaves_a_request_unanswered_is_a_failure() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let (folder, url) = (
+        tempfile::tempdir().expect("a folder"),
+        ballast.database.url(),
+    );
+    let arguments = ["--database-url", &url, "--drain-timeout-ms", "200"];
+    let running = Running::start(folder.path(), &arguments);
+    let lock = ballast.lock("a").await;
+    let mut balances = running.balances();
+    let in_flight = tokio::spawn(async move { balances.debit(debit("d", "a", 1)).await });
+    ballast.until_waiting(|count| count > 0).await;
+    assert_eq!(running.stopped().await.code(), Some(1));
+    in_flight.await.expect("no panic").expect_err("unanswered");
+    lock.release().await;
+}
+
+#[tokio::test]
 async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;
