@@ -1,5 +1,6 @@
 //! The server: wires store, batcher and RPCs, listens, and drains.
 
+mod activity;
 mod coalesced;
 mod connection;
 mod health;

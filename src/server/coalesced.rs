@@ -2,15 +2,19 @@
 //!
 //! A batch answers dozens of callers at once. Each response wakes its connection, which runs next and would write that one
 //! response: a system call and a TCP segment each, and for the client a read. Here a write steps back once behind the
-//! tasks that are ready to run, so that the answers among them come along; on an idle server that is no wait at all. And it
-//! says that it does not gather buffers: h2 then copies messages of up to 1 KiB behind each other, where it would otherwise
-//! flush for each one of more than 256 bytes. Larger ones go out alone either way.
+//! tasks that are ready to run, so that the answers among them come along. It does not if nothing else is in flight on the
+//! connection: stepping back makes the runtime wake another thread to help. And it says that it does not gather buffers: h2
+//! then copies messages of up to 1 KiB behind each other, where it would otherwise flush for each one of more than 256 bytes.
+//! Larger ones go out alone either way.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Activity;
 
 /// So many bytes are worth a system call of their own.
 const WORTH_WRITING: usize = 8 * 1024;
@@ -30,20 +34,23 @@ enum Turn {
 #[derive(Debug)]
 pub(super) struct Coalesced<S> {
     stream: S,
+    activity: Arc<Activity>,
     turn: Turn,
 }
 
 impl<S> Coalesced<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
         Self {
             stream,
+            activity,
             turn: Turn::Begun,
         }
     }
 
     /// Ready when it is time to write. Without, the task has been woken: it runs again after the others.
     fn poll_turn(&mut self, len: usize, context: &mut Context<'_>) -> Poll<()> {
-        if self.turn != Turn::Begun || len >= WORTH_WRITING {
+        let is_due = self.turn != Turn::Begun || len >= WORTH_WRITING;
+        if is_due || self.activity.is_idle() {
             return Poll::Ready(());
         }
         self.turn = Turn::SteppedBack;
@@ -90,12 +97,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::activity::InFlight;
     use super::*;
+
+    /// A connection with so many requests in flight.
+    fn coalesced<S>(stream: S, request_count: usize) -> (Coalesced<S>, Vec<InFlight>) {
+        let activity = Arc::default();
+        let requests = (0..request_count).map(|_| InFlight::new(&activity));
+        let requests = requests.collect();
+        (Coalesced::new(stream, activity), requests)
+    }
 
     #[tokio::test]
     async fn a_small_write_lets_the_ready_tasks_go_first() {
         let (client, mut server) = duplex(64 * 1024);
-        let mut coalesced = Coalesced::new(client);
+        let (mut coalesced, _requests) = coalesced(client, 1);
         let (said, mut others) = tokio::sync::mpsc::unbounded_channel();
         let other = said.clone();
         tokio::spawn(async move { other.send("another task") });
@@ -111,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_small_steps_back_once_in_a_turn() {
         let (client, _server) = duplex(64 * 1024);
-        let mut coalesced = Coalesced::new(client);
+        let (mut coalesced, mut requests) = coalesced(client, 1);
         // How often each of these writes of one turn had to be polled. Each poll of a connection begins with a read.
         let mut polls = |writes: &[&[u8]]| -> Vec<u32> {
             let mut context = Context::from_waker(std::task::Waker::noop());
@@ -150,11 +166,13 @@ mod tests {
         );
         assert_eq!(polls(&[large]), [1], "many answers");
         assert_eq!(polls(&[b"answer", b"answer"]), [2, 1], "the next ones");
+        requests.clear();
+        assert_eq!(polls(&[b"answer"]), [1], "the last one");
     }
 
     #[tokio::test]
     async fn small_messages_are_copied_behind_each_other() {
         let (client, _server) = duplex(1024);
-        assert!(!Coalesced::new(client).is_write_vectored());
+        assert!(!coalesced(client, 0).0.is_write_vectored());
     }
 }

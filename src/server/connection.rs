@@ -5,7 +5,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+use super::activity::{Activity, InFlight};
 use super::coalesced::Coalesced;
 use crate::rpc::edge::{self, Services};
 
@@ -134,8 +134,8 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let mut connection =
-        pin!(builder.serve_connection(TokioIo::new(Coalesced::new(stream)), service));
+    let coalesced = Coalesced::new(stream, activity.clone());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(coalesced), service));
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = draining.cancelled() => {
@@ -166,68 +166,6 @@ async fn serve(
             error = crate::store::with_source(&error),
             "a connection broke"
         );
-    }
-}
-
-/// What the requests of a connection do.
-#[derive(Default)]
-struct Activity {
-    /// From their headers to the end of their responses.
-    in_flight: AtomicUsize,
-    /// Of these, those whose client has to take something before there can be more.
-    unread: AtomicUsize,
-    /// Parts of responses that were handed to HTTP/2.
-    taken: AtomicUsize,
-}
-
-impl Activity {
-    fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0
-    }
-
-    fn is_unread(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == self.unread.load(Ordering::Acquire)
-    }
-
-    fn taken_count(&self) -> usize {
-        self.taken.load(Ordering::Acquire)
-    }
-}
-
-/// Counts a request for as long as it lives.
-struct InFlight {
-    activity: Arc<Activity>,
-    is_unread: bool,
-}
-
-impl InFlight {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.in_flight.fetch_add(1, Ordering::AcqRel);
-        Self {
-            activity: activity.clone(),
-            is_unread: false,
-        }
-    }
-
-    /// HTTP/2 asks for more only when there is room in the client's window: whoever has something for it and is not
-    /// asked again has a client that does not read.
-    fn note_unread(&mut self, is_unread: bool) {
-        match (self.is_unread, is_unread) {
-            (false, true) => {
-                self.activity.taken.fetch_add(1, Ordering::AcqRel);
-                self.activity.unread.fetch_add(1, Ordering::AcqRel);
-            }
-            (true, false) => drop(self.activity.unread.fetch_sub(1, Ordering::AcqRel)),
-            _ => {}
-        }
-        self.is_unread = is_unread;
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.note_unread(false);
-        self.activity.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
