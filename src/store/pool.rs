@@ -45,11 +45,12 @@ pub enum Isolation {
 }
 
 impl Isolation {
-    /// Its name in SQL.
-    pub(super) fn sql(self) -> &'static str {
+    /// Begins a transaction. Sessions have READ COMMITTED by default, see [`Session::settings`]: to set it again in each
+    /// transaction is work for PostgreSQL.
+    pub(super) fn begin(self) -> &'static str {
         match self {
-            Self::ReadCommitted => "READ COMMITTED",
-            Self::Serializable => "SERIALIZABLE",
+            Self::ReadCommitted => "BEGIN",
+            Self::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
         }
     }
 }

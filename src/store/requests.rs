@@ -122,8 +122,7 @@ async fn in_transaction<T>(
     isolation: Isolation,
     work: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let begin = format!("BEGIN ISOLATION LEVEL {}", isolation.sql());
-    client.batch_execute(&begin).await?;
+    client.batch_execute(isolation.begin()).await?;
     let error = match work.await {
         Ok(value) => match client.batch_execute("COMMIT").await {
             Ok(()) => return Ok(value),

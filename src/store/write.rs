@@ -6,7 +6,7 @@
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
 //! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `write_plain`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
+//! | write   | `write_plain` or `write_plain_marked`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
@@ -144,7 +144,13 @@ const UPDATE_BALANCES: &str = concat!(
 );
 const WRITE_PLAIN: &str = concat!(
     include_str!("sql/updated.sql"),
-    include_str!("sql/write_plain.sql"),
+    include_str!("sql/recorded.sql"),
+    include_str!("sql/all_updated.sql")
+);
+const WRITE_PLAIN_MARKED: &str = concat!(
+    include_str!("sql/updated.sql"),
+    include_str!("sql/recorded.sql"),
+    include_str!("sql/marked.sql"),
     include_str!("sql/all_updated.sql")
 );
 const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
@@ -152,7 +158,7 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 17] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
@@ -163,6 +169,7 @@ pub const WRITE_STATEMENTS: [(&str, &str); 17] = [
     ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("account_roles", merges::ACCOUNT_ROLES),
     ("write_plain", WRITE_PLAIN),
+    ("write_plain_marked", WRITE_PLAIN_MARKED),
     ("update_balances", UPDATE_BALANCES),
     ("insert_balances", INSERT_BALANCES),
     ("insert_operations", INSERT_OPERATIONS),
@@ -235,12 +242,16 @@ impl Transaction<'_> {
             && merges.is_empty();
         // All statements are prepared before the first one goes, so that they and the COMMIT go in one flight.
         let (written, committed) = if is_plain {
-            let write = self.prepare(WRITE_PLAIN).await?;
+            let (sql, mark_params) = match mark_columns.is_empty() {
+                true => (WRITE_PLAIN, None),
+                false => (WRITE_PLAIN_MARKED, Some(mark_columns.params())),
+            };
+            let write = self.prepare(sql).await?;
             let params: Vec<&(dyn ToSql + Sync)> = updates
                 .params_of_update()
                 .into_iter()
                 .chain(operation_columns.plain_params())
-                .chain(mark_columns.params())
+                .chain(mark_params.into_iter().flatten())
                 .collect();
             join!(self.query_row_ids(&write, &params), commit)
         } else {
@@ -329,12 +340,12 @@ impl Transaction<'_> {
     }
 
     pub(super) fn begin(&self) -> String {
-        let begin = format!("BEGIN ISOLATION LEVEL {}", self.isolation.sql());
+        let begin = self.isolation.begin();
         match self.lock_timeout {
             Some(lock_timeout) => {
                 format!("{begin}; SET LOCAL lock_timeout = {}", millis(lock_timeout))
             }
-            None => begin,
+            None => begin.to_owned(),
         }
     }
 }
