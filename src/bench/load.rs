@@ -362,7 +362,9 @@ async fn open(
             let latency = answers.came - due;
             shared.dismiss(size);
             let mut measured = locked(&measured);
-            answers.each(|facts, answer| shared.note_open(&mut measured, facts, answer, latency));
+            for (facts, answer) in answers.all {
+                shared.note_open(&mut measured, facts, &answer, latency);
+            }
         });
     };
     while shared.until_due(&mut schedule, &mut send).await {}

@@ -80,9 +80,8 @@ pub(super) enum Parcel {
 /// What came back for a [`Parcel`], and when.
 pub(super) struct Answers {
     pub(super) came: Instant,
-    of: Vec<Facts>,
-    /// One for each, unless the server left some out.
-    answers: Vec<Answer>,
+    /// One for each operation.
+    pub(super) all: Vec<(Facts, Answer)>,
 }
 
 impl Parcel {
@@ -114,8 +113,7 @@ impl Parcel {
                 let answer = send(client, call).await;
                 Answers {
                     came: Instant::now(),
-                    of: vec![facts],
-                    answers: vec![answer],
+                    all: vec![(facts, answer)],
                 }
             }
             Self::Batch(operations, facts) => {
@@ -123,29 +121,19 @@ impl Parcel {
                     .execute_batch(ExecuteBatchRequest { operations })
                     .await;
                 let came = Instant::now();
-                let answers = match answered {
-                    Ok(response) => {
-                        let results = response.into_inner().results;
-                        results.iter().map(Answer::of_result).collect()
-                    }
-                    Err(status) => vec![Answer::of_status(&status); facts.len()],
+                let answer = |index: usize| match &answered {
+                    Ok(response) => match response.get_ref().results.get(index) {
+                        Some(result) => Answer::of_result(result),
+                        None => Answer::Error("no result for a member".to_owned()),
+                    },
+                    Err(status) => Answer::of_status(status),
                 };
+                let all = facts.into_iter().enumerate();
                 Answers {
                     came,
-                    of: facts,
-                    answers,
+                    all: all.map(|(index, facts)| (facts, answer(index))).collect(),
                 }
             }
-        }
-    }
-}
-
-impl Answers {
-    /// Shows each of them.
-    pub(super) fn each(&self, mut note: impl FnMut(Facts, &Answer)) {
-        let missing = Answer::Error("no result for a member".to_owned());
-        for (index, facts) in self.of.iter().enumerate() {
-            note(*facts, self.answers.get(index).unwrap_or(&missing));
         }
     }
 }
@@ -163,7 +151,9 @@ pub(super) async fn call(
         let sent = Instant::now();
         let answers = parcel.send(&mut client).await;
         let latency = answers.came - sent;
-        answers.each(|facts, answer| shared.note(&mut measured, facts, answer, latency));
+        for (facts, answer) in answers.all {
+            shared.note(&mut measured, facts, &answer, latency);
+        }
     }
     measured
 }
