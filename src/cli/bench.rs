@@ -142,8 +142,8 @@ struct LedgerArgs {
     history_entries: u64,
     /// A PostgreSQL whose role may create databases; without it, a private one is started
     ///
-    /// The databases are called ballast_bench_ and the process id, and are dropped at the end; those of a run that was killed
-    /// stay.
+    /// The databases are called ballast_bench_ and the process id, and are dropped at the end; those of a run that was killed,
+    /// or whose ledger is not in order, stay.
     #[arg(
         long,
         env = "BALLAST_DATABASE_URL",
