@@ -7,11 +7,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::row::RowId;
-use crate::domain::{AccountId, Map};
+use crate::domain::AccountId;
 
-/// How many places are remembered for sure; up to twice as many are. With ids of 20 characters both are some 13 MB, by
-/// arithmetic.
-const PLACES_MIN: usize = 65_536;
+mod table;
+
+use table::Table;
+
+/// So many known ones are worth a statement of their own, also beside more that are not known.
+const WORTH_A_STATEMENT: usize = 32;
 /// Every so many batches, all rows are found by their keys: that is what makes PostgreSQL prune the pages of their dead
 /// versions. Rows that are only ever found at their places fill their pages, and then move to others, which is no longer a
 /// HOT update.
@@ -23,11 +26,9 @@ const BATCHES_OF_DOUBT: u32 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Places(Mutex<Known>);
 
-/// Two generations: when the younger one is full, it becomes the older one, which is forgotten.
 #[derive(Debug, Default)]
 struct Known {
-    young: Map<AccountId, RowId>,
-    old: Map<AccountId, RowId>,
+    table: Table,
     batches: u32,
     batches_of_doubt: u32,
 }
@@ -44,13 +45,13 @@ impl Places {
             known.batches_of_doubt -= 1;
         } else if !known.batches.is_multiple_of(BATCHES_PER_PRUNING) {
             for account_id in account_ids {
-                match known.get(account_id) {
+                match known.table.get(account_id) {
                     Some(row_id) => row_ids.push(row_id),
                     None => unknown.push(account_id.as_str()),
                 }
             }
         }
-        if row_ids.len() <= unknown.len() {
+        if row_ids.len() <= unknown.len().min(WORTH_A_STATEMENT) {
             row_ids.clear();
             unknown = account_ids.iter().map(|id| id.as_str()).collect();
         }
@@ -68,31 +69,13 @@ impl Places {
     pub(super) fn remember<'a>(&self, places: impl Iterator<Item = (&'a AccountId, RowId)>) {
         let mut known = self.known();
         for (account_id, row_id) in places {
-            known.put(account_id, row_id);
+            known.table.put(account_id, row_id);
         }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         // Whatever a panic left here, they are hints.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    fn get(&self, account_id: &AccountId) -> Option<RowId> {
-        let young = self.young.get(account_id);
-        young.or_else(|| self.old.get(account_id)).copied()
-    }
-
-    fn put(&mut self, account_id: &AccountId, row_id: RowId) {
-        if let Some(place) = self.young.get_mut(account_id) {
-            *place = row_id;
-            return;
-        }
-        if self.young.len() >= PLACES_MIN {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(account_id.clone(), row_id);
     }
 }
 
@@ -105,7 +88,7 @@ mod tests {
     }
 
     fn place(number: usize) -> RowId {
-        RowId::for_test(number as u16)
+        RowId::new(0, number as u16 + 1)
     }
 
     fn known_count(places: &Places, account_ids: &[&AccountId]) -> usize {
@@ -154,15 +137,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_the_latest_places_stay() {
+    fn many_known_places_are_worth_a_statement_among_any_number() {
         let places = Places::default();
-        let account_ids: Vec<AccountId> = (0..3 * PLACES_MIN).map(account).collect();
-        for (number, account_id) in account_ids.iter().enumerate() {
-            places.remember([(account_id, place(number))].into_iter());
-        }
-        let known = places.known();
-        assert!(known.young.len() + known.old.len() <= 2 * PLACES_MIN);
-        let latest = &account_ids[2 * PLACES_MIN..];
-        assert!(latest.iter().all(|id| known.get(id).is_some()));
+        let account_ids: Vec<AccountId> = (0..1000).map(account).collect();
+        let account_ids: Vec<&AccountId> = account_ids.iter().collect();
+        let remember = |numbers: std::ops::Range<usize>| {
+            places.remember(numbers.map(|number| (account_ids[number], place(number))));
+        };
+        remember(0..WORTH_A_STATEMENT);
+        assert_eq!(known_count(&places, &account_ids), 0);
+        remember(WORTH_A_STATEMENT..WORTH_A_STATEMENT + 1);
+        assert_eq!(known_count(&places, &account_ids), WORTH_A_STATEMENT + 1);
     }
 }

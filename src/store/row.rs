@@ -61,11 +61,23 @@ impl RowId {
     /// A block number of four bytes, and a place in the block of two.
     const SIZE: usize = 6;
 
-    /// A place in the first block.
-    #[cfg(test)]
-    pub(super) fn for_test(place: u16) -> Self {
+    /// The place of this number, from 1, in a block, from 0.
+    pub(super) fn new(block: u32, place: u16) -> Self {
+        let [a, b, c, d] = block.to_be_bytes();
         let [high, low] = place.to_be_bytes();
-        Self([0, 0, 0, 0, high, low])
+        Self([a, b, c, d, high, low])
+    }
+
+    /// The number of the block.
+    pub(super) fn block(self) -> u32 {
+        let Self([a, b, c, d, _, _]) = self;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// The number in the block.
+    pub(super) fn place(self) -> u16 {
+        let Self([_, _, _, _, high, low]) = self;
+        u16::from_be_bytes([high, low])
     }
 }
 
