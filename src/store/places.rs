@@ -4,13 +4,12 @@
 //! A place is a hint and nothing more. The row that is found there says whose it is, and all that counts is read from it
 //! under its lock. Where there is none, or another account's, somebody else moved it, and it is found by its key.
 
+mod table;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::row::RowId;
 use crate::domain::AccountId;
-
-mod table;
-
 use table::Table;
 
 /// So many known ones are worth a statement of their own, also beside more that are not known.
@@ -26,6 +25,7 @@ const BATCHES_OF_DOUBT: u32 = 64;
 #[derive(Debug, Default)]
 pub(super) struct Places(Mutex<Known>);
 
+/// The places, and how far they are believed.
 #[derive(Debug, Default)]
 struct Known {
     table: Table,
