@@ -2,12 +2,14 @@
 //! thousand, and one bad command does not sink its neighbours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballast::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     Outcome, Source,
 };
 use ballast::store::{Job, Ledger, Locking, Store, Verdict};
+use tokio::time::Instant;
 
 use crate::support::instance::config;
 use crate::support::postgres::Database;
