@@ -154,8 +154,9 @@ fn is_worth_halving(error: &StoreError) -> bool {
         | StoreError::StatementTimeout
         // Locked accounts are skipped, so this was an operation id that somebody else is about to record.
         | StoreError::LockTimeout => true,
-        // It was repeated for long enough.
+        // It was repeated for long enough, or would meet the same.
         StoreError::Serialization
+        | StoreError::TableLocked
         | StoreError::Deadline
         | StoreError::Exhausted
         | StoreError::Unavailable { .. } => false,
@@ -261,6 +262,7 @@ fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool
         // A pooled connection may have died with a restart of the database; the next one is new.
         StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
         StoreError::LockTimeout
+        | StoreError::TableLocked
         | StoreError::Deadline
         | StoreError::StatementTimeout
         | StoreError::Duplicate { .. }
@@ -307,7 +309,9 @@ fn first_answers(jobs: &[Job], verdicts: Vec<Verdict>, mut in_doubt: AllInDoubt)
 fn failed(error: &StoreError) -> End {
     let (failure, is_poisonous) = match error {
         StoreError::LockTimeout => return End::Obstructed,
-        StoreError::Serialization => (Failure::Contention { account_id: None }, false),
+        StoreError::Serialization | StoreError::TableLocked => {
+            (Failure::Contention { account_id: None }, false)
+        }
         StoreError::Exhausted => (Failure::Overloaded, false),
         StoreError::StatementTimeout => {
             let failure = Failure::DatabaseUnavailable {

@@ -880,6 +880,11 @@ impl<L: Ledger> Schedule<L> {
             match obstacle {
                 Obstacle::Account(account_id) => obstructed.push((account_id, ticket)),
                 Obstacle::Operation(operation_id) => {
+                    // It was not the id: something else that it alone needs is locked, and its neighbours do not pay for it.
+                    if ticket.waiting.step_aside_count > 1 {
+                        let suspects: Vec<AccountId> = ticket.account_ids().cloned().collect();
+                        self.quarantine.note_rejected(&suspects, now);
+                    }
                     if has_waited_enough(&ticket, None, now) {
                         self.waiting -= 1;
                         ticket.answer(contention(None));

@@ -42,6 +42,9 @@ pub enum StoreError {
     /// SQLSTATE 55P03: a lock was not granted in time.
     #[error("a lock was not granted in time")]
     LockTimeout,
+    /// A table of the ledger stayed locked, as by ALTER TABLE. Nothing was committed.
+    #[error("a table of the ledger stayed locked")]
+    TableLocked,
     /// SQLSTATE 23505: another transaction made this row first.
     #[error("unique constraint {constraint} is taken")]
     Duplicate {
@@ -99,6 +102,7 @@ impl StoreError {
         match self {
             Self::Serialization | Self::LockTimeout | Self::Duplicate { .. } => true,
             Self::StatementTimeout
+            | Self::TableLocked
             | Self::Deadline
             | Self::Exhausted
             | Self::Unavailable { .. }

@@ -148,7 +148,9 @@ impl Ledger for Store {
                 && client.batch_execute("ROLLBACK").await.is_ok();
             match error {
                 // Its snapshot is older than what it waited for. The next one is not.
-                StoreError::Serialization if is_usable && Instant::now() < end => {}
+                StoreError::Serialization if is_usable && Instant::now() < end => {
+                    self.retries.note();
+                }
                 error => {
                     let client = hold.take();
                     if let Some(client) = client.filter(|_| !is_usable) {
@@ -232,7 +234,11 @@ impl Store {
     async fn await_tables(&self) -> Result<bool, StoreError> {
         let asked = Instant::now();
         self.await_on_one_statement(self.statement_timeout, AWAIT_TABLES, &[])
-            .await?;
+            .await
+            .map_err(|error| match error {
+                StoreError::LockTimeout => StoreError::TableLocked,
+                error => error,
+            })?;
         Ok(asked.elapsed() > TABLE_LOCK_GRANTED_AT_ONCE)
     }
 
