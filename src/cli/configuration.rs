@@ -68,6 +68,15 @@ fn headings(command: &Command) -> Vec<Option<&str>> {
     headings
 }
 
+/// The paragraphs of a help text; only those after the first end with a full stop.
+fn in_one_line(help: &str) -> String {
+    let paragraphs = help.split("\n\n").map(|paragraph| {
+        let words: Vec<_> = paragraph.split_whitespace().collect();
+        words.join(" ").trim_end_matches('.').to_owned()
+    });
+    paragraphs.collect::<Vec<_>>().join(". ")
+}
+
 /// One option.
 struct Row<'a>(&'a Arg);
 
@@ -104,7 +113,7 @@ impl fmt::Display for Row<'_> {
             (true, None) => "off".to_owned(),
         };
         let possible = arg.get_possible_values();
-        let mut meaning = meaning.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut meaning = in_one_line(&meaning);
         if takes_value && !possible.is_empty() {
             let possible = possible.iter().map(|value| match value.get_help() {
                 Some(help) => format!("`{}` ({help})", value.get_name()),
