@@ -31,6 +31,12 @@ pub enum Pace {
     Open(u64),
 }
 
+impl Pace {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
+}
+
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -54,9 +60,13 @@ pub(super) const LOCKED_PARTS: [&str; 3] = [
     "on the locked balance",
 ];
 
+/// The operations in [`Scenario::LockedPayers`], by name, in the order in which they are shown.
+pub(super) const PAYER_PARTS: [&str; 2] = ["others", "locked payers"];
+
 /// One turn of load.
 pub(super) struct Load {
-    pub(super) endpoint: Endpoint,
+    /// Of each server process; connections are spread over them.
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) connection_count: usize,
     pub(super) scenario: Scenario,
     pub(super) way: Way,
@@ -85,7 +95,44 @@ pub(super) struct Shared {
     in_flight: AtomicUsize,
     started: OnceLock<Instant>,
     ended: OnceLock<Instant>,
-    parts_by_lock: bool,
+    parts: Parts,
+}
+
+/// How the operations of a turn are told apart.
+#[derive(Debug, Clone, Copy, Default)]
+enum Parts {
+    #[default]
+    None,
+    /// By [`LOCKED_PARTS`].
+    ByTime,
+    /// By [`PAYER_PARTS`].
+    ByPayer,
+}
+
+impl Parts {
+    fn of(scenario: Scenario) -> Self {
+        match scenario {
+            Scenario::Locked => Self::ByTime,
+            Scenario::LockedPayers(_) => Self::ByPayer,
+            _ => Self::None,
+        }
+    }
+
+    /// The part of an operation.
+    fn name(self, facts: Facts, is_locked: bool) -> Option<&'static str> {
+        let [free, locked, apart] = LOCKED_PARTS;
+        let [others, payers] = PAYER_PARTS;
+        match (self, facts.is_apart, is_locked) {
+            (Self::None, ..) => None,
+            (Self::ByTime, false, false) => Some(free),
+            (Self::ByTime, false, true) => Some(locked),
+            // Neither one of the others nor locked.
+            (Self::ByTime, true, false) => None,
+            (Self::ByTime, true, true) => Some(apart),
+            (Self::ByPayer, false, _) => Some(others),
+            (Self::ByPayer, true, _) => Some(payers),
+        }
+    }
 }
 
 impl Shared {
@@ -179,18 +226,9 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        if self.parts_by_lock {
-            let [free, locked, apart] = LOCKED_PARTS;
-            let name = match (facts.is_apart, self.locked.load(Ordering::Acquire)) {
-                (false, false) => Some(free),
-                (false, true) => Some(locked),
-                // Neither one of the others nor locked.
-                (true, false) => None,
-                (true, true) => Some(apart),
-            };
-            if let Some(name) = name {
-                measured.part(name).note(answer, latency);
-            }
+        let is_locked = self.locked.load(Ordering::Acquire);
+        if let Some(name) = self.parts.name(facts, is_locked) {
+            measured.part(name).note(answer, latency);
         }
         if !facts.is_apart {
             let since_start = self.started.get().map(Instant::elapsed).unwrap_or_default();
@@ -215,7 +253,7 @@ impl Load {
     /// Runs the load.
     pub(super) async fn run(&self, watch: &mut impl Watch) -> Result<Measured, BenchError> {
         let shared = Arc::new(Shared {
-            parts_by_lock: self.scenario == Scenario::Locked,
+            parts: Parts::of(self.scenario),
             ..Shared::default()
         });
         let mut senders = self.spawn_senders(&shared)?;
@@ -230,6 +268,14 @@ impl Load {
         shared.end();
         watch.end().await?;
         let mut measured = Measured::new();
+        if let Scenario::LockedPayers(locked) = self.scenario
+            && locked.count > 0
+        {
+            // Shown even if none of them had an answer.
+            for name in PAYER_PARTS {
+                measured.part(name);
+            }
+        }
         while let Some(sender) = senders.join_next().await {
             measured.add(&sender.map_err(|panic| BenchError::Database(panic.to_string()))?);
         }
@@ -252,11 +298,21 @@ impl Load {
             senders.spawn(long_account.clone().probe(client(0), shared.clone()));
             return Ok(senders);
         }
+        if let Scenario::LockedPayers(locked) = self.scenario {
+            for index in 0..locked.count {
+                let calls = calls()?.of_locked(index);
+                let client = client(index as usize);
+                senders.spawn(way::call(client, calls, None, shared.clone()));
+            }
+        }
         match self.pace {
             Pace::Closed(count) => {
                 let callers = self.way.callers(count, self.connection_count);
+                let mut payer_count = 0;
                 for (index, size) in callers.into_iter().enumerate() {
-                    let (client, calls, shared) = (client(index), calls()?, shared.clone());
+                    let calls = calls()?.of_others(payer_count, size);
+                    payer_count += size;
+                    let (client, shared) = (client(index), shared.clone());
                     match self.way {
                         Way::Stream => {
                             let feed = Feed::Window(size);
@@ -289,9 +345,11 @@ impl Load {
     }
 
     fn clients(&self) -> Vec<Client> {
-        (0..self.connection_count)
-            .map(|_| {
-                BalanceServiceClient::new(self.endpoint.connect_lazy())
+        let endpoints = self.endpoints.iter().cycle();
+        endpoints
+            .take(self.connection_count)
+            .map(|endpoint| {
+                BalanceServiceClient::new(endpoint.connect_lazy())
                     .max_decoding_message_size(ANSWER_BYTES_MAX)
             })
             .collect()
