@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
@@ -50,6 +51,8 @@ impl fmt::Display for Pace {
 const IN_FLIGHT_MAX: usize = 50_000;
 /// How many tasks send an open loop's unary calls and batches.
 const OPEN_SENDER_COUNT: usize = 8;
+/// How much longer a warm-up may be, so that the server has answered before it is measured.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer: a batch has some hundred bytes for each of its members.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -93,6 +96,9 @@ pub(super) struct Shared {
     stopping: CancellationToken,
     locked: AtomicBool,
     in_flight: AtomicUsize,
+    /// The first answer that counts has come, in the warm-up mostly.
+    is_answered: AtomicBool,
+    answered: Notify,
     started: OnceLock<Instant>,
     ended: OnceLock<Instant>,
     parts: Parts,
@@ -151,6 +157,14 @@ impl Shared {
         self.phase.load(Ordering::Acquire) == MEASURING
     }
 
+    fn book(&self, measured: &mut Measured, facts: Facts, answer: &Answer) {
+        measured.book(facts, answer);
+        if !facts.is_apart && !self.is_answered.load(Ordering::Relaxed) {
+            self.is_answered.store(true, Ordering::Relaxed);
+            self.answered.notify_one();
+        }
+    }
+
     /// Books an answer, and counts it if it is measured.
     pub(super) fn note(
         &self,
@@ -159,7 +173,7 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        measured.book(facts, answer);
+        self.book(measured, facts, answer);
         if self.is_measuring() {
             self.note_measured(measured, facts, answer, latency);
         }
@@ -210,7 +224,7 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        measured.book(facts, answer);
+        self.book(measured, facts, answer);
         match self.phase.load(Ordering::Acquire) {
             WARMING_UP => {}
             MEASURING => self.note_measured(measured, facts, answer, latency),
@@ -257,7 +271,11 @@ impl Load {
             ..Shared::default()
         });
         let mut senders = self.spawn_senders(&shared)?;
-        passing(self.warmup, watch).await;
+        if !self.warmup.is_zero() {
+            passing(self.warmup, watch).await;
+            // On a busy machine the first connection may take longer. A server that never answers is measured, too.
+            let _silent = timeout(FIRST_ANSWER_TIMEOUT, shared.answered.notified()).await;
+        }
         watch.start().await?;
         let started = *shared.started.get_or_init(Instant::now);
         shared.phase.store(MEASURING, Ordering::Release);
@@ -345,15 +363,18 @@ impl Load {
     }
 
     fn clients(&self) -> Vec<Client> {
-        let endpoints = self.endpoints.iter().cycle();
-        endpoints
-            .take(self.connection_count)
+        spread(&self.endpoints, self.connection_count)
             .map(|endpoint| {
                 BalanceServiceClient::new(endpoint.connect_lazy())
                     .max_decoding_message_size(ANSWER_BYTES_MAX)
             })
             .collect()
     }
+}
+
+/// Where each of so many connections goes: to all of them alike.
+fn spread(endpoints: &[Endpoint], connection_count: usize) -> impl Iterator<Item = &Endpoint> {
+    endpoints.iter().cycle().take(connection_count)
 }
 
 pub(super) type Client = BalanceServiceClient<Channel>;
@@ -439,6 +460,15 @@ fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_spread_over_all_servers() {
+        let servers = ["http://a", "http://b"].map(Endpoint::from_static);
+        let hosts: Vec<Option<&str>> = spread(&servers, 4)
+            .map(|endpoint| endpoint.uri().host())
+            .collect();
+        assert_eq!(hosts, [Some("a"), Some("b"), Some("a"), Some("b")]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_due_before_the_end_is_sent_and_nothing_after_it() {

@@ -142,7 +142,7 @@ enum Kind {
         ledger: Ledger,
         pgbench: Pgbench,
     },
-    Target(Target),
+    Target(Box<Target>),
 }
 
 impl Running {
@@ -179,7 +179,7 @@ impl Running {
                 return Ok(Self {
                     variant: variant.clone(),
                     table,
-                    kind: Kind::Target(target),
+                    kind: Kind::Target(Box::new(target)),
                     long_account: None,
                 });
             }

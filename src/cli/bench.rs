@@ -103,7 +103,7 @@ struct LoadArgs {
     /// How long a turn is
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration_s: u64,
-    /// How long a turn runs before it is measured
+    /// How long a turn runs before it is measured; unless it is 0, up to 10 s more until the server has answered once
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     warmup_s: u64,
 }

@@ -323,6 +323,18 @@ async fn locked_payers_wait_on_every_instance_while_the_others_are_measured() {
         for figure in ["throughput", "p50", "p99"] {
             assert_spread(&ratio[figure]);
         }
+        // By the turn with the same merchant in which nobody was locked.
+        let per_second = |row: &Value| row["rounds"][0]["ok_per_second"].as_f64().expect("a rate");
+        let none = rows(&report).iter().find(|other| {
+            let locked = &other["locked_payers"];
+            locked["count"] == 0 && locked["merchant"] == merchant
+        });
+        let expected = per_second(row) / per_second(none.expect("a turn without locks"));
+        let median = ratio["throughput"]["median"].as_f64().expect("a number");
+        assert!(
+            (median / expected - 1.0).abs() < 1e-6,
+            "{ratio}: {expected}"
+        );
     }
     assert!(stdout.contains("to 2 instances of each ballast"));
     assert!(stdout.contains("2 locked payers  none locked"), "{stdout}");
@@ -345,7 +357,7 @@ fn other_build(folder: &Path) -> PathBuf {
 async fn another_build_takes_turns_and_is_compared_round_by_round() {
     let folder = tempfile::tempdir().expect("a folder");
     let other = other_build(folder.path()).display().to_string();
-    let round = ["bench", "--duration-s", "1", "--warmup-s", "1"];
+    let round = ["bench", "--duration-s", "2", "--warmup-s", "1"];
     let arguments = [
         "--rounds",
         "2",
@@ -355,6 +367,8 @@ async fn another_build_takes_turns_and_is_compared_round_by_round() {
         "hot",
         "--way",
         "unary:4,stream:16",
+        "--instances",
+        "2",
         "--against",
         &other,
         // Only this build gets it.
@@ -383,7 +397,8 @@ async fn another_build_takes_turns_and_is_compared_round_by_round() {
     }
     // It made its schema, served, and verified its ledger itself, and knows no newer flags.
     let calls = std::fs::read_to_string(folder.path().join("calls")).expect("it was called");
-    let expected = ["migrate", "serve --log warn", "--version", "verify"];
+    let serve = "serve --log warn";
+    let expected = ["migrate", serve, serve, "--version", "verify"];
     assert_eq!(calls.lines().collect::<Vec<_>>(), expected);
     let version = format!("{other}: ballast {}", env!("CARGO_PKG_VERSION"));
     assert!(stdout.contains(&version), "{stdout}");
