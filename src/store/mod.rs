@@ -68,6 +68,7 @@ pub struct Store {
     requests: Connections,
     health: Connections,
     isolation: Isolation,
+    categories_per_account_max: usize,
     retries: Retries,
     places: Arc<Places>,
     replays: Arc<Replays>,
@@ -91,10 +92,16 @@ impl Store {
             )?,
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
+            categories_per_account_max: config.categories_per_account_max,
             retries: Retries::default(),
             places: Arc::default(),
             replays: Arc::default(),
         })
+    }
+
+    /// How many categories an account may have, `main` included; one that has more from before keeps them.
+    pub fn categories_per_account_max(&self) -> usize {
+        self.categories_per_account_max
     }
 
     /// The reads, and the opening of accounts, for a caller that waits until `deadline`.

@@ -4,7 +4,7 @@
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_places` and `lock_accounts`          | 1          |
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
-//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
+//! | (rare)  | `lookup_operations`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for merges of such accounts; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
 //! | write   | `write_plain` or `write_plain_marked`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
@@ -91,6 +91,7 @@ impl Store {
             isolation: self.isolation,
             lock_timeout,
             is_optimist,
+            categories_per_account_max: self.categories_per_account_max,
             places: &self.places,
             replays: &self.replays,
         };
@@ -158,11 +159,12 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 19] = [
     ("await_account", AWAIT_ACCOUNT),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
     ("lock_siblings", lock::LOCK_SIBLINGS),
+    ("lock_categories", lock::LOCK_CATEGORIES),
     ("existing_accounts", lock::EXISTING_ACCOUNTS),
     ("known_operations", lock::KNOWN_OPERATIONS),
     ("lookup_operations", merges::LOOKUP_OPERATIONS),
@@ -187,6 +189,7 @@ pub(super) struct Transaction<'a> {
     pub(super) lock_timeout: Option<Duration>,
     /// Whether it believes in places and expects no replay. See [`super::lock`].
     pub(super) is_optimist: bool,
+    pub(super) categories_per_account_max: usize,
     pub(super) places: &'a Places,
     pub(super) replays: &'a Replays,
 }
