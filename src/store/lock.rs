@@ -22,19 +22,9 @@ use crate::domain::{
 pub(super) const LOCK_PLACES: &str = include_str!("sql/lock_places.sql");
 pub(super) const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
 pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
-pub(super) const LOCK_CATEGORIES: &str = concat!(
-    include_str!("sql/lock_categories.sql"),
-    include_str!("sql/or_existing.sql")
-);
+pub(super) const LOCK_CATEGORIES: &str = include_str!("sql/lock_categories.sql");
 pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
-const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), "SKIP LOCKED");
-const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
-const LOCK_CATEGORIES_SKIP: &str = concat!(
-    include_str!("sql/lock_categories.sql"),
-    "SKIP LOCKED\n",
-    include_str!("sql/or_existing.sql")
-);
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 pub(super) struct Locked<'a> {
@@ -201,7 +191,7 @@ fn wrong_sibling_count(account_id: &AccountId) -> StoreError {
 impl Transaction<'_> {
     pub(super) async fn lock<'a>(&self, jobs: &'a [Job]) -> Result<Locked<'a>, StoreError> {
         let mut mains = Mains::new(jobs);
-        let book = if self.is_optimist {
+        let book = if self.mode.is_optimist {
             self.lock_as_optimist(&mut mains).await?;
             // Without a row nothing will be recorded, and nothing needs the time.
             self.book(mains.now.unwrap_or_default(), jobs)
@@ -238,7 +228,7 @@ impl Transaction<'_> {
         // In no order: the statements see to theirs.
         let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
         let at_places = self.prepare(LOCK_PLACES).await?;
-        let by_keys = self.prepare(LOCK_ACCOUNTS_SKIP).await?;
+        let by_keys = self.prepare(LOCK_ACCOUNTS).await?;
         let begin = self.begin();
         let (begun, placed, keyed) = join3(
             self.client.batch_execute(&begin),
@@ -268,8 +258,7 @@ impl Transaction<'_> {
             .iter()
             .map(|job| job.command.operation_id.as_str())
             .collect();
-        let lock = self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP);
-        let lock = self.prepare(lock).await?;
+        let lock = self.prepare(LOCK_ACCOUNTS).await?;
         let look_up = self.prepare(KNOWN_OPERATIONS).await?;
         let begin = self.begin();
         let (begun, rows, known) = join3(
@@ -334,10 +323,8 @@ impl Transaction<'_> {
         if whole.is_empty() && account_ids.is_empty() {
             return Ok(());
         }
-        let by_account = self.either(LOCK_SIBLINGS, LOCK_SIBLINGS_SKIP);
-        let by_category = self.either(LOCK_CATEGORIES, LOCK_CATEGORIES_SKIP);
-        let by_account = self.prepare(by_account).await?;
-        let by_category = self.prepare(by_category).await?;
+        let by_account = self.prepare(LOCK_SIBLINGS).await?;
+        let by_category = self.prepare(LOCK_CATEGORIES).await?;
         let (of_whole, named) = join(
             self.query_unless(whole.is_empty(), &by_account, &[whole]),
             self.query_unless(
@@ -347,14 +334,15 @@ impl Transaction<'_> {
             ),
         )
         .await;
-        let mut unlocked = Vec::new();
         for row in of_whole?.iter().chain(&named?) {
             let account_id = AccountId::from_stored(row.get("account_id"));
             let Some(account) = accounts.get_mut(&account_id) else {
+                // One of its rows was locked elsewhere.
                 continue;
             };
             let Some(row_id) = row.get("row_id") else {
-                unlocked.push(account_id);
+                accounts.remove(&account_id);
+                locked.contended.insert(account_id);
                 continue;
             };
             let category = Category::from_stored(row.get("category"));
@@ -370,23 +358,15 @@ impl Transaction<'_> {
         for account_id in whole.iter().copied().map(AccountId::from_stored) {
             let account = accounts.get(&account_id);
             if account.is_some_and(|account| account.balances.unread_count() > 0) {
-                unlocked.push(account_id);
-            }
-        }
-        for account_id in unlocked {
-            if self.lock_timeout.is_some() {
-                // Whoever waits gets what is there.
                 return Err(wrong_sibling_count(&account_id));
             }
-            accounts.remove(&account_id);
-            locked.contended.insert(account_id);
         }
         Ok(())
     }
 
     /// Which of the accounts that were not locked exist: somebody else holds those.
     async fn contended(&self, missing: Vec<&str>) -> Result<Set<AccountId>, StoreError> {
-        if missing.is_empty() || self.lock_timeout.is_some() {
+        if missing.is_empty() {
             return Ok(Set::default());
         }
         let statement = self.prepare(EXISTING_ACCOUNTS).await?;
@@ -426,13 +406,6 @@ impl Transaction<'_> {
         match skip {
             true => Ok(Vec::new()),
             false => self.client.query(statement, params).await,
-        }
-    }
-
-    fn either(&self, waiting: &'static str, skipping: &'static str) -> &'static str {
-        match self.lock_timeout {
-            Some(_) => waiting,
-            None => skipping,
         }
     }
 }

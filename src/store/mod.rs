@@ -19,6 +19,7 @@ pub mod verify;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
 pub use cards::{
@@ -26,14 +27,14 @@ pub use cards::{
     card_rule_key,
 };
 pub(crate) use error::with_source;
-pub use error::{Outcome, StoreError};
+pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
 pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
-pub use write::WRITE_STATEMENTS;
+pub use write::{Hold, WRITE_STATEMENTS};
 
 use places::Places;
 use pool::Connections;
@@ -69,6 +70,7 @@ pub struct Store {
     health: Connections,
     isolation: Isolation,
     categories_per_account_max: usize,
+    statement_timeout: Duration,
     retries: Retries,
     places: Arc<Places>,
     replays: Arc<Replays>,
@@ -93,6 +95,7 @@ impl Store {
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
             categories_per_account_max: config.categories_per_account_max,
+            statement_timeout: Duration::from_millis(config.statement_timeout_ms),
             retries: Retries::default(),
             places: Arc::default(),
             replays: Arc::default(),

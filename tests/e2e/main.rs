@@ -21,6 +21,7 @@ mod idempotency;
 mod isolation;
 mod merge;
 mod movements;
+mod neighbours;
 mod owners;
 mod places;
 mod plans;
