@@ -5,6 +5,7 @@
 //! statement than the locks, because a lock wait does not refresh the snapshot of its own statement.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::{join, join3};
 use tokio_postgres::types::ToSql;
@@ -16,7 +17,8 @@ use super::merges;
 use super::row::{self, PgTime, RowId};
 use super::write::Transaction;
 use crate::domain::{
-    Account, AccountId, BalanceKey, Balances, Book, Category, Map, Movement, Set, Timestamp,
+    Account, AccountId, BalanceKey, Balances, Book, Category, Command, Map, Movement, Set,
+    Timestamp,
 };
 
 pub(super) const LOCK_PLACES: &str = include_str!("sql/lock_places.sql");
@@ -149,24 +151,28 @@ impl<'a> Mains<'a> {
 }
 
 /// The balances besides `main` that the commands of a batch need, of those accounts that have any.
-struct Siblings<'a> {
+pub(super) struct Siblings<'a> {
     /// All of these accounts: a merge moves whatever there is.
-    whole: Vec<&'a str>,
+    pub(super) whole: Vec<&'a str>,
     /// Those that commands name, of the other accounts: each balance once, as two columns.
-    account_ids: Vec<&'a str>,
-    categories: Vec<&'a str>,
+    pub(super) account_ids: Vec<&'a str>,
+    pub(super) categories: Vec<&'a str>,
 }
 
 impl<'a> Siblings<'a> {
-    fn of(jobs: &'a [Job], with_siblings: &Set<&AccountId>) -> Self {
-        let movements = || jobs.iter().map(|job| &job.command.movement);
-        let whole: BTreeSet<&str> = movements()
+    pub(super) fn of(
+        commands: impl Iterator<Item = &'a Arc<Command>> + Clone,
+        with_siblings: &Set<&AccountId>,
+    ) -> Self {
+        let movements = commands.map(|command| &command.movement);
+        let whole: BTreeSet<&str> = movements
+            .clone()
             .filter(|movement| matches!(movement, Movement::Merge { .. }))
             .flat_map(Movement::account_ids)
             .filter(|account_id| with_siblings.contains(account_id))
             .map(AccountId::as_str)
             .collect();
-        let named: BTreeSet<(&str, &str)> = movements()
+        let named: BTreeSet<(&str, &str)> = movements
             .flat_map(Movement::named_balances)
             .filter(|(account_id, category)| {
                 !category.is_main()
@@ -214,7 +220,8 @@ impl Transaction<'_> {
             contended,
         };
         if !with_siblings.is_empty() {
-            let siblings = Siblings::of(jobs, &with_siblings);
+            let commands = jobs.iter().map(|job| &job.command);
+            let siblings = Siblings::of(commands, &with_siblings);
             self.lock_siblings(&siblings, &mut accounts, &mut locked)
                 .await?;
         }

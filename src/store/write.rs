@@ -31,14 +31,14 @@ use super::Store;
 use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
 use super::error::{InDoubt, StoreError};
 use super::ledger::{Job, Ledger, Locking, Verdict};
-use super::lock::{self, Locked, RowIds};
+use super::lock::{self, Locked, RowIds, Siblings};
 use super::merges::{self, MergeWrites};
 use super::places::Places;
 use super::pool::{Connection, Isolation};
 use super::replays::Replays;
 use super::retry::Retries;
 use super::row::RowId;
-use crate::domain::{AccountId, BalanceChange, Book, Operation, OperationId, Set};
+use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, OperationId, Set};
 
 /// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
 /// for is an operation id that another transaction is about to record, or a table that is being altered.
@@ -113,8 +113,12 @@ impl Ledger for Store {
     async fn await_accounts(
         &self,
         account_ids: &[AccountId],
+        commands: &[Arc<Command>],
         wait_max: Duration,
     ) -> Result<Hold, StoreError> {
+        // Which of them have other balances than main is not known yet.
+        let siblings = Siblings::of(commands.iter(), &account_ids.iter().collect());
+        let names: [&(dyn ToSql + Sync); 2] = [&siblings.account_ids, &siblings.categories];
         let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
         let client = self.batches.get().await?;
         let end = Instant::now() + wait_max;
@@ -131,14 +135,19 @@ impl Ledger for Store {
                 return Err(StoreError::unavailable("the connection is gone"));
             };
             let granted = async {
-                let statement = client.prepare_cached(AWAIT_ACCOUNTS).await?;
+                let mains = client.prepare_cached(AWAIT_ACCOUNTS).await?;
+                let named = client.prepare_cached(AWAIT_CATEGORIES).await?;
+                let whole = client.prepare_cached(AWAIT_SIBLINGS).await?;
                 let params: [&(dyn ToSql + Sync); 1] = [&account_ids];
-                let (begun, locked) = join!(
+                let whole_params: [&(dyn ToSql + Sync); 1] = [&siblings.whole];
+                let (begun, mains, named, whole) = join!(
                     client.batch_execute(&begin),
-                    client.execute(&statement, &params),
+                    client.execute(&mains, &params),
+                    execute_unless(siblings.account_ids.is_empty(), client, &named, &names),
+                    execute_unless(siblings.whole.is_empty(), client, &whole, &whole_params),
                 );
                 begun?;
-                locked.map(drop)
+                mains.and(named).and(whole).map(drop)
             };
             let error = match granted.await {
                 Ok(()) => return Ok(hold),
@@ -278,6 +287,8 @@ fn millis(duration: Duration) -> u128 {
 }
 
 const AWAIT_ACCOUNTS: &str = include_str!("sql/await_accounts.sql");
+const AWAIT_CATEGORIES: &str = include_str!("sql/await_categories.sql");
+const AWAIT_SIBLINGS: &str = include_str!("sql/await_siblings.sql");
 const AWAIT_OPERATION: &str = include_str!("sql/await_operation.sql");
 const AWAIT_TABLES: &str = include_str!("sql/await_tables.sql");
 const UPDATE_BALANCES: &str = concat!(
@@ -300,8 +311,10 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 19] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 21] = [
     ("await_accounts", AWAIT_ACCOUNTS),
+    ("await_categories", AWAIT_CATEGORIES),
+    ("await_siblings", AWAIT_SIBLINGS),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
     ("lock_siblings", lock::LOCK_SIBLINGS),
@@ -432,9 +445,19 @@ impl Transaction<'_> {
             );
             let (updated, inserted, recorded, marked, merged, committed) = join!(
                 self.update_unless(updates.is_empty(), &update, &update_params),
-                self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
+                execute_unless(
+                    inserts.is_empty(),
+                    self.client,
+                    &insert_balances,
+                    &insert_params
+                ),
                 self.client.execute(&insert_operations, &operation_params),
-                self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
+                execute_unless(
+                    mark_columns.is_empty(),
+                    self.client,
+                    &insert_marks,
+                    &mark_params
+                ),
                 merges.execute(self.client),
                 commit,
             );
@@ -485,19 +508,6 @@ impl Transaction<'_> {
         row.try_get("row_ids")
     }
 
-    async fn execute_unless(
-        &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, tokio_postgres::Error> {
-        if skip {
-            Ok(0)
-        } else {
-            self.client.execute(statement, params).await
-        }
-    }
-
     pub(super) async fn prepare(&self, sql: &str) -> Result<Statement, StoreError> {
         Ok(self.client.prepare_cached(sql).await?)
     }
@@ -513,6 +523,19 @@ impl Transaction<'_> {
                 millis(self.statement_timeout)
             ),
         }
+    }
+}
+
+async fn execute_unless(
+    skip: bool,
+    client: &Client,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<u64, tokio_postgres::Error> {
+    if skip {
+        Ok(0)
+    } else {
+        client.execute(statement, params).await
     }
 }
 

@@ -421,6 +421,39 @@ async fn a_new_category_needs_no_other_one() {
     ballast.assert_in_order().await;
 }
 
+#[tokio::test]
+async fn who_waits_for_an_account_does_not_wait_for_its_other_categories() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 10).await;
+    open(&mut ballast, "b", 10).await;
+    fill(&mut ballast.balances, "a", ["FOOD", "MEAL"]).await;
+    let of = |category: &str| {
+        format!(
+            "SELECT 1 FROM balances WHERE account_id = 'a' AND category = '{category}' FOR UPDATE"
+        )
+    };
+    let food = ballast.lock_with(&of("FOOD")).await;
+    let main = ballast.lock_with(&of("main")).await;
+    let mut waiting = ballast.own_balances();
+    let waiting = tokio::spawn(async move {
+        let paid = debit_of("paid", "a", ["MEAL"], 10);
+        waiting.debit(paid).await
+    });
+    ballast.until_waiting(|count| count > 0).await;
+    main.release().await;
+    let paid = within_reason("the debit", waiting).await.expect("no panic");
+    paid.expect("posted");
+
+    // A merge waits for all of them.
+    let mut waiting = ballast.own_balances();
+    let merged = tokio::spawn(async move { waiting.merge_accounts(merge("m", "a", "b")).await });
+    ballast.until_waiting(|count| count > 0).await;
+    food.release().await;
+    let merged = within_reason("the merge", merged).await.expect("no panic");
+    assert_eq!(merged.expect("merged").into_inner().entries.len(), 4);
+    ballast.assert_in_order().await;
+}
+
 /// Nothing that Ballast does leads there: a row that is made by somebody who does not hold the account's lock, after the
 /// look at what there is. It is not overwritten; its limit counts.
 #[tokio::test]
