@@ -186,7 +186,7 @@ async fn attempt<L: Ledger>(
             // when one of them is granted.
             Some(account_id) => {
                 let account_ids = std::slice::from_ref(account_id);
-                let awaited = ledger.await_accounts(account_ids, OWN_COMMIT_WAIT_MAX);
+                let awaited = ledger.await_accounts(account_ids, &[], OWN_COMMIT_WAIT_MAX);
                 match awaited.await {
                     Ok(hold) => ledger.execute(jobs, Locking::Held(hold)).await,
                     Err(error) => Err(error),

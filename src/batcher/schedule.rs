@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::lane::{self, Ended, Obstacle};
 use super::{Answer, BatcherConfig, Failure, Ticket};
-use crate::domain::{AccountId, Map, OperationId, Set};
+use crate::domain::{AccountId, Command, Map, OperationId, Set};
 use crate::store::{Ledger, Locking, StoreError};
 
 use quarantine::Quarantine;
@@ -515,9 +515,12 @@ impl<L: Ledger> Schedule<L> {
             self.waits.connection_count += 1;
             let ledger = self.ledger.clone();
             let waited_for = wait.clone();
+            let commands = self.parked_commands(&wait);
             let task = self.running.spawn(Box::pin(async move {
                 match waited_for {
-                    Wait::Accounts(ids) => Done::Locks(ledger.await_accounts(&ids, wait_max).await),
+                    Wait::Accounts(ids) => {
+                        Done::Locks(ledger.await_accounts(&ids, &commands, wait_max).await)
+                    }
                     Wait::Operation(id) => {
                         Done::Operation(ledger.await_operation(&id, wait_max).await)
                     }
@@ -525,6 +528,16 @@ impl<L: Ledger> Schedule<L> {
             }));
             self.hands.insert(task.id(), Hand::Wait { wait, began });
         }
+    }
+
+    /// The commands that come first when the accounts are granted.
+    fn parked_commands(&self, wait: &Wait) -> Vec<Arc<Command>> {
+        let Wait::Accounts(account_ids) = wait else {
+            return Vec::new();
+        };
+        let held = account_ids.iter().filter_map(|id| self.held.get(id));
+        let first = held.flat_map(|held| held.parked.values().take(self.config.batch_size_max));
+        first.map(|ticket| ticket.job.command.clone()).collect()
     }
 
     /// Ends what waited enough for what `wait` is about, and says how long the rest may still wait. `None`: nothing is left,

@@ -133,6 +133,7 @@ impl Ledger for Scripted {
     async fn await_accounts(
         &self,
         account_ids: &[AccountId],
+        _commands: &[Arc<Command>],
         _wait_max: Duration,
     ) -> Result<String, StoreError> {
         let names = names(account_ids);

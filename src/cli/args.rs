@@ -207,6 +207,9 @@ struct TuningArgs {
     /// The most operations that wait; beyond it callers get OVERLOADED
     #[arg(long, env = "BALLAST_QUEUE_DEPTH_MAX", default_value = "50000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     queue_depth_max: u64,
+    /// The most categories of one account, main included; one that has more keeps them and gets no new one
+    #[arg(long, env = "BALLAST_CATEGORIES_PER_ACCOUNT_MAX", default_value = "256", value_name = "COUNT", value_parser = count(1, 10_000))]
+    categories_per_account_max: u64,
     /// The most TCP connections
     #[arg(long, env = "BALLAST_CONNECTION_COUNT_MAX", default_value = "30000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     connection_count_max: u64,
@@ -286,6 +289,7 @@ impl ServeArgs {
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
                 allow_data_loss: self.allow_data_loss,
+                categories_per_account_max: size(tuning.categories_per_account_max),
                 statement_timeout_ms: tuning.statement_timeout_ms,
                 connect_timeout_ms: tuning.connect_timeout_ms,
             },

@@ -270,7 +270,8 @@ fn refused(refusal: &Refusal) -> Problem {
         }
         Refusal::HoldsOpen { balance, .. }
         | Refusal::BalanceNegative { balance, .. }
-        | Refusal::BalanceLimitExceeded { balance, .. } => precondition(format!(
+        | Refusal::BalanceLimitExceeded { balance, .. }
+        | Refusal::CategoryLimitExceeded { balance, .. } => precondition(format!(
             "accounts/{}/balances/{}",
             balance.account_id, balance.category
         )),

@@ -56,11 +56,12 @@ pub trait Ledger: Send + Sync + 'static {
         locking: Locking<Self::Hold>,
     ) -> impl Future<Output = Result<Vec<Verdict>, StoreError>> + Send;
 
-    /// Waits for the locks of these accounts, in the order of their ids, at most `wait_max` for each, and keeps them.
-    /// [`StoreError::LockTimeout`]: one was not granted.
+    /// Waits for the locks of these accounts, in the order of their ids, and of those of their balances that the commands
+    /// name, at most `wait_max` for each, and keeps them. [`StoreError::LockTimeout`]: one was not granted.
     fn await_accounts(
         &self,
         account_ids: &[AccountId],
+        commands: &[Arc<Command>],
         wait_max: Duration,
     ) -> impl Future<Output = Result<Self::Hold, StoreError>> + Send;
 

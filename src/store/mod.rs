@@ -69,6 +69,7 @@ pub struct Store {
     requests: Connections,
     health: Connections,
     isolation: Isolation,
+    categories_per_account_max: usize,
     statement_timeout: Duration,
     retries: Retries,
     places: Arc<Places>,
@@ -93,11 +94,17 @@ impl Store {
             )?,
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
+            categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
             retries: Retries::default(),
             places: Arc::default(),
             replays: Arc::default(),
         })
+    }
+
+    /// How many categories an account may have, `main` included; one that has more from before keeps them.
+    pub fn categories_per_account_max(&self) -> usize {
+        self.categories_per_account_max
     }
 
     /// The reads, and the opening of accounts, for a caller that waits until `deadline`.

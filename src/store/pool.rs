@@ -25,6 +25,9 @@ pub struct StoreConfig {
     pub isolation: Isolation,
     /// Whether a commit may be answered that a crash could lose. Without, a session turns synchronous_commit on.
     pub allow_data_loss: bool,
+    /// How many categories an account may have, `main` included. One that has more from before keeps them and gets no new
+    /// one.
+    pub categories_per_account_max: usize,
     /// The longest that one statement may run.
     pub statement_timeout_ms: u64,
     /// The longest that a new connection may take, and that a batch waits for a free one. Requests wait until their

@@ -4,7 +4,7 @@
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_places` and `lock_accounts`          | 1          |
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
-//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
+//! | (rare)  | `lookup_operations`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for merges of such accounts; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
 //! | write   | `write_plain` or `write_plain_marked`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
@@ -31,14 +31,14 @@ use super::Store;
 use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
 use super::error::{InDoubt, StoreError};
 use super::ledger::{Job, Ledger, Locking, Verdict};
-use super::lock::{self, Locked, RowIds};
+use super::lock::{self, Locked, RowIds, Siblings};
 use super::merges::{self, MergeWrites};
 use super::places::Places;
 use super::pool::{Connection, Isolation};
 use super::replays::Replays;
 use super::retry::Retries;
 use super::row::RowId;
-use crate::domain::{AccountId, BalanceChange, Book, Operation, OperationId, Set};
+use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, OperationId, Set};
 
 /// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
 /// for is an operation id that another transaction is about to record, or a table that is being altered.
@@ -113,8 +113,12 @@ impl Ledger for Store {
     async fn await_accounts(
         &self,
         account_ids: &[AccountId],
+        commands: &[Arc<Command>],
         wait_max: Duration,
     ) -> Result<Hold, StoreError> {
+        // Which of them have other balances than main is not known yet.
+        let siblings = Siblings::of(commands.iter(), &account_ids.iter().collect());
+        let names: [&(dyn ToSql + Sync); 2] = [&siblings.account_ids, &siblings.categories];
         let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
         let client = self.batches.get().await?;
         let end = Instant::now() + wait_max;
@@ -131,14 +135,19 @@ impl Ledger for Store {
                 return Err(StoreError::unavailable("the connection is gone"));
             };
             let granted = async {
-                let statement = client.prepare_cached(AWAIT_ACCOUNTS).await?;
+                let mains = client.prepare_cached(AWAIT_ACCOUNTS).await?;
+                let named = client.prepare_cached(AWAIT_CATEGORIES).await?;
+                let whole = client.prepare_cached(AWAIT_SIBLINGS).await?;
                 let params: [&(dyn ToSql + Sync); 1] = [&account_ids];
-                let (begun, locked) = join!(
+                let whole_params: [&(dyn ToSql + Sync); 1] = [&siblings.whole];
+                let (begun, mains, named, whole) = join!(
                     client.batch_execute(&begin),
-                    client.execute(&statement, &params),
+                    client.execute(&mains, &params),
+                    execute_unless(siblings.account_ids.is_empty(), client, &named, &names),
+                    execute_unless(siblings.whole.is_empty(), client, &whole, &whole_params),
                 );
                 begun?;
-                locked.map(drop)
+                mains.and(named).and(whole).map(drop)
             };
             let error = match granted.await {
                 Ok(()) => return Ok(hold),
@@ -214,6 +223,7 @@ impl Store {
             client: &client,
             isolation: self.isolation,
             statement_timeout: self.statement_timeout,
+            categories_per_account_max: self.categories_per_account_max,
             mode,
             places: &self.places,
             replays: &self.replays,
@@ -277,6 +287,8 @@ fn millis(duration: Duration) -> u128 {
 }
 
 const AWAIT_ACCOUNTS: &str = include_str!("sql/await_accounts.sql");
+const AWAIT_CATEGORIES: &str = include_str!("sql/await_categories.sql");
+const AWAIT_SIBLINGS: &str = include_str!("sql/await_siblings.sql");
 const AWAIT_OPERATION: &str = include_str!("sql/await_operation.sql");
 const AWAIT_TABLES: &str = include_str!("sql/await_tables.sql");
 const UPDATE_BALANCES: &str = concat!(
@@ -299,11 +311,14 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
+pub const WRITE_STATEMENTS: [(&str, &str); 21] = [
     ("await_accounts", AWAIT_ACCOUNTS),
+    ("await_categories", AWAIT_CATEGORIES),
+    ("await_siblings", AWAIT_SIBLINGS),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
     ("lock_siblings", lock::LOCK_SIBLINGS),
+    ("lock_categories", lock::LOCK_CATEGORIES),
     ("existing_accounts", lock::EXISTING_ACCOUNTS),
     ("known_operations", lock::KNOWN_OPERATIONS),
     ("lookup_operations", merges::LOOKUP_OPERATIONS),
@@ -350,6 +365,7 @@ pub(super) struct Transaction<'a> {
     pub(super) client: &'a Client,
     isolation: Isolation,
     statement_timeout: Duration,
+    pub(super) categories_per_account_max: usize,
     pub(super) mode: Mode,
     pub(super) places: &'a Places,
     pub(super) replays: &'a Replays,
@@ -429,9 +445,19 @@ impl Transaction<'_> {
             );
             let (updated, inserted, recorded, marked, merged, committed) = join!(
                 self.update_unless(updates.is_empty(), &update, &update_params),
-                self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
+                execute_unless(
+                    inserts.is_empty(),
+                    self.client,
+                    &insert_balances,
+                    &insert_params
+                ),
                 self.client.execute(&insert_operations, &operation_params),
-                self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
+                execute_unless(
+                    mark_columns.is_empty(),
+                    self.client,
+                    &insert_marks,
+                    &mark_params
+                ),
                 merges.execute(self.client),
                 commit,
             );
@@ -482,19 +508,6 @@ impl Transaction<'_> {
         row.try_get("row_ids")
     }
 
-    async fn execute_unless(
-        &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, tokio_postgres::Error> {
-        if skip {
-            Ok(0)
-        } else {
-            self.client.execute(statement, params).await
-        }
-    }
-
     pub(super) async fn prepare(&self, sql: &str) -> Result<Statement, StoreError> {
         Ok(self.client.prepare_cached(sql).await?)
     }
@@ -510,6 +523,19 @@ impl Transaction<'_> {
                 millis(self.statement_timeout)
             ),
         }
+    }
+}
+
+async fn execute_unless(
+    skip: bool,
+    client: &Client,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<u64, tokio_postgres::Error> {
+    if skip {
+        Ok(0)
+    } else {
+        client.execute(statement, params).await
     }
 }
 

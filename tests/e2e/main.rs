@@ -7,6 +7,7 @@ mod card_door;
 mod card_doubts;
 mod card_rules;
 mod cards;
+mod categories;
 mod chains;
 mod concurrency;
 mod deadlines;

@@ -79,6 +79,7 @@ impl Ledger for Watchful {
     async fn await_accounts(
         &self,
         account_ids: &[AccountId],
+        _commands: &[Arc<Command>],
         _wait_max: Duration,
     ) -> Result<Vec<AccountId>, StoreError> {
         let contended = self.fate().await.and_then(|fate| fate.contended);
