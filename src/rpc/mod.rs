@@ -3,6 +3,7 @@
 mod account;
 mod balance;
 mod batch;
+mod brief;
 mod card;
 pub mod codec;
 pub mod door;
