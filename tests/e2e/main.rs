@@ -15,6 +15,7 @@ mod execute_batch;
 mod facade;
 mod fleet;
 mod get_or_create;
+mod health;
 mod history;
 mod idempotency;
 mod isolation;
