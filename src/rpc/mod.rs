@@ -12,6 +12,7 @@ mod member;
 mod page;
 mod reply;
 mod request;
+pub mod room;
 mod status;
 mod submission;
 mod violations;

@@ -1,6 +1,7 @@
 //! The promises of Ballast, shown from outside: through gRPC, on a real PostgreSQL. One module per promise.
 
 mod accounts;
+mod answer_sizes;
 mod batches;
 mod bench;
 mod card_door;
@@ -21,6 +22,7 @@ mod idempotency;
 mod isolation;
 mod merge;
 mod movements;
+mod network;
 mod owners;
 mod places;
 mod plans;
