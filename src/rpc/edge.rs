@@ -1,4 +1,4 @@
-//! The edge: what happens to every request before and after its RPC. It reads the caller's
+//! The edge: what happens to every request before and after its RPC. It turns away what is not gRPC, reads the caller's
 //! deadline, waits for room for the answer, and makes sure that every error carries details, also those that tonic makes by
 //! itself.
 
@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -165,6 +166,9 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
+    if let Some(turned_away) = not_grpc(&request) {
+        return turned_away;
+    }
     let timeout = match timeout(request.headers()) {
         Ok(timeout) => timeout,
         Err(violations) => return Status::from(RpcError::from(violations)).into_http(),
@@ -201,6 +205,38 @@ where
             Status::from(RpcError::Failure(never_started)).into_http()
         }
     }
+}
+
+/// The answer to a request that is not gRPC, before any RPC sees it. Such requests come from browsers and from forms of
+/// other sites, which can send neither this content type nor more than GET and POST on their own.
+fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let turned_away = |status: StatusCode| {
+        let text = "this port speaks gRPC: POST with content-type application/grpc\n";
+        let mut response = Response::new(Body::new(text.to_owned()));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    };
+    if request.method() != Method::POST {
+        let mut response = turned_away(StatusCode::METHOD_NOT_ALLOWED);
+        let post = HeaderValue::from_static("POST");
+        response.headers_mut().insert(ALLOW, post);
+        return Some(response);
+    }
+    let mut content_types = request.headers().get_all(CONTENT_TYPE).iter();
+    let content_type = content_types.next().map(HeaderValue::as_bytes);
+    let is_grpc = content_type.is_some_and(is_grpc) && content_types.next().is_none();
+    (!is_grpc).then(|| turned_away(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+/// `application/grpc` or `application/grpc+proto`, with or without parameters. Messages in another format, and gRPC-Web, are
+/// not spoken here.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let end = content_type.iter().position(|byte| *byte == b';');
+    let essence = content_type[..end.unwrap_or(content_type.len())].trim_ascii();
+    essence.eq_ignore_ascii_case(b"application/grpc")
+        || essence.eq_ignore_ascii_case(b"application/grpc+proto")
 }
 
 /// The deadline header of gRPC: at most eight digits and a unit.
@@ -283,6 +319,31 @@ pub(super) fn detailed(bare: &Status, is_compressed: bool) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_protobuf_messages_of_grpc_are_spoken() {
+        for spoken in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/gRPC",
+            "application/grpc; charset=utf-8",
+        ] {
+            assert!(is_grpc(spoken.as_bytes()), "{spoken:?}");
+        }
+        for unknown in [
+            "",
+            "application/json",
+            "text/plain",
+            "application/grpc+json",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpcx",
+            "text/plain; application/grpc",
+            "application/x-www-form-urlencoded",
+        ] {
+            assert!(!is_grpc(unknown.as_bytes()), "{unknown:?}");
+        }
+    }
 
     #[test]
     fn a_timeout_is_digits_and_a_unit() {

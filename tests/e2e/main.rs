@@ -23,6 +23,7 @@ mod isolation;
 mod merge;
 mod movements;
 mod network;
+mod not_grpc;
 mod owners;
 mod places;
 mod plans;
