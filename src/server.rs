@@ -3,8 +3,10 @@
 mod activity;
 mod coalesced;
 mod connection;
+mod greeting;
 mod health;
 mod json;
+mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,14 +19,16 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::batcher::{Batcher, BatcherConfig, WriteThread};
-use crate::rpc::edge::Services;
+use crate::rpc::edge::{Reflections, Services};
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
 use crate::rpc::proto::card_service_server::CardServiceServer;
+use crate::rpc::room::{ProcessRoom, RoomLimits};
 use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, Limits, door};
 use crate::store::{Ledger, Retries, Store, StoreConfig, StoreConfigError};
 
 use health::Health;
+use unread::{Patience, Unread};
 
 /// The largest request message, in bytes. The largest that keeps all rules has 70 KiB (1000 ids); more is room for new
 /// fields, and less than what a client could use to fill the memory.
@@ -51,6 +55,38 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// The most TCP connections.
     pub connection_count_max: usize,
+    /// What a client may do to the server by what it sends, cancels or does not read.
+    pub network: NetworkLimits,
+}
+
+/// What a client may do to the server by what it sends, cancels or does not read. The defaults are what real clients and
+/// proxies never meet; tests choose others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkLimits {
+    /// How long a connection may take to begin: with the preface and the settings of HTTP/2, or with the headers of an
+    /// HTTP/1.1 request.
+    pub greeting_timeout: Duration,
+    /// How many requests in a second a connection may cancel before they are answered. Whoever cancels more is read from
+    /// more slowly.
+    pub abandoned_per_second_max: u32,
+    /// How many bytes of answers may be in memory.
+    pub room: RoomLimits,
+    /// How long a client may leave more than 64 KiB of answers unread.
+    pub unread_timeout: Duration,
+    /// The same for any unread answer while three quarters of the process's room are taken.
+    pub unread_timeout_crowded: Duration,
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        Self {
+            greeting_timeout: Duration::from_secs(30),
+            abandoned_per_second_max: 5_000,
+            room: RoomLimits::default(),
+            unread_timeout: Duration::from_secs(60),
+            unread_timeout_crowded: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Why a server cannot start.
@@ -154,6 +190,7 @@ impl Server {
             batches: balances.clone().max_decoding_message_size(BATCH_SIZE_MAX),
             balances: balances.max_decoding_message_size(MESSAGE_SIZE_MAX),
             routes,
+            reflections: Reflections::default(),
         });
         Ok(Self {
             listener,
@@ -207,10 +244,20 @@ impl Server {
         let watching = health.watch(draining.clone());
         let retries = store.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
+        let unread = Unread::new(
+            ProcessRoom::new(config.network.room, draining.clone()),
+            Patience {
+                usual: config.network.unread_timeout,
+                crowded: config.network.unread_timeout_crowded,
+            },
+        );
+        let cutting = tokio::spawn(unread.clone().watch(draining.clone()));
         let acceptor = connection::Acceptor {
             listener,
             services,
             request_timeout_max: config.request_timeout_max,
+            limits: config.network,
+            unread,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),
             draining: draining.clone(),
@@ -219,6 +266,7 @@ impl Server {
         let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
             listener,
             door: door::door(authorizer.clone()),
+            header_timeout: config.network.greeting_timeout,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),
             draining: draining.clone(),
@@ -248,6 +296,7 @@ impl Server {
             let _ended = tokio::join!(
                 watching,
                 telling,
+                cutting,
                 accepting,
                 json_accepting,
                 sweeping,

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{CliError, bench, configuration, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
-use crate::server::ServerConfig;
+use crate::server::{NetworkLimits, ServerConfig};
 use crate::store::{Isolation, StoreConfig};
 
 /// Keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
@@ -304,6 +304,7 @@ impl ServeArgs {
             card_timeout: Duration::from_millis(tuning.card_timeout_ms),
             drain_timeout: Duration::from_millis(tuning.drain_timeout_ms),
             connection_count_max: size(tuning.connection_count_max),
+            network: NetworkLimits::default(),
         }
     }
 

@@ -118,6 +118,9 @@ pub enum Refusal {
     },
 }
 
+/// The most categories that the sentence of a refusal spells out; its facts have all.
+const CATEGORIES_SHOWN_MAX: usize = 4;
+
 /// The variables of a refusal by name: what an error's metadata shows and what the store keeps.
 pub type Facts = BTreeMap<String, String>;
 
@@ -403,14 +406,18 @@ impl std::fmt::Display for Refusal {
                 needed,
                 currency,
             } => {
-                let available = available
-                    .iter()
+                let shown = available.iter().take(CATEGORIES_SHOWN_MAX);
+                let shown = shown
                     .map(|(category, available)| format!("{available} available in {category}"));
-                let available = available.collect::<Vec<_>>().join(", ");
+                let mut shown = shown.collect::<Vec<_>>().join(", ");
+                if available.len() > CATEGORIES_SHOWN_MAX {
+                    let more = available.len() - CATEGORIES_SHOWN_MAX;
+                    shown.push_str(&format!(", not enough in {more} more categories"));
+                }
                 let needed = needed.minor_units();
                 write!(
                     f,
-                    "account {account_id} has {available}, {needed} needed ({currency} minor units)"
+                    "account {account_id} has {shown}, {needed} needed ({currency} minor units)"
                 )
             }
             Self::BalanceLimitExceeded {

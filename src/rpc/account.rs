@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::edge::Deadline;
-use super::page::List;
+use super::page::{self, List};
 use super::proto::{self, account_service_server::AccountService};
+use super::room::Room;
 use super::status::RpcError;
+use super::violations::Violations;
 use super::{reply, request};
 use crate::batcher::Failure;
 use crate::store::{Created, Store, StoreError};
@@ -91,6 +94,7 @@ impl AccountService for AccountRpc {
         request: Request<proto::BatchGetAccountsRequest>,
     ) -> Result<Response<proto::BatchGetAccountsResponse>, Status> {
         let account_ids = request::batch_get_accounts(request.get_ref()).map_err(RpcError::from)?;
+        let reserved = Room::reserve(&request, page::room(account_ids.len())).await?;
         let store = self.store.before(Deadline::of(&request));
         let found = store
             .get_accounts(account_ids.clone())
@@ -107,7 +111,15 @@ impl AccountService for AccountRpc {
                 None => response.not_found_account_ids.push(account_id.to_string()),
             }
         }
-        Ok(Response::new(response))
+        let size = response.encoded_len();
+        if size > page::ANSWER_SIZE_MAX {
+            let rule = format!(
+                "name accounts of {size} bytes together, at most {} fit into an answer; name fewer",
+                page::ANSWER_SIZE_MAX
+            );
+            return Err(RpcError::from(Violations::one("account_ids", rule)).into());
+        }
+        Ok(reserved.answer(response))
     }
 
     async fn list_accounts(
@@ -116,20 +128,21 @@ impl AccountService for AccountRpc {
     ) -> Result<Response<proto::ListAccountsResponse>, Status> {
         let page = request::list_accounts(request.get_ref()).map_err(RpcError::from)?;
         let owner_id = page.filter.clone();
+        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
         let store = self.store.before(Deadline::of(&request));
-        let mut accounts = store
+        let accounts = store
             .list_accounts(page.filter, page.after, page.size + 1)
             .await
             .map_err(RpcError::from)?;
-        let more = accounts.len() as i64 > page.size;
-        accounts.truncate(page.size as usize);
+        let mut accounts = accounts.iter().map(reply::account).collect();
+        let more = page::cut(&mut accounts, page.size as usize);
         let last = accounts.last().filter(|_| more);
-        let token = |account: &crate::store::AccountDetails| {
-            List(&["accounts", owner_id.as_str()]).token(account.account_id.as_str())
+        let token = |account: &proto::Account| {
+            List(&["accounts", owner_id.as_str()]).token(&account.account_id)
         };
-        Ok(Response::new(proto::ListAccountsResponse {
+        Ok(reserved.answer(proto::ListAccountsResponse {
             next_page_token: last.map(token).unwrap_or_default(),
-            accounts: accounts.iter().map(reply::account).collect(),
+            accounts,
         }))
     }
 }

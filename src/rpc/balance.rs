@@ -10,9 +10,11 @@ use tonic::{Request, Response, Status};
 use super::batch;
 use super::edge::Deadline;
 use super::member::{self, Member};
+use super::page;
 use super::proto::{self, balance_service_server::BalanceService};
 use super::reply::{self, Posted};
 use super::request::{self, HistoryFilter, HistoryPage};
+use super::room::Room;
 use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
@@ -250,17 +252,22 @@ impl BalanceService for BalanceRpc {
         let deadline = Deadline::of(&request);
         let merge = request::merge(request.into_inner()).map_err(RpcError::from)?;
         let command = self.merge_command(merge, deadline).await?;
+        let mut posted = self.execute(command, deadline).await?;
+        let cut_at = posted.cut();
         let Posted {
             operation,
             entries,
             balances,
             replayed,
-        } = self.execute(command, deadline).await?;
+        } = posted;
+        let next_page_token =
+            cut_at.map(|count| request::operation_entries_token(&operation.operation_id, count));
         Ok(Response::new(proto::MergeAccountsResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
 
@@ -269,9 +276,11 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::ExecuteBatchRequest>,
     ) -> Result<Response<proto::ExecuteBatchResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let operations = request::execute_batch(request.into_inner()).map_err(RpcError::from)?;
+        let count = request::execute_batch(request.get_ref()).map_err(RpcError::from)?;
+        let reserved = Room::reserve(&request, batch::room(count)).await?;
+        let operations = request.into_inner().operations;
         let results = batch::execute(&self.batcher, &self.store, operations, deadline).await;
-        Ok(Response::new(proto::ExecuteBatchResponse { results }))
+        Ok(reserved.answer(proto::ExecuteBatchResponse { results }))
     }
 
     type SubmitOperationsStream = Results;
@@ -281,9 +290,10 @@ impl BalanceService for BalanceRpc {
         request: Request<tonic::Streaming<proto::SubmitOperationsRequest>>,
     ) -> Result<Response<Self::SubmitOperationsStream>, Status> {
         let deadline = Deadline::of_stream(&request);
+        let room = Room::of(&request)?;
         let (batcher, store) = (self.batcher.clone(), self.store.clone());
         let requests = request.into_inner();
-        let results = submission::start(requests, batcher, store, deadline, &self.limits);
+        let results = submission::start(requests, batcher, store, deadline, room, &self.limits);
         Ok(Response::new(results))
     }
 
@@ -327,7 +337,8 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::GetOperationRequest>,
     ) -> Result<Response<proto::GetOperationResponse>, Status> {
-        let operation_id = request::get_operation(request.get_ref()).map_err(RpcError::from)?;
+        let (operation_id, after) =
+            request::get_operation(request.get_ref()).map_err(RpcError::from)?;
         let store = self.store.before(Deadline::of(&request));
         let operation = store
             .get_operation(operation_id.clone())
@@ -335,9 +346,14 @@ impl BalanceService for BalanceRpc {
             .map_err(RpcError::from)?;
         let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
         let entries = reply::entries(&operation);
+        let operation = reply::operation(&operation);
+        let (entries, next) = reply::entry_page(&operation, entries, after);
+        let next_page_token =
+            next.map(|count| request::operation_entries_token(&operation.operation_id, count));
         Ok(Response::new(proto::GetOperationResponse {
-            operation: Some(reply::operation(&operation)),
+            operation: Some(operation),
             entries,
+            next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
 
@@ -346,14 +362,21 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::ListOperationsRequest>,
     ) -> Result<Response<proto::ListOperationsResponse>, Status> {
         let page = request::list_operations(request.get_ref()).map_err(RpcError::from)?;
+        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
         let (operations, next) = self.history(&page, Deadline::of(&request)).await?;
         let (filter, direction) = &page.filter;
+        let mut replies = operations.iter().map(reply::operation).collect();
+        // What an answer has no room for is the next page's.
+        let next = match page::cut(&mut replies, operations.len()) {
+            true => operations[..replies.len()].last().map(position_of),
+            false => next,
+        };
         let next_page_token = next.map(|position| {
             let text = request::history_position_text(&position);
             request::history_list(filter, *direction, |list| list.token(&text))
         });
-        Ok(Response::new(proto::ListOperationsResponse {
-            operations: operations.iter().map(reply::operation).collect(),
+        Ok(reserved.answer(proto::ListOperationsResponse {
+            operations: replies,
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
@@ -364,19 +387,20 @@ impl BalanceService for BalanceRpc {
     ) -> Result<Response<proto::ListEntriesResponse>, Status> {
         let page = request::list_entries(request.get_ref()).map_err(RpcError::from)?;
         let (key, order) = page.filter;
+        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
         let store = self.store.before(Deadline::of(&request));
         let entries = store.list_entries(key.clone(), order, page.after, page.size + 1);
-        let mut entries = entries.await.map_err(RpcError::from)?;
-        let more = entries.len() as i64 > page.size;
-        entries.truncate(page.size as usize);
+        let entries = entries.await.map_err(RpcError::from)?;
+        let mut entries = entries.iter().map(reply::entry_record).collect();
+        let more = page::cut(&mut entries, page.size as usize);
         let last = entries
             .last()
             .filter(|_| more)
-            .map(|last| last.entry.version.to_string());
+            .map(|last| last.version.to_string());
         let token = |version: String| request::entry_list(&key, order, |list| list.token(&version));
-        Ok(Response::new(proto::ListEntriesResponse {
+        Ok(reserved.answer(proto::ListEntriesResponse {
             next_page_token: last.map(token).unwrap_or_default(),
-            entries: entries.iter().map(reply::entry_record).collect(),
+            entries,
         }))
     }
 }

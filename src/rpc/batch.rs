@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::member::{self, Asks, Member};
-use super::proto;
 use super::status::RpcError;
+use super::{brief, page, proto};
 use crate::batcher::{Batcher, Group};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
@@ -12,6 +12,14 @@ use crate::store::Store;
 /// How many members are parsed before they are submitted together: what fills a transaction, and what one turn on a
 /// thread that others wait for may take.
 const CHUNK_SIZE: usize = 500;
+
+/// What is reserved for the answer of a batch of so many members, in bytes.
+pub fn room(count: usize) -> usize {
+    (count * 1024).min(page::ANSWER_SIZE_MAX)
+}
+
+/// Errors up to this size, in bytes, are kept until it is known whether all results together fit into the answer.
+const KEPT_SIZE: usize = 2 * 1024;
 
 /// The members of one call, and the results of those that have ended.
 struct Batch<'a> {
@@ -54,7 +62,9 @@ pub async fn execute(
         batch.end(index, member::outcome(answer));
     }
     // Each member was ended: unless it was malformed, by its answer.
-    batch.results.into_iter().flatten().collect()
+    let mut results = batch.results.into_iter().flatten().collect();
+    brief::shorten_all(&mut results);
+    results
 }
 
 impl Batch<'_> {
@@ -102,6 +112,11 @@ impl Batch<'_> {
 
     fn end(&mut self, index: usize, outcome: Result<Receipt, RpcError>) {
         let operation_id = std::mem::take(&mut self.operation_ids[index]);
-        self.results[index] = Some(member::result(operation_id, outcome));
+        let mut result = member::result(operation_id, outcome);
+        brief::shorten(
+            &mut result,
+            brief::size_max(self.results.len()).max(KEPT_SIZE),
+        );
+        self.results[index] = Some(result);
     }
 }

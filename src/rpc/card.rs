@@ -8,8 +8,10 @@ use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
 use super::edge::Deadline;
+use super::page;
 use super::proto::{self, card_rule, card_service_server::CardService};
 use super::reply;
+use super::room::Room;
 use super::status::RpcError;
 use crate::batcher::Failure;
 use crate::domain::Category;
@@ -152,19 +154,20 @@ impl CardService for CardRpc {
         request: Request<proto::ListRulesRequest>,
     ) -> Result<Response<proto::ListRulesResponse>, Status> {
         let page = request::list_rules(request.get_ref()).map_err(RpcError::from)?;
+        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
         let store = self.store.before(Deadline::of(&request));
         let rules = store.list_card_rules(page.after, page.size + 1).await;
-        let mut rules = rules.map_err(RpcError::from)?;
-        let more = rules.len() as i64 > page.size;
-        rules.truncate(page.size as usize);
+        let rules = rules.map_err(RpcError::from)?;
+        let mut replies = rules.iter().map(rule_reply).collect();
+        let more = page::cut(&mut replies, page.size as usize);
         let token = |rule: &CardRule| {
             let (kind, pattern) = card_rule_key(&rule.pattern);
             request::RULES.token(&format!("{kind},{pattern}"))
         };
-        let last = rules.last().filter(|_| more);
-        Ok(Response::new(proto::ListRulesResponse {
+        let last = rules[..replies.len()].last().filter(|_| more);
+        Ok(reserved.answer(proto::ListRulesResponse {
             next_page_token: last.map(token).unwrap_or_default(),
-            rules: rules.iter().map(rule_reply).collect(),
+            rules: replies,
         }))
     }
 }

@@ -1,12 +1,15 @@
-//! The edge: what happens to every request before and after its RPC. It reads the caller's deadline, and sees to it that
-//! every error carries details, also those that tonic makes by itself.
+//! The edge: what happens to every request before and after its RPC. It turns away what is not gRPC, reads the caller's
+//! deadline, waits for room for the answer, and makes sure that every error carries details, also those that tonic makes by
+//! itself.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -15,6 +18,7 @@ use tower::{Service, ServiceExt};
 
 use super::BalanceRpc;
 use super::proto::balance_service_server::BalanceServiceServer;
+use super::room::{self, Room};
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use crate::batcher::Failure;
@@ -24,6 +28,11 @@ const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
 /// A stream with a longer deadline than this has none: timers do not reach that far.
 const STREAM_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The most reflection streams at a time, of all connections: each has answers of some hundred kilobytes in memory.
+const REFLECTION_COUNT_MAX: usize = 100;
+/// What the paths of reflection begin with, in both versions.
+const REFLECTION: &str = "/grpc.reflection.";
 
 /// When the caller stops waiting, or this server does; the earlier of the two.
 #[derive(Debug, Clone, Copy)]
@@ -36,15 +45,28 @@ pub struct Deadline {
 impl Deadline {
     /// The deadline of a request that came in through [`serve`]; of any other, now.
     pub fn of<T>(request: &tonic::Request<T>) -> Instant {
-        request
-            .extensions()
-            .get::<Deadline>()
-            .map_or_else(Instant::now, |deadline| deadline.at)
+        let call = request.extensions().get::<Call>();
+        call.map_or_else(Instant::now, Call::deadline)
     }
 
     /// The deadline of a stream: the caller's, if there is one. This server's limit is for each of its operations.
     pub fn of_stream<T>(request: &tonic::Request<T>) -> Option<Instant> {
-        request.extensions().get::<Deadline>()?.asked
+        request.extensions().get::<Call>()?.deadline.asked
+    }
+}
+
+/// What an RPC has to know of its call.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    deadline: Deadline,
+    /// The room for its answer.
+    pub(super) room: Arc<Room>,
+}
+
+impl Call {
+    /// When an answer is due.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline.at
     }
 }
 
@@ -57,6 +79,40 @@ pub struct Services {
     pub batches: BalanceServiceServer<BalanceRpc>,
     /// Everything else.
     pub routes: Routes,
+    /// Bounds the reflection streams.
+    pub reflections: Reflections,
+}
+
+/// Places for reflection streams.
+#[derive(Debug, Clone)]
+pub struct Reflections(Arc<Semaphore>);
+
+impl Default for Reflections {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(REFLECTION_COUNT_MAX)))
+    }
+}
+
+/// The body of a reflection stream, which keeps its place until it ends.
+struct Reflecting {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Reflecting {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
 }
 
 impl Services {
@@ -67,6 +123,15 @@ impl Services {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     {
         let path = request.uri().path();
+        let reflecting = match path.starts_with(REFLECTION) {
+            true => match self.reflections.0.clone().try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_full) => {
+                    return Status::from(RpcError::Failure(Failure::Overloaded)).into_http();
+                }
+            },
+            false => None,
+        };
         let served = if path == "/ballast.v1.BalanceService/ExecuteBatch" {
             self.batches.clone().call(request).await
         } else if path.starts_with("/ballast.v1.BalanceService/") {
@@ -74,9 +139,18 @@ impl Services {
         } else {
             self.routes.clone().oneshot(request).await
         };
-        match served {
+        let response = match served {
             Ok(response) => response,
             Err(infallible) => match infallible {},
+        };
+        match reflecting {
+            Some(place) => response.map(|body| {
+                Body::new(Reflecting {
+                    body,
+                    _place: place,
+                })
+            }),
+            None => response,
         }
     }
 }
@@ -86,22 +160,34 @@ pub async fn serve<B>(
     services: Arc<Services>,
     mut request: Request<B>,
     timeout_max: Duration,
+    room: Arc<Room>,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
 {
+    if let Some(turned_away) = not_grpc(&request) {
+        return turned_away;
+    }
     let timeout = match timeout(request.headers()) {
         Ok(timeout) => timeout,
         Err(violations) => return Status::from(RpcError::from(violations)).into_http(),
     };
     let now = Instant::now();
     let deadline = now + timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max));
-    request.extensions_mut().insert(Deadline {
-        at: deadline,
-        asked: timeout
-            .filter(|timeout| *timeout <= STREAM_TIMEOUT_MAX)
-            .map(|timeout| now + timeout),
+    // Before anything is done: what is not begun because of this has not happened.
+    if let Err(error) = room::place(&room, deadline).await {
+        return Status::from(error).into_http();
+    }
+    let asked = timeout
+        .filter(|timeout| *timeout <= STREAM_TIMEOUT_MAX)
+        .map(|timeout| now + timeout);
+    request.extensions_mut().insert(Call {
+        deadline: Deadline {
+            at: deadline,
+            asked,
+        },
+        room,
     });
     let encoding = request.headers().get("grpc-encoding");
     let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
@@ -119,6 +205,38 @@ where
             Status::from(RpcError::Failure(never_started)).into_http()
         }
     }
+}
+
+/// The answer to a request that is not gRPC, before any RPC sees it. Such requests come from browsers and from forms of
+/// other sites, which can send neither this content type nor more than GET and POST on their own.
+fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
+    let turned_away = |status: StatusCode| {
+        let text = "this port speaks gRPC: POST with content-type application/grpc\n";
+        let mut response = Response::new(Body::new(text.to_owned()));
+        *response.status_mut() = status;
+        let plain = HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        response
+    };
+    if request.method() != Method::POST {
+        let mut response = turned_away(StatusCode::METHOD_NOT_ALLOWED);
+        let post = HeaderValue::from_static("POST");
+        response.headers_mut().insert(ALLOW, post);
+        return Some(response);
+    }
+    let mut content_types = request.headers().get_all(CONTENT_TYPE).iter();
+    let content_type = content_types.next().map(HeaderValue::as_bytes);
+    let is_grpc = content_type.is_some_and(is_grpc) && content_types.next().is_none();
+    (!is_grpc).then(|| turned_away(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+}
+
+/// `application/grpc` or `application/grpc+proto`, with or without parameters. Messages in another format, and gRPC-Web, are
+/// not spoken here.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let end = content_type.iter().position(|byte| *byte == b';');
+    let essence = content_type[..end.unwrap_or(content_type.len())].trim_ascii();
+    essence.eq_ignore_ascii_case(b"application/grpc")
+        || essence.eq_ignore_ascii_case(b"application/grpc+proto")
 }
 
 /// The deadline header of gRPC: at most eight digits and a unit.
@@ -201,6 +319,31 @@ pub(super) fn detailed(bare: &Status, is_compressed: bool) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_protobuf_messages_of_grpc_are_spoken() {
+        for spoken in [
+            "application/grpc",
+            "application/grpc+proto",
+            "Application/gRPC",
+            "application/grpc; charset=utf-8",
+        ] {
+            assert!(is_grpc(spoken.as_bytes()), "{spoken:?}");
+        }
+        for unknown in [
+            "",
+            "application/json",
+            "text/plain",
+            "application/grpc+json",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpcx",
+            "text/plain; application/grpc",
+            "application/x-www-form-urlencoded",
+        ] {
+            assert!(!is_grpc(unknown.as_bytes()), "{unknown:?}");
+        }
+    }
 
     #[test]
     fn a_timeout_is_digits_and_a_unit() {

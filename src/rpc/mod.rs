@@ -3,6 +3,7 @@
 mod account;
 mod balance;
 mod batch;
+mod brief;
 mod card;
 pub mod codec;
 pub mod door;
@@ -11,6 +12,7 @@ mod member;
 mod page;
 mod reply;
 mod request;
+pub mod room;
 mod status;
 mod submission;
 mod violations;

@@ -1,13 +1,19 @@
-//! Pages: how many, and from where. A token is opaque, and bound to the list that it came from.
+//! Pages: how many, and from where. A token is opaque, and bound to the list that it came from. A page ends early when it
+//! is as large as an answer may be.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
 use sha2::{Digest, Sha256};
 
 /// The page size of a request that names none.
 const PAGE_SIZE_DEFAULT: i64 = 50;
 /// The largest page.
 const PAGE_SIZE_MAX: i64 = 1000;
+/// The largest answer, in bytes. Clients receive 4 MiB by default; the rest is for tokens and for fields to come.
+pub const ANSWER_SIZE_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// What a message takes in a list beyond its own bytes: its field and its length.
+const ITEM_OVERHEAD: usize = 6;
 /// How many bytes of a token tell which list it belongs to.
 const BINDING_LENGTH: usize = 8;
 
@@ -18,6 +24,37 @@ pub fn size(requested: i32) -> Option<i64> {
         0 => Some(PAGE_SIZE_DEFAULT),
         size => Some(size.min(PAGE_SIZE_MAX)),
     }
+}
+
+/// What is reserved for an answer with so many items, in bytes: more than nearly all of them have.
+pub fn room(count: usize) -> usize {
+    (count * 4 * 1024).min(ANSWER_SIZE_MAX)
+}
+
+/// How many bytes a message takes in a list.
+pub fn item_size(message: &impl Message) -> usize {
+    message.encoded_len() + ITEM_OVERHEAD
+}
+
+/// How many items of these sizes, from the first on, are within `size_max` together. At least one, if there are any: a page
+/// always goes on.
+pub fn fitting(sizes: impl IntoIterator<Item = usize>, size_max: usize) -> usize {
+    let mut total = 0;
+    let within = sizes.into_iter().enumerate().take_while(|(index, size)| {
+        total += size;
+        total <= size_max || *index == 0
+    });
+    within.count()
+}
+
+/// A page of at most `count` messages that an answer has room for, and whether that leaves something out. `messages` has one
+/// more than `count`, if there are more.
+pub fn cut<M: Message>(messages: &mut Vec<M>, count: usize) -> bool {
+    let sizes = messages.iter().take(count).map(item_size);
+    let fitting = fitting(sizes, ANSWER_SIZE_MAX);
+    let leaves_out = messages.len() > fitting;
+    messages.truncate(fitting);
+    leaves_out
 }
 
 /// The list that a token belongs to: the method and all its filters, in order.
@@ -63,6 +100,20 @@ mod tests {
         for forged in ["", "!", "AAAA", &token[1..]] {
             assert_eq!(list.position(forged), None, "{forged:?}");
         }
+    }
+
+    #[test]
+    fn a_page_ends_before_it_is_too_large_and_never_without_an_item() {
+        assert_eq!(fitting([], 10), 0);
+        assert_eq!(fitting([11, 1], 10), 1);
+        assert_eq!(fitting([4, 6, 1], 10), 2);
+        assert_eq!(fitting([4, 7, 1], 10), 1);
+        let mut texts = vec!["x".repeat(1024 * 1024); 5];
+        assert!(cut(&mut texts, 5));
+        assert_eq!(texts.len(), 3);
+        assert!(!cut(&mut texts, 3));
+        assert!(cut(&mut texts, 2));
+        assert_eq!(texts.len(), 2);
     }
 
     #[test]

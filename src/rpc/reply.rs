@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::page;
 use super::proto;
 use super::status::Problem;
 use crate::domain::{
@@ -94,6 +95,39 @@ pub struct Posted {
     pub entries: Vec<proto::Entry>,
     pub balances: Vec<proto::BalanceSnapshot>,
     pub replayed: bool,
+}
+
+impl Posted {
+    /// Leaves out the entries that an answer has no room for, with their balances. How many are left; `None`: all.
+    pub fn cut(&mut self) -> Option<usize> {
+        let sizes = self.entries.iter().zip(&self.balances);
+        let sizes = sizes.map(|(entry, balance)| page::item_size(entry) + page::item_size(balance));
+        let fitting = page::fitting(sizes, entries_size_max(&self.operation));
+        let is_cut = fitting < self.entries.len();
+        self.entries.truncate(fitting);
+        self.balances.truncate(fitting);
+        is_cut.then_some(fitting)
+    }
+}
+
+/// A page of the entries of an operation, after the first `after`; and how many are before the next page, if there is one.
+pub fn entry_page(
+    operation: &proto::Operation,
+    entries: Vec<proto::Entry>,
+    after: usize,
+) -> (Vec<proto::Entry>, Option<usize>) {
+    let mut entries = entries;
+    let mut rest = entries.split_off(after.min(entries.len()));
+    let sizes = rest.iter().map(page::item_size);
+    let fitting = page::fitting(sizes, entries_size_max(operation));
+    let next = (fitting < rest.len()).then_some(after + fitting);
+    rest.truncate(fitting);
+    (rest, next)
+}
+
+/// What an answer with this operation has room for.
+fn entries_size_max(operation: &proto::Operation) -> usize {
+    page::ANSWER_SIZE_MAX.saturating_sub(page::item_size(operation))
 }
 
 pub fn posted(receipt: &Receipt) -> Posted {
@@ -226,6 +260,10 @@ fn string_map(map: &BTreeMap<String, String>) -> HashMap<String, String> {
         .collect()
 }
 
+/// The most balances that an account shows. With the longest ids they have less than 800 KiB, so that a page always has
+/// room for an account.
+const BALANCE_COUNT_MAX: usize = 4_000;
+
 pub fn account(account: &AccountDetails) -> proto::Account {
     let state = if account.closed {
         proto::AccountState::Closed
@@ -242,9 +280,11 @@ pub fn account(account: &AccountDetails) -> proto::Account {
         credits_frozen: account.credits_frozen,
         labels: string_map(&account.labels),
         create_time: Some(timestamp(account.create_time)),
+        more_balances: account.balances.len() > BALANCE_COUNT_MAX,
         balances: account
             .balances
             .iter()
+            .take(BALANCE_COUNT_MAX)
             .map(|details| balance(account.account_id.as_str(), details))
             .collect(),
     }
@@ -296,4 +336,48 @@ pub fn balance_at(
         }
     }
     balance
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(version: i64) -> proto::Entry {
+        proto::Entry {
+            account_id: "a".repeat(64),
+            category: "c".repeat(32),
+            operation_id: "o".repeat(64),
+            version,
+            ..proto::Entry::default()
+        }
+    }
+
+    /// A merge of so many categories as no account has by default.
+    #[test]
+    fn the_entries_of_a_merge_come_in_pages_that_fit() {
+        let entries: Vec<_> = (0..50_000).map(entry).collect();
+        let operation = proto::Operation::default();
+        let mut posted = Posted {
+            operation: operation.clone(),
+            entries: entries.clone(),
+            balances: vec![proto::BalanceSnapshot::default(); entries.len()],
+            replayed: false,
+        };
+        let mut next = posted.cut();
+        assert_eq!(next, Some(posted.entries.len()));
+        assert_eq!(posted.balances.len(), posted.entries.len());
+        let mut read = posted.entries;
+        let mut page_count = 1;
+        while let Some(after) = next {
+            assert_eq!(after, read.len());
+            let page;
+            (page, next) = entry_page(&operation, entries.clone(), after);
+            let size: usize = page.iter().map(page::item_size).sum();
+            assert!(size <= page::ANSWER_SIZE_MAX, "{size}");
+            read.extend(page);
+            page_count += 1;
+        }
+        assert_eq!((read == entries, page_count), (true, 3));
+        assert_eq!(entry_page(&operation, entries, 60_000), (Vec::new(), None));
+    }
 }

@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::brief;
 use super::violations::Violations;
 use crate::batcher::Failure;
 use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
@@ -15,10 +17,25 @@ use crate::store::{Outcome, StoreError};
 /// The domain of every ErrorInfo.
 pub const ERROR_DOMAIN: &str = "ballast.v1";
 
-/// The most violations that a BadRequest lists, and that a message spells out: an error has to fit into HTTP/2 headers,
-/// for which clients have 16 KiB by default.
+/// The largest error, in bytes of its trailers: 7 KiB, less what every answer has in headers.
+const SIZE_MAX: usize = 7 * 1024 - 512;
+/// The most violations that a BadRequest lists, and that a message spells out.
 const VIOLATIONS_MAX: usize = 30;
 const VIOLATIONS_IN_MESSAGE_MAX: usize = 5;
+/// What the listed violations may have together, as bytes of the details.
+const VIOLATIONS_SIZE_MAX: usize = 2_300;
+/// The longest name of a field and the longest rule that are shown, in bytes.
+const FIELD_SIZE_MAX: usize = 200;
+const RULE_SIZE_MAX: usize = 300;
+/// The longest message, as it is written in the trailers. The details repeat it.
+const MESSAGE_SIZE_MAX: usize = 1_200;
+/// What is left of texts if an error does not fit, in bytes.
+const DESCRIPTION_SIZE_MAX: usize = 200;
+const FACT_SIZE_MAX: usize = 600;
+/// What one kind of details takes for its name and for its wrapping, in bytes, at most.
+const TYPE_SIZE: usize = 80;
+/// The trailer that tells clients of gRPC's own libraries when to try again; they do not read RetryInfo.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// When a caller may try again after contention: a little longer than an instance holds its locks.
 const RETRY_CONTENTION: Duration = Duration::from_millis(50);
@@ -67,6 +84,8 @@ pub enum RpcError {
     Refusal(Refusal),
     /// Something broke or took too long.
     Failure(Failure),
+    /// The client leaves so much unread that there is no room for another answer.
+    Unread,
     /// The client's deadline for a whole stream passed.
     StreamDeadline,
     /// The instance stops, and with it a stream.
@@ -124,8 +143,132 @@ pub struct Problem {
 
 impl From<Problem> for Status {
     fn from(problem: Problem) -> Self {
-        Self::with_error_details(problem.code, problem.message, problem.details)
+        let retry_delay = problem.details.retry_info();
+        let retry_delay = retry_delay.and_then(|info| info.retry_delay);
+        let mut status = Self::with_error_details(problem.code, problem.message, problem.details);
+        if let Some(delay) = retry_delay {
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+            status
+                .metadata_mut()
+                .insert(RETRY_PUSHBACK, MetadataValue::from(delay_ms));
+        }
+        status
     }
+}
+
+impl Problem {
+    /// This problem, with shorter texts if it does not fit into trailers. gRPC's C library drops trailers of more than 8 KiB
+    /// at random, and of more than 16 KiB always; the error is RESOURCE_EXHAUSTED then, and clients send the request again.
+    fn fitted(self) -> Self {
+        if self.size() <= SIZE_MAX {
+            return self;
+        }
+        let mut details = ErrorDetails::new();
+        if let Some(info) = self.details.error_info() {
+            let facts = info.metadata.iter();
+            let facts = facts.map(|(name, value)| (name.clone(), brief::cut(value, FACT_SIZE_MAX)));
+            let facts = facts.collect::<HashMap<_, _>>();
+            details.set_error_info(&info.reason, &info.domain, facts);
+        }
+        if let Some(retry) = self.details.retry_info() {
+            details.set_retry_info(retry.retry_delay);
+        }
+        let invalid = self.details.bad_request().into_iter();
+        for violation in invalid.flat_map(|invalid| &invalid.field_violations) {
+            details.add_bad_request_violation(&violation.field, &violation.description);
+        }
+        let failed = self.details.precondition_failure().into_iter();
+        for violation in failed.flat_map(|failed| &failed.violations) {
+            details.add_precondition_failure_violation(
+                &violation.r#type,
+                &violation.subject,
+                brief::cut(&violation.description, DESCRIPTION_SIZE_MAX),
+            );
+        }
+        if let Some(resource) = self.details.resource_info() {
+            details.set_resource_info(
+                &resource.resource_type,
+                &resource.resource_name,
+                &resource.owner,
+                brief::cut(&resource.description, DESCRIPTION_SIZE_MAX),
+            );
+        }
+        Self {
+            code: self.code,
+            message: cut_by(&self.message, MESSAGE_SIZE_MAX, header_size),
+            details,
+        }
+    }
+
+    /// What it takes in trailers at most, without writing them.
+    fn size(&self) -> usize {
+        let Self {
+            message, details, ..
+        } = self;
+        let texts = |texts: &[&str]| -> usize { texts.iter().map(|text| text.len() + 4).sum() };
+        let mut size = texts(&[message]);
+        if let Some(info) = details.error_info() {
+            let facts = info.metadata.iter();
+            let facts = facts.map(|(name, value)| texts(&[name, value]) + 4);
+            size += TYPE_SIZE + texts(&[&info.reason, &info.domain]) + facts.sum::<usize>();
+        }
+        if let Some(invalid) = details.bad_request() {
+            let violations = invalid.field_violations.iter();
+            let violations = violations.map(|one| texts(&[&one.field, &one.description]) + 4);
+            size += TYPE_SIZE + violations.sum::<usize>();
+        }
+        if let Some(failed) = details.precondition_failure() {
+            let violations = failed.violations.iter();
+            let violations =
+                violations.map(|one| texts(&[&one.r#type, &one.subject, &one.description]) + 4);
+            size += TYPE_SIZE + violations.sum::<usize>();
+        }
+        if let Some(resource) = details.resource_info() {
+            size += TYPE_SIZE
+                + texts(&[
+                    &resource.resource_type,
+                    &resource.resource_name,
+                    &resource.owner,
+                    &resource.description,
+                ]);
+        }
+        if details.retry_info().is_some() {
+            size += TYPE_SIZE + RETRY_PUSHBACK.len();
+        }
+        header_size(message) + base64_size(size)
+    }
+}
+
+/// What a text takes in `grpc-message`, where most that is not plain ASCII is written with three characters for each byte.
+fn header_size(text: &str) -> usize {
+    let size = |byte: u8| match byte {
+        b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'`' | b'?' | b'{' | b'}' => 3,
+        b'!'..=b'~' => 1,
+        _ => 3,
+    };
+    text.bytes().map(size).sum()
+}
+
+fn base64_size(size: usize) -> usize {
+    size.div_ceil(3) * 4
+}
+
+/// A text of at most so much by this measure; one that is cut ends with three dots.
+fn cut_by(text: &str, size_max: usize, measure: impl Fn(&str) -> usize) -> String {
+    if measure(text) <= size_max {
+        return text.to_owned();
+    }
+    let mut size = "...".len();
+    let mut end = 0;
+    for (at, character) in text.char_indices() {
+        let after = at + character.len_utf8();
+        size += measure(&text[at..after]);
+        if size > size_max {
+            break;
+        }
+        end = after;
+    }
+    format!("{}...", &text[..end])
 }
 
 impl From<RpcError> for Status {
@@ -136,6 +279,13 @@ impl From<RpcError> for Status {
 
 impl From<RpcError> for Problem {
     fn from(error: RpcError) -> Self {
+        Self::described(error).fitted()
+    }
+}
+
+impl Problem {
+    /// The table itself.
+    fn described(error: RpcError) -> Self {
         match error {
             RpcError::Invalid(violations) => invalid(violations),
             RpcError::SameBalance(same) => same_balance(&same),
@@ -217,6 +367,16 @@ impl From<RpcError> for Problem {
             }
             RpcError::Refusal(refusal) => refused(&refusal),
             RpcError::Failure(failure) => failed(&failure),
+            RpcError::Unread => {
+                let message = "too many answers are made and not read, on this connection or on others; nothing happened, \
+                               read what has come and try again later";
+                retry(
+                    Code::ResourceExhausted,
+                    message.to_owned(),
+                    info("OVERLOADED", []),
+                    RETRY_OUTAGE,
+                )
+            }
             RpcError::StreamDeadline => {
                 let message = "the deadline of the stream passed; whatever was read has its result";
                 problem(
@@ -363,26 +523,35 @@ fn outcome(unknown: bool) -> (&'static str, &'static str) {
 }
 
 fn invalid(violations: Violations) -> Problem {
-    let mut violations = violations.into_list();
+    let violations = violations.into_list();
     let count = violations.len();
-    if count > VIOLATIONS_MAX {
-        violations.truncate(VIOLATIONS_MAX);
-        violations.push((
-            "...".to_owned(),
-            format!("{} more violations", count - VIOLATIONS_MAX),
-        ));
+    let mut listed = Vec::new();
+    let mut size = 0;
+    for (field, rule) in violations.into_iter().take(VIOLATIONS_MAX) {
+        let field = brief::cut(&field, FIELD_SIZE_MAX);
+        let rule = brief::cut(&rule, RULE_SIZE_MAX);
+        // The field is also in the metadata.
+        size += 2 * field.len() + rule.len() + 16;
+        if size > VIOLATIONS_SIZE_MAX {
+            break;
+        }
+        listed.push((field, rule));
     }
-    let shown = violations
-        .iter()
-        .take(VIOLATIONS_IN_MESSAGE_MAX)
-        .map(|(field, rule)| format!("{field} {rule}"));
-    let mut message = shown.collect::<Vec<_>>().join("; ");
-    if count > VIOLATIONS_IN_MESSAGE_MAX {
-        message.push_str(&format!("; and {} more", count - VIOLATIONS_IN_MESSAGE_MAX));
+    let left_out = count - listed.len();
+    let shown = listed.iter().take(VIOLATIONS_IN_MESSAGE_MAX);
+    let shown: Vec<_> = shown
+        .map(|(field, rule)| format!("{field} {rule}"))
+        .collect();
+    let mut message = cut_by(&shown.join("; "), MESSAGE_SIZE_MAX, header_size);
+    if count > shown.len() {
+        message.push_str(&format!("; and {} more", count - shown.len()));
     }
-    let fields: Vec<&str> = violations.iter().map(|(field, _)| field.as_str()).collect();
+    if left_out > 0 {
+        listed.push(("...".to_owned(), format!("{left_out} more violations")));
+    }
+    let fields: Vec<&str> = listed.iter().map(|(field, _)| field.as_str()).collect();
     let mut details = info("INVALID_ARGUMENT", [("fields", fields.join(",").as_str())]);
-    for (field, rule) in &violations {
+    for (field, rule) in &listed {
         details.add_bad_request_violation(field, rule);
     }
     problem(Code::InvalidArgument, message, details)
@@ -420,7 +589,7 @@ pub fn info<'a>(reason: &str, facts: impl IntoIterator<Item = (&'a str, &'a str)
 
 /// A status with details.
 pub fn status(code: Code, message: String, details: ErrorDetails) -> Status {
-    problem(code, message, details).into()
+    problem(code, message, details).fitted().into()
 }
 
 fn problem(code: Code, message: String, details: ErrorDetails) -> Problem {
@@ -522,6 +691,41 @@ mod tests {
             );
             assert_eq!(facts, Vec::from_iter(fact), "{shown}");
             assert_eq!(details.retry_info().is_some(), is_worth_retrying, "{shown}");
+        }
+    }
+
+    /// What a status takes in trailers.
+    fn trailers_size(status: &Status) -> usize {
+        let mut trailers = http::HeaderMap::new();
+        status.add_header(&mut trailers).expect("valid headers");
+        let sizes = trailers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 32);
+        sizes.sum()
+    }
+
+    #[test]
+    fn a_status_fits_into_trailers_whatever_it_says() {
+        for text in ["\u{1F4B6}", "x", "%", "\0", "\u{e9} "] {
+            let long = text.repeat(20_000);
+            let mut violations = Violations::default();
+            for _ in 0..100 {
+                violations.add(long.as_str(), &long);
+            }
+            let mut details = info("REASON", [("fact", long.as_str())]);
+            details.set_resource_info("type", "name", "", &long);
+            details.add_precondition_failure_violation("type", "subject", &long);
+            details.set_retry_info(Some(RETRY_OUTAGE));
+            let statuses = [
+                RpcError::from(violations).into(),
+                RpcError::from(Violations::one(&long, &long)).into(),
+                status(Code::Unknown, long.clone(), details),
+            ];
+            for status in statuses {
+                let size = trailers_size(&status);
+                assert!(size < 7 * 1024, "{size} bytes of {text:?}");
+                assert!(status.message().contains(text), "{text:?} is not all gone");
+            }
         }
     }
 }

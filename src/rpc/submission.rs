@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
+use prost::Message;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 use super::member::{self, Asks, Facts, Member};
+use super::proto::operation_result::Outcome;
 use super::proto::{OperationResult, SubmitOperationsRequest, SubmitOperationsResponse};
+use super::room::{Held, Room};
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use super::{balance::Limits, edge};
@@ -29,12 +32,15 @@ use crate::store::Store;
 
 /// The most operations of a stream that were read and whose results were not taken.
 const UNTAKEN_MAX: usize = 1000;
+/// What a result that posted takes in memory, about, in bytes.
+const POSTED_SIZE: usize = 400;
 /// The most operations that are read before answers are looked for.
 const READ_AHEAD_MAX: usize = 100;
 
 /// What the task tells the body.
 enum Output {
-    Result(OperationResult),
+    /// A result, and the room that it takes until the body has it.
+    Result(OperationResult, Held),
     End(Result<(), Status>),
 }
 
@@ -54,7 +60,7 @@ impl Stream for Results {
             return Poll::Ready(None);
         }
         let output = ready!(self.outputs.poll_recv(context));
-        if let Some(Output::Result(result)) = output {
+        if let Some(Output::Result(result, _held)) = output {
             self.untaken.add_permits(1);
             let result = Some(result);
             return Poll::Ready(Some(Ok(SubmitOperationsResponse { result })));
@@ -95,6 +101,7 @@ struct Submission {
     ready: VecDeque<Ready>,
     group: Group<String>,
     outputs: mpsc::UnboundedSender<Output>,
+    room: Arc<Room>,
 }
 
 /// Serves a stream until the client's `deadline`, if it set one.
@@ -103,6 +110,7 @@ pub fn start(
     batcher: Batcher,
     store: Store,
     deadline: Option<Instant>,
+    room: Arc<Room>,
     limits: &Limits,
 ) -> Results {
     let untaken = Arc::new(Semaphore::new(UNTAKEN_MAX));
@@ -116,6 +124,7 @@ pub fn start(
         ready: VecDeque::new(),
         group: Group::default(),
         outputs,
+        room,
     };
     let stop = stop(deadline, limits.draining.clone());
     let task = tokio::spawn(submission.run(requests, untaken.clone(), stop));
@@ -145,12 +154,16 @@ async fn stop(deadline: Option<Instant>, draining: CancellationToken) -> RpcErro
 async fn read(
     requests: &mut Streaming<SubmitOperationsRequest>,
     untaken: &Semaphore,
+    room: &Room,
 ) -> Result<Option<SubmitOperationsRequest>, Status> {
-    let room = untaken.acquire().await;
+    let permit = untaken.acquire().await;
+    if !room.has_place() {
+        room.place().await;
+    }
     let request = requests.message().await;
-    if let (Ok(Some(_)), Ok(room)) = (&request, room) {
+    if let (Ok(Some(_)), Ok(permit)) = (&request, permit) {
         // The body gives it back, when the result is taken.
-        room.forget();
+        permit.forget();
     }
     request
 }
@@ -183,11 +196,11 @@ impl Submission {
                 Some(found) = wait(&mut place) => self.submit_first(found),
                 Some((asking, facts)) = wait(&mut lookup) => self.settle(asking, &facts),
                 reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
-                request = read(&mut requests, &untaken), if may_read => {
+                request = read(&mut requests, &untaken, &self.room), if may_read => {
                     end = self.take(request);
                     // What has arrived with it shares its transaction.
                     for _ in 1..READ_AHEAD_MAX {
-                        match read(&mut requests, &untaken).now_or_never() {
+                        match read(&mut requests, &untaken, &self.room).now_or_never() {
                             Some(request) if end.is_none() => end = self.take(request),
                             _ => break,
                         }
@@ -293,8 +306,12 @@ impl Submission {
 
     fn end(&self, operation_id: String, outcome: Result<Receipt, RpcError>) {
         let result = member::result(operation_id, outcome);
+        let held = self.room.hold(match &result.outcome {
+            Some(Outcome::Error(error)) => error.encoded_len(),
+            _ => POSTED_SIZE,
+        });
         // A body that is gone takes this task with it.
-        let _untaken = self.outputs.send(Output::Result(result));
+        let _untaken = self.outputs.send(Output::Result(result, held));
     }
 }
 

@@ -41,8 +41,7 @@ impl Violations {
         text.chars().take(ECHO_LENGTH_MAX).collect()
     }
 
-    /// What the caller sent, short enough to be sent back: a whole error has to fit into the headers of HTTP/2, for
-    /// which clients have 16 KiB by default.
+    /// What the caller sent, short enough to be sent back: a whole error has to fit into 7 KiB of trailers.
     pub(super) fn quoted(text: &str) -> String {
         let shown = Self::echo(text);
         if shown.len() < text.len() {

@@ -3,8 +3,9 @@
 //! tonic's own transport is not used here for two reasons: it answers an expired `grpc-timeout` with CANCELLED, and its
 //! shutdown waits for ever on a client that never sends a byte.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
@@ -12,18 +13,27 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
+use super::NetworkLimits;
 use super::activity::{Activity, InFlight};
-use super::coalesced::Coalesced;
+use super::coalesced::{Coalesced, READ_IN_TURN_MAX};
+use super::unread::{Unread, Watched};
 use crate::rpc::edge::{self, Services};
+use crate::rpc::room::{Counted, Reserved};
 
 /// Requests in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
-/// Streams that a client may open and reset without being taken for an attacker (CVE-2023-44487).
-const PENDING_RESETS_MAX: usize = 100;
+/// Requests that were opened and cancelled before anyone looked at them (CVE-2023-44487). More than one turn of the
+/// connection can hold, because beyond this HTTP/2 ends the connection, and with it the calls of everyone who shares it. What
+/// holds a flood is the pace of the reads: see [`Coalesced`].
+const PENDING_RESETS_MAX: usize = READ_IN_TURN_MAX / 20;
+/// Requests that HTTP/2 itself refuses, in the whole life of a connection: too many at a time, or data after an answer that
+/// came early. Each takes some hundred bytes until its client reads that.
+const REFUSED_STREAMS_MAX: usize = 10_000;
 /// Bytes of headers of one request.
 const HEADER_SIZE_MAX: u32 = 16 * 1024;
 /// Bytes that a client may send ahead, per stream and per connection.
@@ -32,8 +42,6 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 /// When a silent peer is asked whether it is still there, and how long it may take to answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a new connection may say nothing at all.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// While draining: how long a connection without a request in flight may take to say good-bye.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// While draining: how long the clients of a connection may leave all its answers lying before it is cut.
@@ -46,6 +54,8 @@ pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
     pub(super) services: Arc<Services>,
     pub(super) request_timeout_max: Duration,
+    pub(super) limits: NetworkLimits,
+    pub(super) unread: Arc<Unread>,
     pub(super) connection_count_max: usize,
     pub(super) connections: TaskTracker,
     pub(super) draining: CancellationToken,
@@ -78,6 +88,8 @@ impl Acceptor {
                 stream,
                 self.services.clone(),
                 self.request_timeout_max,
+                self.limits,
+                self.unread.connection(),
                 self.draining.clone(),
             );
             self.connections.spawn(async move {
@@ -94,34 +106,65 @@ fn is_answered(path: &str) -> bool {
     path.starts_with("/ballast.")
 }
 
+/// Serves a connection: as long as it has turns, until it ends by itself or is ended.
+struct Turns<'a, C> {
+    connection: Pin<&'a mut C>,
+    activity: Arc<Activity>,
+    /// Until when the greeting has to be there; `None` once it is.
+    greeting_due: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C: Future> Future for Turns<'_, C> {
+    /// How the connection ended; `None` if it never began.
+    type Output = Option<C::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.activity.begin_turn();
+        if let Poll::Ready(ended) = self.connection.as_mut().poll(context) {
+            return Poll::Ready(Some(ended));
+        }
+        if self.activity.is_greeted() {
+            self.greeting_due = None;
+        } else if let Some(due) = &mut self.greeting_due {
+            ready!(due.as_mut().poll(context));
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+}
+
 async fn serve(
     stream: TcpStream,
     services: Arc<Services>,
     request_timeout_max: Duration,
+    limits: NetworkLimits,
+    watched: Watched,
     draining: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone before it began");
         return;
     }
-    let first_byte = tokio::select! {
-        first_byte = tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()) => first_byte,
-        () = draining.cancelled() => return,
-    };
-    if !matches!(first_byte, Ok(Ok(()))) {
-        tracing::debug!("a connection never said a word");
-        return;
-    }
     let activity = Arc::new(Activity::default());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let guard = is_answered(request.uri().path()).then(|| InFlight::new(&activity));
+        let mut guard = InFlight::new(&activity, is_answered(request.uri().path()));
+        let room = watched.room.clone();
         // Boxed, because hyper moves the future of a request several times, and this one has kilobytes.
-        let response = Box::pin(edge::serve(services.clone(), request, request_timeout_max));
+        let response = Box::pin(edge::serve(
+            services.clone(),
+            request,
+            request_timeout_max,
+            room.clone(),
+        ));
         async move {
-            let response = response.await;
-            Ok::<_, std::convert::Infallible>(
-                response.map(|body| Body::new(Counted { body, guard })),
-            )
+            let mut response = response.await;
+            guard.note_answered();
+            let reserved = Reserved::take_from(&mut response, &room);
+            Ok::<_, std::convert::Infallible>(response.map(|body| Answer {
+                body,
+                guard,
+                reserved,
+            }))
         }
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -129,22 +172,29 @@ async fn serve(
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(REFUSED_STREAMS_MAX)
         .max_header_list_size(HEADER_SIZE_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let coalesced = Coalesced::new(stream, activity.clone());
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(coalesced), service));
+    let coalesced = Coalesced::new(stream, activity.clone(), limits.abandoned_per_second_max);
+    let greeting_due = Some(Box::pin(tokio::time::sleep(limits.greeting_timeout)));
+    let mut turns = Turns {
+        connection: pin!(builder.serve_connection(TokioIo::new(coalesced), service)),
+        activity: activity.clone(),
+        greeting_due,
+    };
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        ended = &mut turns => ended,
+        () = watched.cut.cancelled() => return,
         () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            turns.connection.as_mut().graceful_shutdown();
             let mut unread_since = None;
             loop {
                 let was_idle = activity.is_idle();
                 let taken_before = activity.taken_count();
-                match tokio::time::timeout(IDLE_GRACE, &mut connection).await {
+                match tokio::time::timeout(IDLE_GRACE, &mut turns).await {
                     Ok(ended) => break ended,
                     // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
                     Err(_elapsed) if was_idle && activity.is_idle() => return,
@@ -161,6 +211,10 @@ async fn serve(
             }
         }
     };
+    let Some(ended) = ended else {
+        tracing::debug!("a connection did not begin in time");
+        return;
+    };
     if let Err(error) = ended {
         tracing::debug!(
             error = crate::store::with_source(&error),
@@ -169,27 +223,26 @@ async fn serve(
     }
 }
 
-/// A response body that counts as in flight until it is dropped.
-struct Counted {
+/// The body of a response, which counts as in flight until it is dropped. Its bytes are counted until they are written.
+struct Answer {
     body: Body,
-    guard: Option<InFlight>,
+    guard: InFlight,
+    reserved: Reserved,
 }
 
-impl http_body::Body for Counted {
-    type Data = bytes::Bytes;
+impl http_body::Body for Answer {
+    type Data = Counted;
     type Error = tonic::Status;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
-        let polled = std::pin::Pin::new(&mut self.body).poll_frame(context);
-        if let Some(guard) = &mut self.guard {
-            // Asked, so all that it gave before is taken.
-            guard.note_unread(false);
-            guard.note_unread(polled.is_ready());
-        }
-        polled
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Self::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        // Asked, so all that it gave before is taken.
+        self.guard.note_unread(false);
+        self.guard.note_unread(polled.is_ready());
+        polled.map_ok(|frame| frame.map_data(|bytes| self.reserved.hand(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {

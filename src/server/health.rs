@@ -1,16 +1,19 @@
 //! Health: `""` is the process, the services of `ballast.v1` are the database.
 
+mod service;
+
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health as HealthService, HealthServer};
-use tonic_health::server::HealthReporter;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::rpc::proto::{account_service_server, balance_service_server, card_service_server};
 use crate::store::Store;
+use service::WatchableHealth;
 
 /// How often the database is asked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +34,10 @@ pub(super) struct Health {
 
 impl Health {
     /// The reporter, and the service that shows its reports.
-    pub(super) async fn new(store: Store) -> (Self, HealthServer<impl HealthService>) {
-        let (reporter, service) = tonic_health::server::health_reporter();
+    pub(super) async fn new(store: Store) -> (Self, HealthServer<WatchableHealth>) {
+        let reporter = HealthReporter::new();
+        let service = HealthService::from_health_reporter(reporter.clone());
+        let service = HealthServer::new(WatchableHealth(service));
         let health = Self { reporter, store };
         // Known from the start, so that nobody who watches is told that there is no such service.
         health

@@ -19,8 +19,6 @@ use tower::ServiceExt;
 use crate::domain::card::Code;
 use crate::rpc::door;
 
-/// How long a connection may take for the headers of a request, and how long it may be idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request may take whose body does not arrive; one that arrived is answered much earlier.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of headers of one request.
@@ -32,6 +30,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct JsonAcceptor {
     pub(super) listener: TcpListener,
     pub(super) door: Router,
+    /// How long a connection may take for the headers of a request, and how long it may be idle.
+    pub(super) header_timeout: Duration,
     pub(super) connection_count_max: usize,
     pub(super) connections: TaskTracker,
     pub(super) draining: CancellationToken,
@@ -60,7 +60,12 @@ impl JsonAcceptor {
                 );
                 continue;
             };
-            let serving = serve(stream, self.door.clone(), self.draining.clone());
+            let serving = serve(
+                stream,
+                self.door.clone(),
+                self.header_timeout,
+                self.draining.clone(),
+            );
             self.connections.spawn(async move {
                 serving.await;
                 drop(place);
@@ -69,17 +74,14 @@ impl JsonAcceptor {
     }
 }
 
-async fn serve(stream: TcpStream, door: Router, draining: CancellationToken) {
+async fn serve(
+    stream: TcpStream,
+    door: Router,
+    header_timeout: Duration,
+    draining: CancellationToken,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone before it began");
-        return;
-    }
-    let first_byte = tokio::select! {
-        first_byte = tokio::time::timeout(HEADER_TIMEOUT, stream.readable()) => first_byte,
-        () = draining.cancelled() => return,
-    };
-    if !matches!(first_byte, Ok(Ok(()))) {
-        tracing::debug!("a connection never said a word");
         return;
     }
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
@@ -95,7 +97,7 @@ async fn serve(stream: TcpStream, door: Router, draining: CancellationToken) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_buf_size(HEADER_SIZE_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {

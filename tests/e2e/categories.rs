@@ -116,6 +116,7 @@ async fn a_category_beyond_the_limit_is_refused_for_good() {
     for operation_id in ["credited", "transferred", "moved"] {
         let request = GetOperationRequest {
             operation_id: operation_id.to_owned(),
+            ..GetOperationRequest::default()
         };
         let found = ballast.balances.get_operation(request).await;
         let operation = found.expect("recorded").into_inner().operation;

@@ -35,6 +35,7 @@ async fn a_deadline_before_the_decision_means_that_nothing_happened() {
     );
     let unknown = GetOperationRequest {
         operation_id: "d".to_owned(),
+        ..GetOperationRequest::default()
     };
     Rejection::of(ballast.balances.get_operation(unknown).await)
         .expect(Code::NotFound, "OPERATION_NOT_FOUND");

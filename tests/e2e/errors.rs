@@ -348,6 +348,7 @@ async fn what_does_not_exist_is_not_found_and_not_recorded() {
     }
     let unknown = GetOperationRequest {
         operation_id: "t".to_owned(),
+        ..GetOperationRequest::default()
     };
     let rejection = Rejection::of(ballast.balances.get_operation(unknown).await);
     let rejection = rejection.expect(Code::NotFound, "OPERATION_NOT_FOUND");
@@ -615,6 +616,7 @@ async fn a_database_that_went_away_is_unavailable_and_comes_back() {
     );
     let read = GetOperationRequest {
         operation_id: "d".to_owned(),
+        ..GetOperationRequest::default()
     };
     Rejection::of(balances.get_operation(read).await)
         .expect(Code::Unavailable, "DATABASE_UNAVAILABLE");
@@ -627,34 +629,19 @@ async fn a_database_that_went_away_is_unavailable_and_comes_back() {
         .expect(Code::NotFound, "ACCOUNT_NOT_FOUND");
 }
 
-/// A client has 16 KiB for headers by default, and an error is a header: the worst request still gets its answer.
+/// An error is cut to fit into trailers, and says how much is left out.
 #[tokio::test]
-async fn an_error_fits_into_the_headers_of_http_2() {
+async fn a_long_list_of_violations_is_cut() {
     let mut ballast = Ballast::start().await;
     let bad_ids = BatchGetAccountsRequest {
-        account_ids: vec!["b d".to_owned(); 1_000],
+        account_ids: (0..1_000).map(|index| format!("b {index}")).collect(),
     };
     let rejection = Rejection::of(ballast.accounts.batch_get_accounts(bad_ids).await);
     let rejection = rejection.expect(Code::InvalidArgument, "INVALID_ARGUMENT");
-    assert_eq!(
-        (rejection.fields.len(), rejection.fields[30].as_str()),
-        (31, "...")
-    );
-
-    let metadata = (0..32)
-        .map(|index| {
-            (
-                format!("{index} {}", long(6_000)),
-                format!("\0{}", long(6_000)),
-            )
-        })
-        .collect();
-    let request = CreditRequest {
-        metadata,
-        ..credit("c", &long(6_000), 1)
-    };
-    Rejection::of(ballast.balances.credit(request).await)
-        .expect(Code::InvalidArgument, "INVALID_ARGUMENT");
+    let (last, listed) = rejection.fields.split_last().expect("some");
+    assert_eq!(last, "...");
+    assert!((10..=30).contains(&listed.len()), "{listed:?}");
+    assert_eq!(listed[9], "account_ids[9]");
 }
 
 #[tokio::test]

@@ -88,6 +88,7 @@ async fn operations_are_listed_newest_first_refused_ones_included() {
     );
     let one = GetOperationRequest {
         operation_id: "t-2".to_owned(),
+        ..GetOperationRequest::default()
     };
     let one = ballast
         .balances
@@ -101,6 +102,7 @@ async fn operations_are_listed_newest_first_refused_ones_included() {
     );
     let posted = GetOperationRequest {
         operation_id: "t-1".to_owned(),
+        ..GetOperationRequest::default()
     };
     let posted = ballast
         .balances

@@ -1,6 +1,7 @@
 //! The promises of Ballast, shown from outside: through gRPC, on a real PostgreSQL. One module per promise.
 
 mod accounts;
+mod answer_sizes;
 mod batches;
 mod bench;
 mod card_door;
@@ -16,12 +17,15 @@ mod execute_batch;
 mod facade;
 mod fleet;
 mod get_or_create;
+mod health;
 mod history;
 mod idempotency;
 mod isolation;
 mod merge;
 mod movements;
 mod neighbours;
+mod network;
+mod not_grpc;
 mod owners;
 mod places;
 mod plans;

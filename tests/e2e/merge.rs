@@ -103,6 +103,7 @@ async fn all_categories_move_at_once_and_the_source_closes() {
     );
     let request = GetOperationRequest {
         operation_id: "m".to_owned(),
+        ..GetOperationRequest::default()
     };
     let read = ballast.balances.get_operation(request).await;
     let read = read.expect("recorded").into_inner();

@@ -266,6 +266,7 @@ async fn a_debit_that_comes_too_late_does_not_happen() {
         let answered = patient(&ballast).debit(late).await;
         let is_known = GetOperationRequest {
             operation_id: operation.clone(),
+            ..GetOperationRequest::default()
         };
         let state = match ballast.balances.get_operation(is_known).await {
             Ok(found) => found.into_inner().operation.map_or(0, |it| it.state),

@@ -383,6 +383,7 @@ async fn a_client_that_leaves_takes_what_was_not_started_with_it() {
     later.await.expect("no panic").expect("posted");
     let unknown = GetOperationRequest {
         operation_id: "9".to_owned(),
+        ..GetOperationRequest::default()
     };
     Rejection::of(ballast.balances.get_operation(unknown).await)
         .expect(Code::NotFound, "OPERATION_NOT_FOUND");

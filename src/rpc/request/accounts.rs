@@ -1,5 +1,7 @@
 //! Accounts: the requests that open accounts and name them.
 
+use std::collections::HashSet;
+
 use crate::domain::AccountId;
 use crate::rpc::proto;
 use crate::rpc::violations::{CATEGORY_COUNT_MAX, Violations};
@@ -107,7 +109,7 @@ pub fn get_account(request: &proto::GetAccountRequest) -> Result<AccountId, Viol
     violations.check(account_id)
 }
 
-/// Accounts to read.
+/// Accounts to read, each once, in the order of the request.
 pub fn batch_get_accounts(
     request: &proto::BatchGetAccountsRequest,
 ) -> Result<Vec<AccountId>, Violations> {
@@ -120,8 +122,10 @@ pub fn batch_get_accounts(
         );
         return Err(violations);
     }
+    let mut seen = HashSet::new();
     let ids = request.account_ids.iter().enumerate();
     let ids = ids
+        .filter(|(_, id)| seen.insert(id.as_str()))
         .filter_map(|(index, id)| violations.account_id(&format!("account_ids[{index}]"), id))
         .collect();
     violations.check(Some(ids))

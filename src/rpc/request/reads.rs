@@ -72,11 +72,26 @@ fn timestamp(time: &prost_types::Timestamp) -> Result<Timestamp, &'static str> {
     ))
 }
 
-/// An operation to read.
-pub fn get_operation(request: &proto::GetOperationRequest) -> Result<OperationId, Violations> {
+/// An operation to read, and after how many of its entries.
+pub fn get_operation(
+    request: &proto::GetOperationRequest,
+) -> Result<(OperationId, usize), Violations> {
     let mut violations = Violations::default();
     let operation_id = violations.note("operation_id", OperationId::parse(&request.operation_id));
-    violations.check(operation_id)
+    let after = operation_entries(&request.operation_id, |list| {
+        violations.page_token(&request.page_token, list, |position| position.parse().ok())
+    });
+    violations.check(operation_id.zip(after.map(Option::unwrap_or_default)))
+}
+
+/// The token that continues the entries of an operation after so many.
+pub fn operation_entries_token(operation_id: &str, count: usize) -> String {
+    operation_entries(operation_id, |list| list.token(&count.to_string()))
+}
+
+/// Hands the list of an operation's entries to `then`.
+fn operation_entries<T>(operation_id: &str, then: impl FnOnce(&List<'_>) -> T) -> T {
+    then(&List(&["operation entries", operation_id]))
 }
 
 /// Whose operations are listed.

@@ -92,6 +92,7 @@ pub async fn pockets(balances: &mut Balances, account_id: &str) -> [i64; 3] {
 pub async fn operation(balances: &mut Balances, operation_id: &str) -> Option<Operation> {
     let request = GetOperationRequest {
         operation_id: operation_id.to_owned(),
+        ..GetOperationRequest::default()
     };
     match balances.get_operation(request).await {
         Ok(response) => response.into_inner().operation,

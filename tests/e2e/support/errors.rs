@@ -45,6 +45,14 @@ impl Rejection {
             !leaked.iter().any(|sql| status.message().contains(sql)),
             "no SQL leaks: {status:?}"
         );
+        let delay = details.retry_info().map(|info| {
+            let delay = info.retry_delay.expect("a RetryInfo says how long");
+            delay.as_millis().to_string()
+        });
+        let pushback = status.metadata().get("grpc-retry-pushback-ms");
+        let pushback = pushback.map(|delay| delay.to_str().expect("a number").to_owned());
+        assert_eq!(pushback, delay, "both say the same: {status:?}");
+        assert_ne!(delay.as_deref(), Some("0"));
         for (name, value) in &info.metadata {
             assert!(
                 !value.is_empty(),

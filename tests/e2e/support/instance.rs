@@ -6,7 +6,7 @@ use std::time::Duration;
 use ballast::batcher::BatcherConfig;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
-use ballast::server::{Ended, Server, ServerConfig};
+use ballast::server::{Ended, NetworkLimits, Server, ServerConfig};
 use ballast::store::{Isolation, Ledger, Retries, StoreConfig, verify};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -70,6 +70,7 @@ pub fn config(database_url: String) -> ServerConfig {
         card_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(10),
         connection_count_max: 1_000,
+        network: NetworkLimits::default(),
     }
 }
 

@@ -4,9 +4,11 @@ pub mod binary;
 pub mod calls;
 pub mod cards;
 pub mod errors;
+pub mod frames;
 pub mod instance;
 pub mod patient;
 pub mod postgres;
+pub mod web;
 
 pub use calls::*;
 pub use errors::Rejection;

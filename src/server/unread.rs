@@ -1,0 +1,221 @@
+//! Unread answers: a connection whose client does not read them is cut, so that what they hold comes free.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::rpc::room::{ProcessRoom, Room};
+
+/// How often the connections are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection with less than this unread is let be, while there is room: a paused client costs nothing.
+const WORTH_CUTTING_BYTES: usize = 64 * 1024;
+/// Whoever reads so many bytes within the patience that it is shown goes on: some kilobytes in a second.
+const PROGRESS_BYTES: usize = 256 * 1024;
+
+/// How long a client may not read what is there for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) usual: Duration,
+    /// While the process is crowded with unread answers.
+    pub(super) crowded: Duration,
+}
+
+/// All connections of the process.
+#[derive(Debug)]
+pub(super) struct Unread {
+    process: Arc<ProcessRoom>,
+    patience: Patience,
+    connections: Mutex<HashMap<u64, Reader>>,
+    next_number: AtomicU64,
+}
+
+/// What is known of how one connection reads.
+#[derive(Debug)]
+struct Reader {
+    room: Arc<Room>,
+    cut: CancellationToken,
+    /// Since when it has not read what was unread then, and what was unread and freed then.
+    stalled: Option<Stalled>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Stalled {
+    since: Instant,
+    unread: usize,
+    freed: usize,
+}
+
+impl Reader {
+    /// Whether it has had something to read for too long.
+    fn is_late(&mut self, now: Instant, is_crowded: bool, patience: Patience) -> bool {
+        let unread = self.room.unread();
+        let is_worth_cutting = is_crowded || unread >= WORTH_CUTTING_BYTES;
+        if unread == 0 || !is_worth_cutting {
+            self.stalled = None;
+            return false;
+        }
+        let freed = self.room.freed();
+        let stalled = self.stalled.get_or_insert(Stalled {
+            since: now,
+            unread,
+            freed,
+        });
+        let read = freed.wrapping_sub(stalled.freed);
+        if read >= stalled.unread.min(PROGRESS_BYTES) {
+            *stalled = Stalled {
+                since: now,
+                unread,
+                freed,
+            };
+        }
+        let patience = if is_crowded {
+            patience.crowded
+        } else {
+            patience.usual
+        };
+        now.duration_since(stalled.since) >= patience
+    }
+}
+
+impl Unread {
+    pub(super) fn new(process: Arc<ProcessRoom>, patience: Patience) -> Arc<Self> {
+        Arc::new(Self {
+            process,
+            patience,
+            connections: Mutex::default(),
+            next_number: AtomicU64::new(0),
+        })
+    }
+
+    /// A new connection.
+    pub(super) fn connection(self: &Arc<Self>) -> Watched {
+        let watched = Watched {
+            number: self.next_number.fetch_add(1, Ordering::Relaxed),
+            unread: self.clone(),
+            room: Room::new(self.process.clone()),
+            cut: CancellationToken::new(),
+        };
+        let reader = Reader {
+            room: watched.room.clone(),
+            cut: watched.cut.clone(),
+            stalled: None,
+        };
+        self.lock().insert(watched.number, reader);
+        watched
+    }
+
+    /// Looks at all connections from time to time, until the server drains.
+    pub(super) async fn watch(self: Arc<Self>, draining: CancellationToken) {
+        let interval = LOOK_INTERVAL.min(self.patience.crowded / 2);
+        while tokio::time::timeout(interval, draining.cancelled())
+            .await
+            .is_err()
+        {
+            self.look(Instant::now());
+        }
+    }
+
+    fn look(&self, now: Instant) {
+        let is_crowded = self.process.is_crowded();
+        for reader in self.lock().values_mut() {
+            if !reader.cut.is_cancelled() && reader.is_late(now, is_crowded, self.patience) {
+                tracing::warn!(
+                    unread_bytes = reader.room.unread(),
+                    is_crowded,
+                    "a client does not read its answers; its connection is cut"
+                );
+                reader.cut.cancel();
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Reader>> {
+        // Nothing panics while it is locked.
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that is watched for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Watched {
+    number: u64,
+    unread: Arc<Unread>,
+    /// The room for its answers.
+    pub(super) room: Arc<Room>,
+    /// Cancelled when it is to be cut.
+    pub(super) cut: CancellationToken,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.unread.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::room::RoomLimits;
+
+    const PATIENCE: Patience = Patience {
+        usual: Duration::from_secs(60),
+        crowded: Duration::from_secs(5),
+    };
+
+    fn unread() -> Arc<Unread> {
+        let process = ProcessRoom::new(RoomLimits::default(), CancellationToken::new());
+        Unread::new(process, PATIENCE)
+    }
+
+    #[tokio::test]
+    async fn whoever_does_not_read_is_cut_and_whoever_reads_slowly_is_not() {
+        let unread = unread();
+        let (idle, slow, few) = (
+            unread.connection(),
+            unread.connection(),
+            unread.connection(),
+        );
+        let begun = Instant::now();
+        let _never_read = idle.room.hold(1_000_000);
+        let _small = few.room.hold(1_000);
+        let mut slowly: Vec<_> = (0..100).map(|_| slow.room.hold(10_000)).collect();
+        for second in 0..60 {
+            unread.look(begun + Duration::from_secs(second));
+            assert!(!idle.cut.is_cancelled(), "after {second} s");
+            slowly.pop();
+        }
+        unread.look(begun + Duration::from_secs(60));
+        assert!(idle.cut.is_cancelled());
+        unread.look(begun + Duration::from_secs(600));
+        assert!(!few.cut.is_cancelled(), "a paused client costs nothing");
+        assert!(slow.cut.is_cancelled(), "nothing more for nine minutes");
+    }
+
+    #[tokio::test]
+    async fn a_crowded_process_has_less_patience() {
+        let unread = unread();
+        let (crowd, few) = (unread.connection(), unread.connection());
+        let begun = Instant::now();
+        let _never_read = crowd.room.hold(200 * 1024 * 1024);
+        let _small = few.room.hold(1_000);
+        unread.look(begun);
+        unread.look(begun + Duration::from_secs(4));
+        assert!(!crowd.cut.is_cancelled() && !few.cut.is_cancelled());
+        unread.look(begun + Duration::from_secs(5));
+        assert!(crowd.cut.is_cancelled() && few.cut.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ended_is_forgotten() {
+        let unread = unread();
+        drop(unread.connection());
+        assert!(unread.lock().is_empty());
+    }
+}
