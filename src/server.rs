@@ -204,6 +204,7 @@ impl Server {
             ..
         } = self;
         let connections = TaskTracker::new();
+        let serving = health.serving();
         let watching = health.watch(draining.clone());
         let retries = store.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
@@ -218,7 +219,7 @@ impl Server {
         let accepting = tokio::spawn(acceptor.run());
         let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
             listener,
-            door: door::door(authorizer.clone()),
+            door: door::door(authorizer.clone(), serving),
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),
             draining: draining.clone(),
