@@ -54,6 +54,10 @@ pub async fn in_doubt(roomy: &Ballast, cards: &mut Cards, prefix: &str) -> Strin
     for number in 0..20 {
         let id = format!("{prefix}-{number}");
         let late = decided(cards, payment(&id, "c", 10, "5411")).await;
+        if late == says("07", "OVERLOADED") {
+            // No connection was made in time.
+            continue;
+        }
         assert_eq!(late, says("07", "DEADLINE"));
         if count(&roomy.database, WRITERS).await > 0 {
             return id;
