@@ -11,7 +11,7 @@ use crate::support::binary::command;
 use crate::support::postgres::Database;
 use crate::support::*;
 
-mod migrations {
+mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
@@ -25,7 +25,7 @@ async fn older() -> Database {
         .await
         .expect("connected");
     let mut runner =
-        migrations::migrations::runner().set_target(refinery::Target::Version(NEWEST_BUT_ONE as _));
+        embedded::migrations::runner().set_target(refinery::Target::Version(NEWEST_BUT_ONE as _));
     runner.set_migration_table_name("schema_history");
     runner
         .run_async(&mut client)
