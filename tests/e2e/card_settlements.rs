@@ -164,6 +164,9 @@ async fn many_people_settle_a_payment_once() {
     let (mut roomy, hurried) = hurried([100, 0, 0]).await;
     let id = &refused(&mut roomy, &hurried).await;
     freeze(&roomy, "c", false).await;
+    // All see that nobody has settled it, and begin together.
+    let verdict = format!("SELECT 1 FROM card_verdicts WHERE operation_id = '{id}' FOR UPDATE");
+    let lock = roomy.lock_with(&verdict).await;
     let calls: Vec<_> = (0..24)
         .map(|person| {
             let instance = if person % 2 == 0 { &roomy } else { &hurried };
@@ -181,6 +184,8 @@ async fn many_people_settle_a_payment_once() {
             })
         })
         .collect();
+    within_reason("several", roomy.until_waiting(|count| count >= 4)).await;
+    lock.release().await;
     let mut settled = Vec::new();
     for call in calls {
         match call.await.expect("no panic") {
