@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, bench, health, migrate, serve, stress, verify};
+use super::{CliError, bench, configuration, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
 use crate::store::{Isolation, StoreConfig};
@@ -45,6 +45,9 @@ enum Command {
     StressClient(stress::ClientArgs),
     /// Ask a running server whether it can serve, and exit with 0 if so
     Health(HealthArgs),
+    /// Print the page of the documentation that lists all options
+    #[command(hide = true)]
+    Configuration,
 }
 
 #[derive(Debug, Args)]
@@ -244,6 +247,7 @@ impl Cli {
             Some(Command::Stress(args)) => stress::run(args).await,
             Some(Command::StressClient(args)) => stress::run_client(args).await,
             Some(Command::Health(args)) => health::run(&args).await,
+            Some(Command::Configuration) => Ok(configuration::run(&Self::command())?),
         }
     }
 }

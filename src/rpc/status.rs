@@ -94,9 +94,10 @@ impl From<StoreError> for Failure {
     /// A failure of a read, or of opening an account. Logged here, where it is handled.
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Serialization | StoreError::LockTimeout | StoreError::Duplicate { .. } => {
-                Failure::Contention { account_id: None }
-            }
+            StoreError::Serialization
+            | StoreError::LockTimeout
+            | StoreError::TableLocked
+            | StoreError::Duplicate { .. } => Failure::Contention { account_id: None },
             StoreError::StatementTimeout | StoreError::Deadline => Failure::Deadline {
                 outcome_unknown: false,
             },

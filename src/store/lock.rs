@@ -24,8 +24,6 @@ pub(super) const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
 pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
 pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
-const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), "SKIP LOCKED");
-const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 pub(super) struct Locked<'a> {
@@ -153,7 +151,7 @@ impl<'a> Mains<'a> {
 impl Transaction<'_> {
     pub(super) async fn lock<'a>(&self, jobs: &'a [Job]) -> Result<Locked<'a>, StoreError> {
         let mut mains = Mains::new(jobs);
-        let book = if self.is_optimist {
+        let book = if self.mode.is_optimist {
             self.lock_as_optimist(&mut mains).await?;
             // Without a row nothing will be recorded, and nothing needs the time.
             Book::with_capacity(mains.now.unwrap_or_default(), jobs.len())
@@ -187,7 +185,7 @@ impl Transaction<'_> {
         // In no order: the statements see to theirs.
         let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
         let at_places = self.prepare(LOCK_PLACES).await?;
-        let by_keys = self.prepare(LOCK_ACCOUNTS_SKIP).await?;
+        let by_keys = self.prepare(LOCK_ACCOUNTS).await?;
         let begin = self.begin();
         let (begun, placed, keyed) = join3(
             self.client.batch_execute(&begin),
@@ -217,8 +215,7 @@ impl Transaction<'_> {
             .iter()
             .map(|job| job.command.operation_id.as_str())
             .collect();
-        let lock = self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP);
-        let lock = self.prepare(lock).await?;
+        let lock = self.prepare(LOCK_ACCOUNTS).await?;
         let look_up = self.prepare(KNOWN_OPERATIONS).await?;
         let begin = self.begin();
         let (begun, rows, known) = join3(
@@ -275,9 +272,7 @@ impl Transaction<'_> {
             return Ok(());
         }
         let account_ids: Vec<&str> = sibling_counts.keys().map(AccountId::as_str).collect();
-        let statement = self
-            .prepare(self.either(LOCK_SIBLINGS, LOCK_SIBLINGS_SKIP))
-            .await?;
+        let statement = self.prepare(LOCK_SIBLINGS).await?;
         for sibling in self.client.query(&statement, &[&account_ids]).await? {
             let account_id = AccountId::from_stored(sibling.get("account_id"));
             let category = Category::from_stored(sibling.get("category"));
@@ -299,7 +294,7 @@ impl Transaction<'_> {
         for (account_id, missing_count) in sibling_counts {
             match missing_count {
                 0 => {}
-                1.. if self.lock_timeout.is_none() => {
+                1.. => {
                     accounts.remove(&account_id);
                     locked.contended.insert(account_id);
                 }
@@ -315,7 +310,7 @@ impl Transaction<'_> {
 
     /// Which of the accounts that were not locked exist: somebody else holds those.
     async fn contended(&self, missing: Vec<&str>) -> Result<Set<AccountId>, StoreError> {
-        if missing.is_empty() || self.lock_timeout.is_some() {
+        if missing.is_empty() {
             return Ok(Set::default());
         }
         let statement = self.prepare(EXISTING_ACCOUNTS).await?;
@@ -355,13 +350,6 @@ impl Transaction<'_> {
         match skip {
             true => Ok(Vec::new()),
             false => self.client.query(statement, params).await,
-        }
-    }
-
-    fn either(&self, waiting: &'static str, skipping: &'static str) -> &'static str {
-        match self.lock_timeout {
-            Some(_) => waiting,
-            None => skipping,
         }
     }
 }

@@ -21,11 +21,12 @@ pub mod verify;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
 pub use cards::{CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, card_rule_key};
 pub(crate) use error::with_source;
-pub use error::{Outcome, StoreError};
+pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
 pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
@@ -36,7 +37,7 @@ pub use verdicts::{
     CardVerdict, CreditEnd, DueVerdict, SettlementRecord, Standing, UnsettledPayment,
     UnsettledPosition,
 };
-pub use write::WRITE_STATEMENTS;
+pub use write::{Hold, WRITE_STATEMENTS};
 
 use places::Places;
 use pool::Connections;
@@ -71,6 +72,7 @@ pub struct Store {
     requests: Connections,
     health: Connections,
     isolation: Isolation,
+    statement_timeout: Duration,
     retries: Retries,
     places: Arc<Places>,
     replays: Arc<Replays>,
@@ -94,6 +96,7 @@ impl Store {
             )?,
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
+            statement_timeout: Duration::from_millis(config.statement_timeout_ms),
             retries: Retries::default(),
             places: Arc::default(),
             replays: Arc::default(),

@@ -109,9 +109,12 @@ impl Session {
              SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
              SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off"
         );
+        let lock_timeout_ms = super::write::LOCK_TIMEOUT
+            .as_millis()
+            .min(u128::from(statement_timeout_ms));
         match self {
             Self::Batches => format!(
-                "{common}; SET lock_timeout = {statement_timeout_ms};
+                "{common}; SET lock_timeout = {lock_timeout_ms};
                  SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
                  SET enable_bitmapscan = off"
             ),

@@ -23,6 +23,7 @@ mod logs;
 mod merge;
 mod migrations;
 mod movements;
+mod neighbours;
 mod owners;
 mod places;
 mod plans;

@@ -5,4 +5,4 @@ SELECT b.ctid, b.account_id, b.currency_code, b.closed, b.debits_frozen, b.credi
 FROM (SELECT unnest($1::text[]) COLLATE "C" AS account_id ORDER BY 1) AS wanted
 JOIN balances b ON b.account_id = wanted.account_id AND b.category IS NOT DISTINCT FROM 'main'
 ORDER BY wanted.account_id
-FOR UPDATE OF b
+FOR UPDATE OF b SKIP LOCKED

@@ -3,4 +3,4 @@ SELECT ctid, account_id, category, posted, held, overdraft_limit, balance_limit,
 FROM balances
 WHERE account_id = ANY($1) AND category <> 'main'
 ORDER BY account_id, category
-FOR UPDATE
+FOR UPDATE SKIP LOCKED
