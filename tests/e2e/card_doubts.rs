@@ -289,23 +289,37 @@ async fn what_a_killed_process_left_in_doubt_is_given_back_by_another() {
     let url = roomy.database.url();
     let arguments = ["--database-url", &url, "--card-timeout-ms", "1000"];
     let killed = Running::start(folder.path(), &arguments);
-    let lock = roomy.lock_with(BLOCK_WRITES).await;
+    // Somebody is about to use the ids of all reversals, and keeps payments from being written until the savepoint is back.
+    let outside = roomy.database.sql().await;
+    let block = format!(
+        "BEGIN;
+         INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
+                                 destination_category, destination_version, destination_posted_after)
+         SELECT 'p-' || i || ':reversal', 'CREDIT', 10, 'EUR', now(), 'c', 'FOOD', 1, 10 FROM generate_series(0, 19) i;
+         SAVEPOINT ids; {BLOCK_WRITES}"
+    );
+    outside.batch_execute(&block).await.expect("blocked");
     let id = &in_doubt(&roomy, &mut Cards::new(channel(killed.address)), "p").await;
-    // The payment commits, and its reversal waits for the account while the process dies.
-    let (account, ()) = tokio::join!(roomy.lock("c"), async {
-        within_reason("both", roomy.until_waiting(|count| count > 1)).await;
-        lock.release().await;
-    });
+    // The payment commits, and its reversal waits for the id while the process dies.
+    outside
+        .batch_execute("ROLLBACK TO SAVEPOINT ids")
+        .await
+        .expect("unblocked");
+    until_recorded(&mut roomy.balances, id).await;
     killed.signal(Signal::SIGKILL);
     killed.ended().await;
-    account.release().await;
-    until_recorded(&mut roomy.balances, id).await;
     let again = decided(&mut roomy.cards(), payment(id, "c", 10, "5411")).await;
     assert_eq!(
         again,
         says("07", "REVERSAL_PENDING"),
         "before anyone gave it back"
     );
+    // What the dead process had sent does not go on without it.
+    let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    outside.query_one(waiting, &[]).await.expect("ended");
+    within_reason("the end", roomy.until_waiting(|count| count == 0)).await;
+    outside.batch_execute("ROLLBACK").await.expect("gone");
 
     // Time passes; and one more died whose payment never came to be.
     let sql = roomy.database.sql().await;
