@@ -241,6 +241,7 @@ impl Server {
             ..
         } = self;
         let connections = TaskTracker::new();
+        let serving = health.serving();
         let watching = health.watch(draining.clone());
         let retries = store.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
@@ -265,7 +266,7 @@ impl Server {
         let accepting = tokio::spawn(acceptor.run());
         let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
             listener,
-            door: door::door(authorizer.clone()),
+            door: door::door(authorizer.clone(), serving),
             header_timeout: config.network.greeting_timeout,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),

@@ -113,7 +113,7 @@ fn log_filter(text: &str) -> Result<String, String> {
 }
 
 /// What happens to Ballast, without what its libraries chat about.
-const LOG_DEFAULT: &str = "info,refinery_core=warn,tokio_postgres=warn,deadpool_postgres=error";
+const LOG_DEFAULT: &str = "info,refinery_core=warn,tokio_postgres=warn,deadpool.postgres=error";
 
 #[derive(Debug, Args)]
 struct LogArgs {
@@ -320,5 +320,21 @@ mod tests {
     #[test]
     fn the_arguments_fit_together() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_libraries_chat_about_is_not_logged_by_default() {
+        use tracing::{Level, enabled, subscriber};
+        use tracing_subscriber::layer::SubscriberExt;
+        let filter = super::EnvFilter::builder().parse_lossy(super::LOG_DEFAULT);
+        let registry = tracing_subscriber::registry().with(filter);
+        subscriber::with_default(registry, || {
+            assert!(enabled!(target: "ballast::server", Level::INFO));
+            // The targets as deadpool-postgres, tokio-postgres and refinery name them.
+            assert!(!enabled!(target: "deadpool.postgres", Level::WARN));
+            assert!(enabled!(target: "deadpool.postgres", Level::ERROR));
+            assert!(!enabled!(target: "tokio_postgres::connection", Level::INFO));
+            assert!(!enabled!(target: "refinery_core::traits", Level::INFO));
+        });
     }
 }

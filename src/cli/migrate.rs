@@ -11,7 +11,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn run(args: &DatabaseArgs) -> Result<(), CliError> {
     args.start_logging();
     let mut client = schema::connect(args.required()?, CONNECT_TIMEOUT).await?;
-    schema::migrate(&mut client).await?;
+    schema::migrate_telling(&mut client, args.required()?, CONNECT_TIMEOUT).await?;
     println!("the schema is at version {}", schema::newest());
     Ok(())
 }

@@ -74,7 +74,9 @@ async fn prepare(args: &ServeArgs, database_url: &str) -> Result<(), CliError> {
     }
     match args.no_migrate {
         true => schema::check(&client).await?,
-        false => schema::migrate(&mut client).await?,
+        false => {
+            schema::migrate_telling(&mut client, database_url, args.connect_timeout()).await?;
+        }
     }
     Ok(())
 }

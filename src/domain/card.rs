@@ -3,19 +3,25 @@
 //! A payment is a debit that asks the mapped category first, and CASH second. What the card said (mcc, merchant) and the
 //! rule that was used are in its metadata, so a retry is compared with what was recorded and not with today's rules.
 
+mod merchant;
+mod reversal;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::command::{Command, Movement, Note, Source};
 use super::id::{AccountId, Category, OperationId};
 use super::money::{Amount, Currency};
-use super::operation::{Operation, Outcome};
+use super::operation::Operation;
 use super::refusal::Refusal;
+
+pub use merchant::{MERCHANT_LENGTH_MAX, Merchant};
+pub use reversal::{
+    REVERSAL_SUFFIX, Reversal, Settlement, SettlementMethod, is_reserved_id, reversal, reversal_id,
+};
 
 /// The category that pays where no rule says otherwise, and where the mapped one cannot.
 pub const CASH: &str = "CASH";
-/// The most characters of a merchant's name. Card networks send 40.
-pub const MERCHANT_LENGTH_MAX: usize = 256;
 /// The most characters of a merchant category code in a payment. Card networks send 4.
 const MCC_LENGTH_MAX: usize = 16;
 /// The most characters of a decimal number; more than any amount has.
@@ -25,8 +31,6 @@ const MCC: &str = "mcc";
 const MERCHANT: &str = "merchant";
 const RULE: &str = "rule";
 const ATTEMPT: &str = "attempt";
-const REVERSES: &str = "reverses";
-const REVERSAL_SUFFIX: &str = ":reversal";
 
 /// The answer on the wire of a card network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +82,16 @@ pub enum CardTextError {
         /// The most that are allowed.
         length_max: usize,
     },
+    /// It gets longer in the form in which names are compared.
+    #[error(
+        "has {length} characters after Unicode normalization (NFKC), at most {length_max} are allowed"
+    )]
+    TooLongNormalized {
+        /// How many it has then.
+        length: usize,
+        /// The most that are allowed.
+        length_max: usize,
+    },
     /// It has something that no name has.
     #[error("has control characters, none are allowed")]
     Control,
@@ -125,33 +139,6 @@ impl Mcc {
     }
 }
 
-/// A merchant's name as it is compared: lower case, trimmed, single spaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Merchant(String);
-
-impl Merchant {
-    /// As a payment brings it; empty if it brings none.
-    pub fn of_payment(text: &str) -> Result<Self, CardTextError> {
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let name = words.join(" ").to_lowercase();
-        check(&name, MERCHANT_LENGTH_MAX).map(|()| Self(name))
-    }
-
-    /// As a rule needs it.
-    pub fn of_rule(text: &str) -> Result<Self, CardTextError> {
-        let merchant = Self::of_payment(text)?;
-        if merchant.0.is_empty() {
-            return Err(CardTextError::NoMerchant);
-        }
-        Ok(merchant)
-    }
-
-    /// The name as it is compared.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// What a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
@@ -171,8 +158,13 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The category that is asked first, which is the only one that a payment of nothing needs.
+    pub fn category(&self) -> Category {
+        self.first().0
+    }
+
     /// The category that the merchant's rule says, else the code's, else CASH; and the name of that rule.
-    fn category(&self) -> (Category, &'static str) {
+    fn first(&self) -> (Category, &'static str) {
         match (&self.merchant, &self.mcc) {
             (Some(category), _) => (category.clone(), MERCHANT),
             (None, Some(category)) => (category.clone(), MCC),
@@ -234,7 +226,7 @@ pub struct Payment {
 impl Payment {
     /// The debit that an attempt executes.
     pub fn command(&self, rules: &Rules, attempt: &Attempt) -> Command {
-        let (category, rule) = rules.category();
+        let (category, rule) = rules.first();
         let mut categories = vec![category];
         if categories[0].as_str() != CASH {
             categories.push(Category::from_stored(CASH));
@@ -279,7 +271,7 @@ impl Payment {
             ("total_amount.minor_units", *amount != Some(self.amount)),
             ("total_amount.currency_code", *currency != self.currency),
             (MCC, fact(MCC) != self.mcc.as_str()),
-            (MERCHANT, fact(MERCHANT) != self.merchant.as_str()),
+            (MERCHANT, !self.merchant.is_stored_as(fact(MERCHANT))),
         ]
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
@@ -298,55 +290,6 @@ fn note<const N: usize>(description: &str, facts: [(&str, &str); N]) -> Note {
     }
 }
 
-/// Whether an id is reserved for reversals.
-pub fn is_reversal_id(operation_id: &OperationId) -> bool {
-    operation_id.as_str().ends_with(REVERSAL_SUFFIX)
-}
-
-/// The id of the reversal of a payment: the payment's with a suffix. One that gets too long is cut, and told apart by
-/// the attempt, which is unique.
-pub fn reversal_id(operation_id: &OperationId, attempt: &Attempt) -> OperationId {
-    let id = format!("{operation_id}{REVERSAL_SUFFIX}");
-    if id.len() <= super::id::ID_LENGTH_MAX {
-        return OperationId::from_stored(&id);
-    }
-    let rest = format!(":{attempt}{REVERSAL_SUFFIX}");
-    let kept = super::id::ID_LENGTH_MAX.saturating_sub(rest.len());
-    // An id is ASCII, so it can be cut anywhere.
-    let head: String = operation_id.as_str().chars().take(kept).collect();
-    OperationId::from_stored(&format!("{head}{rest}"))
-}
-
-/// The credit that gives a posted payment back to the category that paid; `None`: there is nothing to give back.
-pub fn reversal(payment: &Operation) -> Option<Command> {
-    let attempt = Attempt::of(payment)?;
-    let Outcome::Posted {
-        source: Some(entry),
-        destination: None,
-    } = &payment.outcome
-    else {
-        return None;
-    };
-    let Command {
-        operation_id,
-        amount,
-        currency,
-        ..
-    } = &*payment.command;
-    Some(Command {
-        operation_id: reversal_id(operation_id, &attempt),
-        movement: Movement::Credit {
-            destination: entry.balance.clone(),
-        },
-        amount: *amount,
-        currency: *currency,
-        note: note(
-            "reversal of a card payment that was answered 07",
-            [(REVERSES, operation_id.as_str())],
-        ),
-    })
-}
-
 /// A number as JSON writes it, exact: `digits * 10^exponent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decimal {
@@ -363,8 +306,8 @@ pub enum DecimalError {
     /// It has a part that the currency cannot express.
     #[error("has more decimals than the currency, which has {0}")]
     TooPrecise(u16),
-    /// It is zero, negative or too large.
-    #[error("must be more than zero and at most 10^18 minor units")]
+    /// It is negative, too large, or zero where an amount is needed.
+    #[error("must not be negative and at most 10^18 minor units")]
     OutOfRange,
 }
 
@@ -405,6 +348,11 @@ impl Decimal {
             digits: sign * digits,
             exponent: i32::from(exponent) - scale,
         })
+    }
+
+    /// Whether it is nothing, which has no amount.
+    pub fn is_zero(self) -> bool {
+        self.digits == 0
     }
 
     /// The amount in minor units of a currency with so many decimals. Fails rather than round.

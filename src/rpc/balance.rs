@@ -19,7 +19,7 @@ use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
 use crate::batcher::Batcher;
-use crate::domain::{AccountId, Command, Operation};
+use crate::domain::{AccountId, Command, Operation, card};
 use crate::store::{BalanceAt, HistoryPosition, Store};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
@@ -74,6 +74,15 @@ impl BalanceRpc {
         merge: request::Merge,
         deadline: Instant,
     ) -> Result<Command, RpcError> {
+        if card::is_reserved_id(merge.operation_id.as_str()) {
+            let ids = vec![merge.operation_id.clone()];
+            let recorded = self.store.before(deadline).recorded_operations(ids).await?;
+            if recorded.is_empty() {
+                let mut violations = Violations::default();
+                violations.reserved("operation_id");
+                return Err(violations.into());
+            }
+        }
         let account_ids = vec![merge.source.clone(), merge.destination.clone()];
         let found = self
             .store
@@ -208,7 +217,8 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::CreditRequest>,
     ) -> Result<Response<proto::CreditResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let command = request::credit(request.into_inner()).map_err(RpcError::from)?;
+        let credit = request::credit(request.into_inner()).map_err(RpcError::from)?;
+        let command = self.command(Member::of_credit(credit), deadline).await?;
         let Posted {
             operation,
             entries,

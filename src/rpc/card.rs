@@ -1,8 +1,10 @@
 //! CardService: see `proto/ballast/v1/card_service.proto`.
 
 pub(super) mod authorizer;
+pub(super) mod problem;
 pub(super) mod request;
 mod reversals;
+mod settlements;
 
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
@@ -13,24 +15,29 @@ use super::proto::{self, card_rule, card_service_server::CardService};
 use super::reply;
 use super::room::Room;
 use super::status::RpcError;
-use crate::batcher::Failure;
-use crate::domain::Category;
-use crate::domain::card::Pattern;
-use crate::store::{CardRule, Store, StoreError, card_rule_key};
+use crate::domain::card::{Pattern, SettlementMethod};
+use crate::domain::{Amount, Category, Currency};
+use crate::store::{CardRule, Store, UnsettledPayment, card_rule_key};
 
 use authorizer::{Authorizer, Decision};
+use settlements::{Settled, Settlements, maybe_done};
 
 /// Serves CardService: payments through the authorizer, rules from the store.
 #[derive(Debug)]
 pub struct CardRpc {
     authorizer: Authorizer,
+    settlements: Settlements,
     store: Store,
 }
 
 impl CardRpc {
     /// Serves from this authorizer and this store.
     pub fn new(authorizer: Authorizer, store: Store) -> Self {
-        Self { authorizer, store }
+        Self {
+            settlements: authorizer.settlements(),
+            authorizer,
+            store,
+        }
     }
 
     async fn set_rule(
@@ -53,18 +60,6 @@ impl CardRpc {
     }
 }
 
-/// A write that ran out of time may have happened, unlike a read.
-fn maybe_done(error: StoreError) -> RpcError {
-    match error {
-        StoreError::StatementTimeout | StoreError::Deadline => {
-            RpcError::Failure(Failure::Deadline {
-                outcome_unknown: true,
-            })
-        }
-        error => error.into(),
-    }
-}
-
 fn rule_reply(rule: &CardRule) -> proto::CardRule {
     let pattern = match &rule.pattern {
         Pattern::Mcc(mcc) => card_rule::Pattern::Mcc(mcc.as_str().to_owned()),
@@ -77,7 +72,56 @@ fn rule_reply(rule: &CardRule) -> proto::CardRule {
     }
 }
 
-fn decision_reply(decision: Decision) -> proto::AuthorizePaymentResponse {
+fn money(amount: Amount, currency: Currency) -> Option<proto::Money> {
+    Some(proto::Money {
+        currency_code: currency.to_string(),
+        minor_units: amount.minor_units(),
+    })
+}
+
+fn unsettled_reply(payment: &UnsettledPayment) -> proto::UnsettledPayment {
+    let settlement_id = payment.settlement_id.as_ref();
+    proto::UnsettledPayment {
+        operation_id: payment.operation_id.to_string(),
+        account_id: payment.balance.account_id.to_string(),
+        category: payment.balance.category.to_string(),
+        amount: money(payment.amount, payment.currency),
+        mcc: payment.mcc.clone(),
+        merchant: payment.merchant.clone(),
+        create_time: Some(reply::timestamp(payment.create_time)),
+        refusal_reason: payment.refusal_reason.clone(),
+        reversal_operation_id: payment.reversal_id.to_string(),
+        refuse_time: Some(reply::timestamp(payment.refuse_time)),
+        settlement_operation_id: settlement_id.map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn settlement_reply(settled: &Settled) -> proto::Settlement {
+    let (settlement, command) = (&settled.settlement, &settled.payment.command);
+    let destination = settlement.destination.as_ref();
+    let amount = command.amount;
+    proto::Settlement {
+        operation_id: settlement.operation_id.to_string(),
+        payment_operation_id: command.operation_id.to_string(),
+        method: match settlement.method {
+            SettlementMethod::Credit => proto::SettlementMethod::Credit,
+            SettlementMethod::Other => proto::SettlementMethod::Other,
+        }
+        .into(),
+        account_id: destination
+            .map(|key| key.account_id.to_string())
+            .unwrap_or_default(),
+        category: destination
+            .map(|key| key.category.to_string())
+            .unwrap_or_default(),
+        amount: amount.and_then(|amount| money(amount, command.currency)),
+        note: settlement.note.clone(),
+        settle_time: Some(reply::timestamp(settled.settle_time)),
+    }
+}
+
+/// What a card is told, whichever way it asked.
+pub(super) fn decision_reply(decision: Decision) -> proto::AuthorizePaymentResponse {
     let code = decision.code().as_str().to_owned();
     match decision {
         Decision::Approved(category) => proto::AuthorizePaymentResponse {
@@ -111,6 +155,36 @@ impl CardService for CardRpc {
             Err(violations) => violations.into(),
         };
         Ok(Response::new(decision_reply(decision)))
+    }
+
+    async fn list_unsettled_payments(
+        &self,
+        request: Request<proto::ListUnsettledPaymentsRequest>,
+    ) -> Result<Response<proto::ListUnsettledPaymentsResponse>, Status> {
+        let page = request::list_unsettled_payments(request.get_ref()).map_err(RpcError::from)?;
+        let store = self.store.before(Deadline::of(&request));
+        let payments = store.list_unsettled_payments(page.after, page.size + 1);
+        let mut payments = payments.await.map_err(RpcError::from)?;
+        let more = payments.len() as i64 > page.size;
+        payments.truncate(page.size as usize);
+        let last = payments.last().filter(|_| more);
+        Ok(Response::new(proto::ListUnsettledPaymentsResponse {
+            next_page_token: last.map(request::unsettled_token).unwrap_or_default(),
+            payments: payments.iter().map(unsettled_reply).collect(),
+        }))
+    }
+
+    async fn settle_payment(
+        &self,
+        request: Request<proto::SettlePaymentRequest>,
+    ) -> Result<Response<proto::SettlePaymentResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let asked = request::settle_payment(request.get_ref()).map_err(RpcError::from)?;
+        let settled = self.settlements.settle(asked, deadline).await?;
+        Ok(Response::new(proto::SettlePaymentResponse {
+            settlement: Some(settlement_reply(&settled)),
+            replayed: settled.replayed,
+        }))
     }
 
     async fn set_mcc_rule(

@@ -10,7 +10,7 @@ use super::request::{self, Transfer, TransferDestination};
 use super::status::{Problem, RpcError};
 use super::violations::Violations;
 use crate::batcher::{Answer, Failure};
-use crate::domain::{AccountId, Command, OwnerId, Receipt};
+use crate::domain::{AccountId, Command, OperationId, OwnerId, Receipt, card};
 use crate::store::Store;
 
 /// An operation that keeps all rules.
@@ -23,7 +23,7 @@ pub enum Member {
 }
 
 /// An operation, and what has to be known before it can be executed: whose account pays, if the caller says whose it
-/// is, and which account settles for an owner.
+/// is, which account settles for an owner, and whether an operation of a reserved id is known.
 #[derive(Debug)]
 pub struct Asks {
     operation: Operation,
@@ -42,12 +42,19 @@ enum Operation {
 pub struct Facts {
     settlements: HashMap<OwnerId, AccountId>,
     owners: HashMap<AccountId, OwnerId>,
+    /// Which of the reserved ids have an operation.
+    recorded: HashSet<OperationId>,
 }
 
 impl Member {
     /// A debit, and the owner that its account is said to belong to.
     pub fn of_debit((command, owner_id): (Command, Option<OwnerId>)) -> Self {
         Self::new(Operation::Command(command), owner_id)
+    }
+
+    /// A credit.
+    pub fn of_credit(command: Command) -> Self {
+        Self::new(Operation::Command(command), None)
     }
 
     /// A transfer.
@@ -65,7 +72,11 @@ impl Member {
 
     fn new(operation: Operation, source_owner_id: Option<OwnerId>) -> Self {
         match (operation, source_owner_id) {
-            (Operation::Command(command), None) => Self::Command(command.into()),
+            (Operation::Command(command), None)
+                if !card::is_reserved_id(command.operation_id.as_str()) =>
+            {
+                Self::Command(command.into())
+            }
             (operation, source_owner_id) => Self::Asks(Box::new(Asks {
                 operation,
                 source_owner_id,
@@ -94,11 +105,27 @@ impl Asks {
         }
     }
 
-    /// The command. Fails if an account is not there, or not the one that the caller takes it for.
+    /// The id, if it is reserved. An operation of an older version may have it, and a replay of that is answered as ever.
+    fn reserved_id(&self) -> Option<&OperationId> {
+        let operation_id = match &self.operation {
+            Operation::Command(command) => &command.operation_id,
+            Operation::ToOwner(_, transfer) => transfer.operation_id(),
+        };
+        card::is_reserved_id(operation_id.as_str()).then_some(operation_id)
+    }
+
+    /// The command. Fails if a new id is reserved, or an account is not there, or not the one that the caller takes it for.
     pub fn settle(self, facts: &Result<Facts, Failure>) -> Result<Command, RpcError> {
         let facts = facts
             .as_ref()
             .map_err(|failure| RpcError::Failure(failure.clone()))?;
+        if let Some(operation_id) = self.reserved_id()
+            && !facts.recorded.contains(operation_id)
+        {
+            let mut violations = Violations::default();
+            violations.reserved("operation_id");
+            return Err(violations.into());
+        }
         let command = match self.operation {
             Operation::Command(command) => command,
             Operation::ToOwner(owner_id, transfer) => {
@@ -135,14 +162,22 @@ pub async fn ask(
     deadline: Instant,
 ) -> Result<Facts, Failure> {
     let (mut owner_ids, mut account_ids) = (HashSet::new(), HashSet::new());
+    let mut operation_ids = HashSet::new();
     for asks in asks {
+        operation_ids.extend(asks.reserved_id().cloned());
         owner_ids.extend(asks.settlement_of().cloned());
         account_ids.extend(asks.owner_of().cloned());
     }
     let mut facts = Facts {
         settlements: HashMap::new(),
         owners: HashMap::new(),
+        recorded: HashSet::new(),
     };
+    if !operation_ids.is_empty() {
+        let operation_ids = operation_ids.into_iter().collect();
+        let store = store.before(deadline);
+        facts.recorded = store.recorded_operations(operation_ids).await?;
+    }
     if !owner_ids.is_empty() {
         let owner_ids = owner_ids.into_iter().collect();
         facts.settlements = store
@@ -171,13 +206,12 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
         Request::Transfer(transfer) => &transfer.operation_id,
     };
     let operation_id = Violations::echo(sent);
-    let command = |command| Member::Command(Box::new(command));
     let member = match request {
         Request::Debit(debit) => request::debit(*debit)
             .map(Member::of_debit)
             .map_err(RpcError::from),
         Request::Credit(credit) => request::credit(*credit)
-            .map(command)
+            .map(Member::of_credit)
             .map_err(RpcError::from),
         Request::Transfer(transfer) => request::transfer(*transfer)
             .map_err(RpcError::from)

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::brief;
+use super::card::problem::PaymentError;
 use super::violations::Violations;
 use crate::batcher::Failure;
 use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
@@ -76,10 +77,8 @@ pub enum RpcError {
         /// The owner's settlement account.
         account_id: AccountId,
     },
-    /// A card payment was not known in time; if it happens, it is given back.
-    PaymentLate(OperationId),
-    /// A card payment happened after it was answered 07, and was given back.
-    PaymentReversed(OperationId),
+    /// A card payment that may have happened and is not approved, or cannot be settled.
+    Payment(PaymentError),
     /// A business answer that says no.
     Refusal(Refusal),
     /// Something broke or took too long.
@@ -95,6 +94,12 @@ pub enum RpcError {
 impl From<Violations> for RpcError {
     fn from(violations: Violations) -> Self {
         Self::Invalid(violations)
+    }
+}
+
+impl From<PaymentError> for RpcError {
+    fn from(error: PaymentError) -> Self {
+        Self::Payment(error)
     }
 }
 
@@ -345,26 +350,7 @@ impl Problem {
                     info("SETTLEMENT_ACCOUNT_EXISTS", facts),
                 )
             }
-            RpcError::PaymentLate(operation_id) => {
-                let message = format!(
-                    "payment {operation_id} was not decided in time; if it still happens, it is reversed"
-                );
-                let facts = [
-                    ("operation_id", operation_id.as_str()),
-                    ("outcome", "reversed"),
-                ];
-                problem(Code::DeadlineExceeded, message, info("DEADLINE", facts))
-            }
-            RpcError::PaymentReversed(operation_id) => {
-                let message = format!(
-                    "payment {operation_id} came too late and was reversed; pay with a new operation_id"
-                );
-                let facts = [("operation_id", operation_id.as_str())];
-                let mut details = info("PAYMENT_REVERSED", facts);
-                let subject = format!("operations/{operation_id}");
-                details.add_precondition_failure_violation("PAYMENT_REVERSED", subject, &message);
-                problem(Code::FailedPrecondition, message, details)
-            }
+            RpcError::Payment(error) => error.into(),
             RpcError::Refusal(refusal) => refused(&refusal),
             RpcError::Failure(failure) => failed(&failure),
             RpcError::Unread => {

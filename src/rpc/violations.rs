@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::page::{self, List};
 use super::proto;
+use crate::domain::card;
 use crate::domain::money::CurrencyError;
 use crate::domain::{AccountId, Amount, Category, Currency, OperationId, OwnerId};
 
@@ -62,6 +63,38 @@ impl Violations {
             (Some(parsed), true) => Ok(parsed),
             _ => Err(self),
         }
+    }
+
+    /// The same for an operation of an id. An id that is reserved breaks a rule only if it is new, which is not known yet; what
+    /// breaks other rules is told of this one too.
+    pub(super) fn check_operation<T>(
+        mut self,
+        operation_id: &str,
+        parsed: Option<T>,
+    ) -> Result<T, Self> {
+        if !self.0.is_empty() && card::is_reserved_id(operation_id) {
+            self.reserved("operation_id");
+        }
+        self.check(parsed)
+    }
+
+    /// The id of an operation of which older versions cannot have made one with a reserved id.
+    pub(super) fn new_operation_id(&mut self, field: &str, text: &str) -> Option<OperationId> {
+        let operation_id = self.note(field, OperationId::parse(text))?;
+        if card::is_reserved_id(text) {
+            self.reserved(field);
+            return None;
+        }
+        Some(operation_id)
+    }
+
+    /// Notes that an id is reserved.
+    pub(super) fn reserved(&mut self, field: &str) {
+        let suffix = card::REVERSAL_SUFFIX;
+        let rule = format!(
+            "ends with {suffix}, which is reserved for operations that Ballast makes by itself; choose another id"
+        );
+        self.add(field, rule);
     }
 
     /// An account id.

@@ -4,6 +4,7 @@ mod service;
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ const DATABASE_SERVICES: [&str; 3] = [
 pub(super) struct Health {
     reporter: HealthReporter,
     store: Store,
+    serving: watch::Sender<bool>,
 }
 
 impl Health {
@@ -38,12 +40,21 @@ impl Health {
         let reporter = HealthReporter::new();
         let service = HealthService::from_health_reporter(reporter.clone());
         let service = HealthServer::new(WatchableHealth(service));
-        let health = Self { reporter, store };
+        let health = Self {
+            reporter,
+            store,
+            serving: watch::Sender::new(false),
+        };
         // Known from the start, so that nobody who watches is told that there is no such service.
         health
             .report(&DATABASE_SERVICES, ServingStatus::NotServing)
             .await;
         (health, service)
+    }
+
+    /// Whether CardService is SERVING, for whoever does not speak gRPC.
+    pub(super) fn serving(&self) -> watch::Receiver<bool> {
+        self.serving.subscribe()
     }
 
     /// Asks the database until the server drains, then reports NOT_SERVING for everything.
@@ -77,6 +88,9 @@ impl Health {
     }
 
     async fn report(&self, services: &[&str], status: ServingStatus) {
+        if services.contains(&card_service_server::SERVICE_NAME) {
+            self.serving.send_replace(status == ServingStatus::Serving);
+        }
         for service in services {
             self.reporter.set_service_status(*service, status).await;
         }

@@ -1,12 +1,10 @@
 //! The listener of the JSON door: HTTP/1.1, bounded connections, and an end in order.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,10 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use crate::domain::card::Code;
-use crate::rpc::door;
-
-/// How long a request may take whose body does not arrive; one that arrived is answered much earlier.
+/// How long a drain waits for a request whose body does not arrive. The door bounds that; cutting off what it decides would tell a
+/// caller 07 about a payment that is approved.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of headers of one request.
 const HEADER_SIZE_MAX: usize = 16 * 1024;
@@ -84,16 +80,8 @@ async fn serve(
         tracing::debug!(%error, "a connection was gone before it began");
         return;
     }
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let answered = tokio::time::timeout(REQUEST_TIMEOUT, door.clone().oneshot(request));
-        async move {
-            Ok::<Response, Infallible>(match answered.await {
-                Ok(Ok(response)) => response,
-                Ok(Err(infallible)) => match infallible {},
-                Err(_elapsed) => door::answer(Code::Declined),
-            })
-        }
-    });
+    let service =
+        service_fn(|request: http::Request<hyper::body::Incoming>| door.clone().oneshot(request));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

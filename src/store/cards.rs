@@ -1,4 +1,4 @@
-//! Cards: their rules, and the verdicts about payments that two callers might disagree on.
+//! Cards: their rules, and what an authorization has to know.
 
 use deadpool_postgres::Client;
 use futures_util::future::join;
@@ -8,33 +8,9 @@ use tokio_postgres::types::ToSql;
 use super::error::{Outcome, StoreError};
 use super::requests::Requests;
 use super::row;
-use crate::domain::card::{Attempt, Mcc, Merchant, Pattern, Rules};
+use super::verdicts::{self, Standing};
+use crate::domain::card::{Mcc, Merchant, Pattern, Rules};
 use crate::domain::{AccountId, Category, Currency, Operation, OperationId, Timestamp};
-
-/// What stands about a payment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CardVerdict {
-    /// A retry was approved on it.
-    Kept,
-    /// Its own caller was answered 07; it is given back.
-    Reversed,
-}
-
-impl CardVerdict {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Kept => "KEPT",
-            Self::Reversed => "REVERSED",
-        }
-    }
-
-    fn from_stored(text: &str) -> Result<Self, StoreError> {
-        [Self::Kept, Self::Reversed]
-            .into_iter()
-            .find(|verdict| verdict.as_str() == text)
-            .ok_or_else(|| StoreError::Corrupt(format!("verdict {text}")))
-    }
-}
 
 /// What an authorization has to know first.
 #[derive(Debug)]
@@ -46,18 +22,7 @@ pub struct CardFacts {
     /// The operation of the id, if one is recorded.
     pub recorded: Option<Operation>,
     /// What stands about it, if anything was said.
-    pub verdict: Option<CardVerdict>,
-}
-
-/// A payment whose reversal is not done, or not known to be needless.
-#[derive(Debug, Clone)]
-pub struct UnsettledVerdict {
-    /// The payment.
-    pub operation_id: OperationId,
-    /// The attempt whose caller was answered 07.
-    pub attempt: Attempt,
-    /// So old that a payment that is not there will never be.
-    pub is_hopeless: bool,
+    pub standing: Option<Standing>,
 }
 
 /// A rule as it is stored.
@@ -87,22 +52,30 @@ pub fn card_rule_key(pattern: &Pattern) -> (&'static str, &str) {
 
 const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const CARD_LOOKUP: &str = include_str!("sql/card_lookup.sql");
-const GIVE_CARD_VERDICT: &str = include_str!("sql/give_card_verdict.sql");
-const SETTLE_CARD_VERDICT: &str = include_str!("sql/settle_card_verdict.sql");
-const LIST_UNSETTLED_VERDICTS: &str = include_str!("sql/list_unsettled_verdicts.sql");
 const SET_CARD_RULE: &str = include_str!("sql/set_card_rule.sql");
 const DELETE_CARD_RULE: &str = include_str!("sql/delete_card_rule.sql");
 const LIST_CARD_RULES: &str = include_str!("sql/list_card_rules.sql");
+const REFOLD_CARD_RULE: &str = include_str!("sql/refold_card_rule.sql");
 
 /// The statements about cards by name, for a look at their plans.
-pub const CARD_STATEMENTS: [(&str, &str); 7] = [
+pub const CARD_STATEMENTS: [(&str, &str); 14] = [
     ("card_lookup", CARD_LOOKUP),
-    ("give_card_verdict", GIVE_CARD_VERDICT),
-    ("settle_card_verdict", SETTLE_CARD_VERDICT),
-    ("list_unsettled_verdicts", LIST_UNSETTLED_VERDICTS),
+    ("give_card_verdict", verdicts::GIVE_CARD_VERDICT),
+    ("settle_card_verdict", verdicts::SETTLE_CARD_VERDICT),
+    ("refuse_card_verdict", verdicts::REFUSE_CARD_VERDICT),
+    ("take_due_verdicts", verdicts::TAKE_DUE_VERDICTS),
+    ("list_unsettled_payments", verdicts::LIST_UNSETTLED_PAYMENTS),
+    (
+        "count_unsettled_payments",
+        verdicts::COUNT_UNSETTLED_PAYMENTS,
+    ),
+    ("get_card_verdict", verdicts::GET_CARD_VERDICT),
+    ("begin_settlement", verdicts::BEGIN_SETTLEMENT),
+    ("end_settlement", verdicts::END_SETTLEMENT),
     ("set_card_rule", SET_CARD_RULE),
     ("delete_card_rule", DELETE_CARD_RULE),
     ("list_card_rules", LIST_CARD_RULES),
+    ("refold_card_rule", REFOLD_CARD_RULE),
 ];
 
 impl Requests {
@@ -147,63 +120,11 @@ impl Requests {
                     mcc: category("mcc_category"),
                 },
                 recorded: known.first().map(row::operation).transpose()?,
-                verdict: verdict.map(CardVerdict::from_stored).transpose()?,
+                standing: match verdict {
+                    Some(_) => Some(verdicts::standing(&facts)?),
+                    None => None,
+                },
             })
-        })
-        .await
-    }
-
-    /// Gives a verdict about a payment, unless there is one; returns the one that stands. Durable when it returns; an
-    /// error leaves it unknown whether it was given.
-    pub async fn give_card_verdict(
-        &self,
-        operation_id: OperationId,
-        attempt: Attempt,
-        verdict: CardVerdict,
-    ) -> Result<CardVerdict, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let give = || give_card_verdict(&client, &operation_id, &attempt, verdict);
-            writes.run(&client, give).await
-        })
-        .await
-    }
-
-    /// Notes that nothing is left to be done about a payment that was answered 07.
-    pub async fn settle_card_verdict(
-        &self,
-        operation_id: OperationId,
-        attempt: Attempt,
-    ) -> Result<(), StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let settle = || settle_card_verdict(&client, &operation_id, &attempt);
-            writes.run(&client, settle).await
-        })
-        .await
-    }
-
-    /// At most `limit` verdicts older than `age` that are not settled. Beyond `age_hopeless`, a payment that is not there
-    /// will never be. Ages are intervals as PostgreSQL reads them.
-    pub async fn unsettled_card_verdicts(
-        &self,
-        age: &'static str,
-        age_hopeless: &'static str,
-        limit: i64,
-    ) -> Result<Vec<UnsettledVerdict>, StoreError> {
-        self.request(move |client| async move {
-            let statement = client.prepare_cached(LIST_UNSETTLED_VERDICTS).await?;
-            let rows = client
-                .query(&statement, &[&age, &age_hopeless, &limit])
-                .await?;
-            Ok(rows
-                .iter()
-                .map(|row| UnsettledVerdict {
-                    operation_id: OperationId::from_stored(row.get("operation_id")),
-                    attempt: Attempt::from_stored(row.get("attempt")),
-                    is_hopeless: row.get("is_hopeless"),
-                })
-                .collect())
         })
         .await
     }
@@ -249,30 +170,6 @@ impl Requests {
     }
 }
 
-async fn give_card_verdict(
-    client: &Client,
-    operation_id: &OperationId,
-    attempt: &Attempt,
-    verdict: CardVerdict,
-) -> Result<CardVerdict, StoreError> {
-    let statement = client.prepare_cached(GIVE_CARD_VERDICT).await?;
-    let params: [&(dyn ToSql + Sync); 3] =
-        [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
-    let row = client.query_one(&statement, &params).await?;
-    CardVerdict::from_stored(row.get("verdict"))
-}
-
-async fn settle_card_verdict(
-    client: &Client,
-    operation_id: &OperationId,
-    attempt: &Attempt,
-) -> Result<(), StoreError> {
-    let statement = client.prepare_cached(SETTLE_CARD_VERDICT).await?;
-    let params: [&(dyn ToSql + Sync); 2] = [&operation_id.as_str(), &attempt.as_str()];
-    client.execute(&statement, &params).await?;
-    Ok(())
-}
-
 async fn set_card_rule(
     client: &Client,
     pattern: &Pattern,
@@ -291,7 +188,7 @@ async fn delete_card_rule(client: &Client, pattern: &Pattern) -> Result<bool, St
 }
 
 /// Unlike a read, it may have happened.
-fn maybe_done(error: StoreError) -> StoreError {
+pub(super) fn maybe_done(error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
             outcome: Outcome::Unknown(Vec::new()),
@@ -301,11 +198,44 @@ fn maybe_done(error: StoreError) -> StoreError {
     }
 }
 
+/// How many rules are looked at in one go.
+const REFOLD_PAGE_SIZE: i64 = 1000;
+
+/// Brings the merchants of all rules into the form in which this version compares names; returns how many were not in it. Any
+/// number of instances may do so at once, and rules may be set meanwhile.
+pub(super) async fn refold_card_rules(
+    client: &tokio_postgres::Client,
+) -> Result<usize, StoreError> {
+    let mut after = String::new();
+    let mut count = 0;
+    loop {
+        let params: [&(dyn ToSql + Sync); 3] = [&MERCHANT, &after, &REFOLD_PAGE_SIZE];
+        let rows = client.query(LIST_CARD_RULES, &params).await?;
+        let Some(last) = rows.last() else {
+            return Ok(count);
+        };
+        after = last.get("pattern");
+        for row in &rows {
+            let stored: &str = row.get("pattern");
+            match Merchant::of_rule(stored) {
+                Ok(merchant) if merchant.as_str() != stored => {
+                    let params: [&(dyn ToSql + Sync); 2] = [&stored, &merchant.as_str()];
+                    client.execute(REFOLD_CARD_RULE, &params).await?;
+                    count += 1;
+                }
+                Ok(_) => {}
+                // No payment can have such a name, so it applies to nothing, as before.
+                Err(error) => tracing::warn!(%error, "a rule of a merchant applies to no payment"),
+            }
+        }
+    }
+}
+
 fn card_rule(row: &Row) -> Result<CardRule, StoreError> {
     let text: &str = row.get("pattern");
     let pattern = match row.get("kind") {
         MCC => Mcc::of_rule(text).map(Pattern::Mcc),
-        _ => Merchant::of_rule(text).map(Pattern::Merchant),
+        _ => Ok(Pattern::Merchant(Merchant::from_stored(text))),
     };
     Ok(CardRule {
         pattern: pattern

@@ -10,11 +10,13 @@ mod lock;
 mod merges;
 mod places;
 mod pool;
+mod recorded;
 mod replays;
 mod requests;
 mod retry;
 mod row;
 pub mod schema;
+mod verdicts;
 pub mod verify;
 mod write;
 
@@ -22,10 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
-pub use cards::{
-    CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, CardVerdict, UnsettledVerdict,
-    card_rule_key,
-};
+pub use cards::{CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, card_rule_key};
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
@@ -34,6 +33,10 @@ pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
+pub use verdicts::{
+    CardVerdict, CreditEnd, DueVerdict, SettlementRecord, Standing, UnsettledPayment,
+    UnsettledPosition,
+};
 pub use write::{Hold, WRITE_STATEMENTS};
 
 use places::Places;

@@ -1,12 +1,15 @@
 //! The schema: brings a database to the version of this binary, under a lock, and refuses one that it does not know.
 //! Also refuses a database that would forget what it promised.
 
-use std::time::Duration;
+mod progress;
 
-use refinery::{Migration, Runner};
+use std::time::{Duration, Instant};
+
+use refinery::{Migration, Runner, Target};
 use tokio_postgres::{Client, NoTls};
 
 use super::error::{StoreError, with_source};
+use progress::{Watch, telling};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -101,20 +104,84 @@ pub async fn connect(database_url: &str, timeout: Duration) -> Result<Client, Sc
 
 /// Brings the schema to this binary's version. Instances that start together wait for each other.
 pub async fn migrate(client: &mut Client) -> Result<(), SchemaError> {
+    migrate_watched(client, None).await
+}
+
+/// The same, and the log says what it waits for and how far it is, as a second connection sees it. Without that one it says less.
+pub async fn migrate_telling(
+    client: &mut Client,
+    database_url: &str,
+    timeout: Duration,
+) -> Result<(), SchemaError> {
+    let row = client.query_one("SELECT pg_backend_pid()", &[]).await?;
+    let watch = match connect(database_url, timeout).await {
+        Ok(client) => Some(Watch {
+            client,
+            pid: row.get(0),
+        }),
+        Err(error) => {
+            tracing::debug!(%error, "the progress of migrations is not watched");
+            None
+        }
+    };
+    migrate_watched(client, watch.as_ref()).await
+}
+
+/// A migration takes as long as it takes, whatever the role or the database is set to.
+const UNBOUNDED: &str = "SELECT set_config(name, '0', false) FROM pg_settings
+                         WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout',
+                                        'idle_in_transaction_session_timeout')";
+
+async fn migrate_watched(client: &mut Client, watch: Option<&Watch>) -> Result<(), SchemaError> {
     check_server_version(client).await?;
-    client
-        .query("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
-        .await?;
+    client.query(UNBOUNDED, &[]).await?;
+    let lock = "SELECT pg_advisory_lock($1)";
+    let locking = async { client.query(lock, &[&MIGRATION_LOCK]).await };
+    telling("the migration by another instance", watch, locking).await?;
     let migrated = async {
         check_not_newer(client).await?;
-        let report = runner().run_async(client).await;
-        report.map_err(|error| SchemaError::Failed(with_source(&error)))
+        apply(client, watch).await?;
+        let refolded = super::cards::refold_card_rules(client).await;
+        let count = refolded.map_err(|error| SchemaError::Failed(error.to_string()))?;
+        if count > 0 {
+            tracing::info!(
+                count,
+                "rules of merchants were brought into the form in which names are compared now"
+            );
+        }
+        Ok(())
     }
     .await;
     client
         .query("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])
         .await?;
-    migrated.map(drop)
+    migrated
+}
+
+/// Applies what is missing, one migration at a time.
+async fn apply(client: &mut Client, watch: Option<&Watch>) -> Result<(), SchemaError> {
+    let found = applied(client).await?;
+    let found = found.last().map_or(0, |(version, _, _)| *version);
+    let mut missing = migrations();
+    missing.retain(|migration| migration.version() > found);
+    missing.sort_by_key(Migration::version);
+    for migration in missing {
+        let name = format!("V{}__{}", migration.version(), migration.name());
+        // An empty database has nothing to wait for.
+        if found > 0 {
+            tracing::info!(migration = name, "a migration begins");
+        }
+        let began = Instant::now();
+        let runner = runner().set_target(Target::Version(migration.version()));
+        let running = runner.run_async(client);
+        let report = telling(&format!("migration {name}"), watch, running).await;
+        report.map_err(|error| SchemaError::Failed(with_source(&error)))?;
+        if found > 0 {
+            let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            tracing::info!(migration = name, elapsed_ms, "a migration is done");
+        }
+    }
+    Ok(())
 }
 
 /// Checks that the schema is exactly this binary's version, and changes nothing.

@@ -1,4 +1,4 @@
-//! The JSON door: card payments over HTTP/1.1, always 200 and a code, amounts digit by digit.
+//! The JSON door: card payments over HTTP/1.1, 200 and a code for whatever is sent as JSON, amounts digit by digit.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,11 +16,22 @@ async fn with_door() -> (Ballast, SocketAddr) {
     (ballast, address)
 }
 
-/// The status line and the body of an answer.
+/// The status line and the body of an answer to what is sent as JSON.
 async fn ask(door: SocketAddr, method: &str, path: &str, body: &[u8]) -> (String, String) {
+    let json = "Content-Type: application/json\r\n";
+    ask_with(door, method, path, json, body).await
+}
+
+async fn ask_with(
+    door: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (String, String) {
     let mut stream = TcpStream::connect(door).await.expect("a connection");
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: door\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: door\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
@@ -40,8 +51,31 @@ async fn code(door: SocketAddr, body: &str) -> String {
     assert_eq!(status, "HTTP/1.1 200 OK");
     let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     let code = body["code"].as_str().expect("a code").to_owned();
-    assert_eq!(body, serde_json::json!({ "code": code }), "nothing else");
+    match code.as_str() {
+        "07" => {
+            assert!(
+                body["reason"].is_string() && body["message"].is_string(),
+                "{body}"
+            );
+            assert_eq!(
+                body.as_object().map(|fields| fields.len()),
+                Some(3),
+                "{body}"
+            );
+        }
+        _ => assert_eq!(body, serde_json::json!({ "code": code }), "nothing else"),
+    }
     code
+}
+
+/// Reason and message of a body that is declined.
+async fn declined(door: SocketAddr, body: &str) -> (String, String) {
+    let (status, body) = ask(door, "POST", "/authorize", body.as_bytes()).await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(body["code"], "07", "{body}");
+    let text = |name: &str| body[name].as_str().expect("a text").to_owned();
+    (text("reason"), text("message"))
 }
 
 #[tokio::test]
@@ -65,8 +99,11 @@ async fn every_body_has_its_code() {
         (pay("1000000"), "51", 0),
         (pay("10.001"), "07", 0),
         (pay("0.001"), "07", 0),
-        (pay("0"), "07", 0),
-        (pay("0.00"), "07", 0),
+        (pay("0"), "00", 0),
+        (pay("0.00"), "00", 0),
+        (pay("-0"), "00", 0),
+        (pay("\"0e5\""), "00", 0),
+        (pay("0").replace("123", "nobody"), "07", 0),
         (pay("-1.00"), "07", 0),
         (pay("99999999999999999999999999999999999999999999"), "07", 0),
         (pay("1e400"), "07", 0),
@@ -112,9 +149,10 @@ async fn every_body_has_its_code() {
     }
     let invalid_utf8 = [b"{\"account\":\"", &[0xff, 0xfe][..], b"\"}"].concat();
     let (status, body) = ask(door, "POST", "/authorize", &invalid_utf8).await;
-    assert_eq!(
-        (status.as_str(), body.as_str()),
-        ("HTTP/1.1 200 OK", r#"{"code":"07"}"#)
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(
+        body.starts_with(r#"{"code":"07","reason":"INVALID_ARGUMENT""#),
+        "{body}"
     );
     ballast.assert_in_order().await;
 }
@@ -196,19 +234,182 @@ async fn an_id_makes_a_retry_of_what_would_be_a_payment_of_its_own() {
 }
 
 #[tokio::test]
-async fn there_is_one_path_and_one_method() {
+async fn what_is_wrong_with_a_body_is_said_all_at_once() {
+    let (mut ballast, door) = with_door().await;
+    open_card(&mut ballast, "123", [0, 1_000, 1_000]).await;
+    let good = r#"{"id":"p","account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
+    let with = |from: &str, to: &str| good.replace(from, to);
+    let rows = [
+        (
+            with(r#""5811""#, "null"),
+            &["mcc is null, must be a string"][..],
+        ),
+        (with(r#""M""#, "null"), &["merchant is null"]),
+        (with(r#""p""#, "null"), &["id is null"]),
+        (with(r#""123""#, "null"), &["account is null"]),
+        (
+            with("1.00", "null"),
+            &["totalAmount is null, must be a number"],
+        ),
+        (
+            with(r#""5811""#, "5811"),
+            &["mcc is a number, must be a string"],
+        ),
+        (
+            with(r#""123""#, "123"),
+            &["account is a number, must be a string"],
+        ),
+        (
+            with(r#""M""#, r#"{"name":"M"}"#),
+            &["merchant is an object, must be a string"],
+        ),
+        (with(r#""p""#, "[]"), &["id is an array"]),
+        (with("1.00", "true"), &["totalAmount is a boolean"]),
+        (
+            with("1.00", "\"1,00\""),
+            &["totalAmount is not a decimal number"],
+        ),
+        (with("1.00", "1.001"), &["totalAmount has more decimals"]),
+        (with("1.00", "-1"), &["totalAmount must not be negative"]),
+        (
+            r#"{"account":"123"}"#.to_owned(),
+            &["totalAmount is required"],
+        ),
+        (r#"{"totalAmount":1}"#.to_owned(), &["account is required"]),
+        (
+            "{}".to_owned(),
+            &["account is required", "totalAmount is required"],
+        ),
+        (
+            r#"{"id":7,"account":null,"totalAmount":[],"mcc":null,"merchant":1}"#.to_owned(),
+            &[
+                "id is",
+                "account is",
+                "totalAmount is",
+                "mcc is",
+                "merchant is",
+            ],
+        ),
+        (with("\"id\"", "\"ID\""), &["id is written \"ID\""]),
+        (
+            with("totalAmount", "total_amount"),
+            &["totalAmount is written", "totalAmount is required"],
+        ),
+        (
+            with("{", r#"{"account":"1","#),
+            &["account is there more than once"],
+        ),
+        (with("p", "p:reversal"), &["id ends with :reversal"]),
+        (with("5811", "58\\ud800"), &["mcc is no valid string"]),
+        (String::new(), &["body is empty"]),
+        ("[]".to_owned(), &["body is no JSON object"]),
+        ("\"x\"".to_owned(), &["body is no JSON object"]),
+        ("null".to_owned(), &["body is no JSON object"]),
+        ("not json".to_owned(), &["body is no valid JSON"]),
+        (with("}", ""), &["body is no valid JSON"]),
+        (
+            format!("{good}{}", " ".repeat(20_000)),
+            &["body has more than 16384 bytes"],
+        ),
+    ];
+    for (body, said) in rows {
+        let shown: String = body.chars().take(100).collect();
+        let (reason, message) = declined(door, &body).await;
+        assert_eq!(reason, "INVALID_ARGUMENT", "{shown}");
+        for said in said {
+            assert!(message.contains(said), "{shown}: {message}");
+        }
+    }
+    assert_eq!(
+        pockets(&mut ballast.balances, "123").await,
+        [0, 1_000, 1_000]
+    );
+    let (reason, _) = declined(door, &with("123", "nobody")).await;
+    assert_eq!(reason, "ACCOUNT_NOT_FOUND");
+    // Fields that nobody knows are no mistake.
+    let more = with("{", r#"{"terminal":{"id":[1,null]},"nsu":7,"#);
+    assert_eq!(code(door, &more).await, "00");
+    assert_eq!(pockets(&mut ballast.balances, "123").await, [0, 900, 1_000]);
+}
+
+#[tokio::test]
+async fn what_is_not_sent_as_json_moves_no_money() {
+    let (mut ballast, door) = with_door().await;
+    open_card(&mut ballast, "123", [0, 1_000, 0]).await;
+    let body = br#"{"account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
+    for headers in [
+        "",
+        "Content-Type: text/plain\r\n",
+        "Content-Type: application/x-www-form-urlencoded\r\n",
+        "Content-Type: application/jsonp\r\n",
+        "Content-Type: application/grpc\r\n",
+        "Content-Type: multipart/form-data; boundary=x\r\n",
+        "Content-Type: application/json\r\nContent-Type: text/plain\r\n",
+        "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
+    ] {
+        let (status, answer) = ask_with(door, "POST", "/authorize", headers, body).await;
+        assert_eq!(status, "HTTP/1.1 415 Unsupported Media Type", "{headers}");
+        assert!(
+            answer.contains(r#""code":"07","reason":"NOT_JSON""#),
+            "{answer}"
+        );
+    }
+    assert_eq!(pockets(&mut ballast.balances, "123").await[1], 1_000);
+    for headers in [
+        "Content-Type: application/json; charset=utf-8\r\n",
+        "content-type: Application/JSON\r\nContent-Encoding: identity\r\n",
+    ] {
+        let (status, answer) = ask_with(door, "POST", "/authorize", headers, body).await;
+        assert_eq!(
+            (status.as_str(), answer.as_str()),
+            ("HTTP/1.1 200 OK", r#"{"code":"00"}"#)
+        );
+    }
+    assert_eq!(pockets(&mut ballast.balances, "123").await[1], 800);
+}
+
+#[tokio::test]
+async fn each_path_has_its_method() {
     let (_ballast, door) = with_door().await;
     for (method, path, status) in [
         ("GET", "/authorize", "HTTP/1.1 405 Method Not Allowed"),
+        ("PUT", "/authorize", "HTTP/1.1 405 Method Not Allowed"),
+        ("POST", "/healthz", "HTTP/1.1 405 Method Not Allowed"),
         ("POST", "/", "HTTP/1.1 404 Not Found"),
+        ("GET", "/", "HTTP/1.1 404 Not Found"),
         ("POST", "/authorize/x", "HTTP/1.1 404 Not Found"),
     ] {
-        assert_eq!(
-            ask(door, method, path, b"{}").await.0,
-            status,
-            "{method} {path}"
-        );
+        let (answered, body) = ask(door, method, path, b"{}").await;
+        assert_eq!(answered, status, "{method} {path}");
+        assert!(body.contains(r#""code":"07""#), "{body}");
     }
+}
+
+#[tokio::test]
+async fn its_health_is_that_of_the_card_service() {
+    let (ballast, door) = with_door().await;
+    let until = async |status: &str, text: &str| {
+        within_reason(text, async {
+            while ask(door, "GET", "/healthz", b"").await != (status.to_owned(), text.to_owned()) {}
+        })
+        .await;
+    };
+    until("HTTP/1.1 200 OK", "SERVING\n").await;
+    // Nobody may connect to its database any more, and who is connected is not.
+    let admin = ballast.database.admin().await;
+    let name = ballast.database.name();
+    admin
+        .batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        .await
+        .expect("closed");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+    admin.execute(end, &[&name]).await.expect("ended");
+    until("HTTP/1.1 503 Service Unavailable", "NOT_SERVING\n").await;
+    admin
+        .batch_execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+        .await
+        .expect("open");
+    until("HTTP/1.1 200 OK", "SERVING\n").await;
 }
 
 #[tokio::test]

@@ -1,72 +1,21 @@
 //! Doubts about card payments: what is late is `07`, and what happens after its `07` is given back, once, whoever dies.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ballast::rpc::proto::{ListOperationsRequest, OperationKind, OperationState};
-use ballast::server::ServerConfig;
 use nix::sys::signal::Signal;
 
 use crate::support::binary::Running;
 use crate::support::cards::*;
+use crate::support::doubts::*;
 use crate::support::instance::channel;
-use crate::support::postgres::Database;
 use crate::support::*;
-
-/// Blocks what a decided payment has to write, and nothing that it has to read.
-const BLOCK_WRITES: &str = "LOCK TABLE operations IN SHARE MODE";
-
-fn within(card_timeout: Duration) -> impl FnOnce(&mut ServerConfig) {
-    move |config| config.card_timeout = card_timeout
-}
-
-/// A card's account, and an instance on it whose payments have a second.
-async fn hurried(before: [i64; 3]) -> (Ballast, Ballast) {
-    let mut roomy = Ballast::start().await;
-    open_card(&mut roomy, "c", before).await;
-    let hurried = Ballast::start_on(roomy.database.clone(), within(Duration::from_secs(1))).await;
-    (roomy, hurried)
-}
-
-async fn count(database: &Arc<Database>, rows: &str) -> i64 {
-    let sql = database.sql().await;
-    let row = sql
-        .query_one(&format!("SELECT count(*) FROM {rows}"), &[])
-        .await;
-    row.expect("a count").get(0)
-}
-
-/// Comes back when a query finds this many rows.
-async fn until_count(database: &Arc<Database>, rows: &str, expected: i64) {
-    within_reason(rows, async {
-        while count(database, rows).await != expected {}
-    })
-    .await;
-}
-
-/// Statements that wait to write what a payment decided.
-const WRITERS: &str = "pg_locks WHERE NOT granted AND relation = 'operations'::regclass
-                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-
-/// Pays until a payment is caught in the middle of its commit, and returns its id. Those before it ran out of time
-/// earlier, as happens on a busy machine, and were withdrawn.
-async fn in_doubt(roomy: &Ballast, cards: &mut Cards, prefix: &str) -> String {
-    for number in 0..20 {
-        let id = format!("{prefix}-{number}");
-        let late = decided(cards, payment(&id, "c", 10, "5411")).await;
-        assert_eq!(late, says("07", "DEADLINE"));
-        if count(&roomy.database, WRITERS).await > 0 {
-            return id;
-        }
-    }
-    panic!("no payment was ever begun")
-}
 
 #[tokio::test]
 async fn a_card_whose_account_is_locked_outside_gets_07_in_time_and_nothing_moves_later() {
     let (mut roomy, _) = hurried([100, 0, 100]).await;
     let timeout = Duration::from_millis(100);
-    let ballast = Ballast::start_on(roomy.database.clone(), within(timeout)).await;
+    let ballast = Ballast::start_on(roomy.database.clone(), deciding_within(timeout)).await;
     let mut cards = ballast.cards();
     // Connections and statements are made on first use.
     let warm = |index| payment(&format!("warm-{index}"), "c", 1_000, "5411");
@@ -239,6 +188,60 @@ async fn a_retry_that_was_approved_first_keeps_the_payment() {
 }
 
 #[tokio::test]
+async fn while_a_doubt_is_not_durable_nobody_is_told_that_it_is_reversed() {
+    let (mut roomy, ballast) = hurried([100, 0, 0]).await;
+    let writes = roomy.lock_with(BLOCK_WRITES).await;
+    let verdicts = roomy
+        .lock_with("LOCK TABLE card_verdicts IN SHARE MODE")
+        .await;
+    let mut cards = ballast.cards();
+    let (id, message) = 'caught: {
+        for number in 0..20 {
+            let id = format!("p-{number}");
+            let late = authorize(&mut cards, payment(&id, "c", 10, "5411")).await;
+            if late.reason == "OVERLOADED" {
+                // No connection was made in time.
+                continue;
+            }
+            assert_eq!(late.reason, "DEADLINE");
+            if count(&roomy.database, WRITERS).await > 0 {
+                break 'caught (id, late.message);
+            }
+        }
+        panic!("no payment was ever begun")
+    };
+    assert!(!message.contains("reversed"), "{message}");
+    assert!(message.contains("unknown"), "{message}");
+    writes.release().await;
+    until_recorded(&mut roomy.balances, &id).await;
+    // The payment is there, and whether it stands cannot be written down: nobody says that nothing happened.
+    let again = authorize(&mut cards, payment(&id, "c", 10, "5411")).await;
+    assert_eq!(
+        (again.code.as_str(), again.reason.as_str()),
+        ("07", "DEADLINE")
+    );
+    assert!(again.message.contains("unknown"), "{}", again.message);
+    verdicts.release().await;
+    // Either its own caller or the retry gave the first verdict; what is told next is what is done.
+    let last = within_reason("an answer that stays", async {
+        loop {
+            let answer = decided(&mut roomy.cards(), payment(&id, "c", 10, "5411")).await;
+            if !answer.1.contains("PENDING") {
+                return answer;
+            }
+        }
+    })
+    .await;
+    let left = pockets(&mut roomy.balances, "c").await;
+    match (last.0.as_str(), last.1.as_str()) {
+        ("00", "FOOD") => assert_eq!(left, [90, 0, 0]),
+        ("07", "PAYMENT_REVERSED") => assert_eq!(left, [100, 0, 0]),
+        other => panic!("{other:?}"),
+    }
+    roomy.assert_in_order().await;
+}
+
+#[tokio::test]
 async fn of_a_retry_and_a_reversal_exactly_one_has_its_way() {
     let (mut roomy, ballast) = hurried([100, 0, 0]).await;
     let mut standing = 100;
@@ -258,11 +261,18 @@ async fn of_a_retry_and_a_reversal_exactly_one_has_its_way() {
         verdicts.release().await;
         let answer = retry.await.expect("no panic");
         let again = decided(&mut roomy.cards(), payment(&id, "c", 10, "5411")).await;
-        assert_eq!(answer, again, "the answer stays");
+        assert_eq!(answer.0, again.0, "the answer stays");
         if answer == says("00", "FOOD") {
+            assert_eq!(again, answer);
             standing -= 10;
         } else {
-            assert_eq!(answer, says("07", "PAYMENT_REVERSED"));
+            // Before the reversal is posted it says so.
+            let (pending, reversed) = (
+                says("07", "REVERSAL_PENDING"),
+                says("07", "PAYMENT_REVERSED"),
+            );
+            assert!(answer == pending || answer == reversed, "{answer:?}");
+            assert!(again == pending || again == reversed, "{again:?}");
             until_recorded(&mut roomy.balances, &format!("{id}:reversal")).await;
         }
     }
@@ -279,31 +289,45 @@ async fn what_a_killed_process_left_in_doubt_is_given_back_by_another() {
     let url = roomy.database.url();
     let arguments = ["--database-url", &url, "--card-timeout-ms", "1000"];
     let killed = Running::start(folder.path(), &arguments);
-    let lock = roomy.lock_with(BLOCK_WRITES).await;
+    // Somebody is about to use the ids of all reversals, and keeps payments from being written until the savepoint is back.
+    let outside = roomy.database.sql().await;
+    let block = format!(
+        "BEGIN;
+         INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
+                                 destination_category, destination_version, destination_posted_after)
+         SELECT 'p-' || i || ':reversal', 'CREDIT', 10, 'EUR', now(), 'c', 'FOOD', 1, 10 FROM generate_series(0, 19) i;
+         SAVEPOINT ids; {BLOCK_WRITES}"
+    );
+    outside.batch_execute(&block).await.expect("blocked");
     let id = &in_doubt(&roomy, &mut Cards::new(channel(killed.address)), "p").await;
-    // The payment commits, and its reversal waits for the account while the process dies.
-    let (account, ()) = tokio::join!(roomy.lock("c"), async {
-        within_reason("both", roomy.until_waiting(|count| count > 1)).await;
-        lock.release().await;
-    });
+    // The payment commits, and its reversal waits for the id while the process dies.
+    outside
+        .batch_execute("ROLLBACK TO SAVEPOINT ids")
+        .await
+        .expect("unblocked");
+    until_recorded(&mut roomy.balances, id).await;
     killed.signal(Signal::SIGKILL);
     killed.ended().await;
-    account.release().await;
-    until_recorded(&mut roomy.balances, id).await;
     let again = decided(&mut roomy.cards(), payment(id, "c", 10, "5411")).await;
     assert_eq!(
         again,
-        says("07", "PAYMENT_REVERSED"),
+        says("07", "REVERSAL_PENDING"),
         "before anyone gave it back"
     );
+    // What the dead process had sent does not go on without it.
+    let waiting = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    outside.query_one(waiting, &[]).await.expect("ended");
+    within_reason("the end", roomy.until_waiting(|count| count == 0)).await;
+    outside.batch_execute("ROLLBACK").await.expect("gone");
 
     // Time passes; and one more died whose payment never came to be.
     let sql = roomy.database.sql().await;
     sql.batch_execute(
-        "UPDATE card_verdicts SET create_time = create_time - interval '1 minute';
-         INSERT INTO card_verdicts (operation_id, attempt, verdict, unsettled, create_time)
-         VALUES ('never', '1', 'REVERSED', true, now() - interval '1 hour'),
-                ('perhaps', '1', 'REVERSED', true, now() - interval '1 minute')",
+        "UPDATE card_verdicts SET next_try_time = next_try_time - interval '1 minute';
+         INSERT INTO card_verdicts (operation_id, attempt, verdict, unsettled, create_time, next_try_time)
+         VALUES ('never', '1', 'REVERSED', true, now() - interval '1 hour', now() - interval '1 hour'),
+                ('perhaps', '1', 'REVERSED', true, now() - interval '1 minute', now() - interval '1 minute')",
     )
     .await
     .expect("older");

@@ -5,6 +5,7 @@ use ballast::rpc::proto::{
     CardRule, DeleteMccRuleRequest, DeleteMerchantRuleRequest, ListRulesRequest, SetMccRuleRequest,
     SetMerchantRuleRequest,
 };
+use ballast::store::schema;
 use tonic::Code;
 
 use crate::support::cards::*;
@@ -111,6 +112,96 @@ async fn rules_are_seeded_replaced_listed_in_pages_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_merchant_has_one_rule_in_whichever_form_its_name_is_written() {
+    let ballast = Ballast::start().await;
+    let mut cards = ballast.cards();
+    let forms = ["Pão Straße", "PA\u{303}O STRASSE", "ＰÃＯ  straſſe"];
+    for (merchant, category) in forms.into_iter().zip(POCKETS) {
+        let set = cards
+            .set_merchant_rule(merchant_rule(merchant, category))
+            .await;
+        let rule = set.expect("set").into_inner().rule.expect("the rule");
+        assert_eq!(
+            rule.pattern,
+            Some(Pattern::Merchant("pão strasse".to_owned()))
+        );
+    }
+    let (rules, _) = list(&mut cards, 0, "").await;
+    let last = shown(&rules).pop();
+    assert_eq!(
+        (rules.len(), last),
+        (5, Some(("pão strasse".to_owned(), "CASH".to_owned())))
+    );
+    let request = DeleteMerchantRuleRequest {
+        merchant: "PÃO STRASSE".to_owned(),
+    };
+    let deleted = cards.delete_merchant_rule(request).await;
+    assert!(deleted.expect("deleted").into_inner().deleted);
+}
+
+#[tokio::test]
+async fn rules_of_an_older_version_get_the_form_of_this_one_and_the_newest_wins() {
+    let ballast = Ballast::start().await;
+    let sql = ballast.database.sql().await;
+    let many = "INSERT INTO card_rules (kind, pattern, category, update_time)
+                SELECT 'MERCHANT', 'shop ' || i || ' pa' || chr(771) || 'o', 'MEAL', now() FROM generate_series(1, 1100) i";
+    sql.batch_execute(many).await.expect("inserted");
+    let insert = "INSERT INTO card_rules (kind, pattern, category, update_time)
+                  VALUES ('MERCHANT', $1, $2, now() - $3::text::interval)";
+    for (pattern, category, age) in [
+        ("straße", "FOOD", "1 day"),
+        ("strasse", "MEAL", "2 days"),
+        ("pa\u{303}o", "FOOD", "2 days"),
+        ("pão", "MEAL", "1 day"),
+        ("ﬁne", "CASH", "1 day"),
+        ("uber eats", "FOOD", "1 day"),
+    ] {
+        sql.execute(insert, &[&pattern, &category, &age])
+            .await
+            .expect("inserted");
+    }
+    // Several instances start at once, and rules are set meanwhile.
+    let starts = (0..4).map(|_| {
+        let database = ballast.database.clone();
+        tokio::spawn(async move {
+            let timeout = std::time::Duration::from_secs(20);
+            let url = database.url();
+            let mut client = schema::connect(&url, timeout).await.expect("connected");
+            schema::migrate(&mut client).await.expect("migrated");
+        })
+    });
+    let starts: Vec<_> = starts.collect();
+    let mut cards = ballast.cards();
+    let set = cards.set_merchant_rule(merchant_rule("FINE", "MEAL")).await;
+    set.expect("set");
+    for start in starts {
+        start.await.expect("no panic");
+    }
+    let rows = sql
+        .query(
+            "SELECT pattern, category FROM card_rules WHERE kind = 'MERCHANT' AND pattern NOT LIKE 'shop %'
+             ORDER BY pattern",
+            &[],
+        )
+        .await
+        .expect("rows");
+    let rows: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let pair = |pattern: &str, category: &str| (pattern.to_owned(), category.to_owned());
+    assert_eq!(
+        rows,
+        [
+            pair("fine", "MEAL"),
+            pair("pão", "MEAL"),
+            pair("strasse", "FOOD"),
+            pair("uber eats", "FOOD"),
+        ]
+    );
+    let left = "SELECT count(*) FROM card_rules WHERE pattern LIKE '%' || chr(771) || '%'";
+    let left: i64 = sql.query_one(left, &[]).await.expect("a count").get(0);
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
 async fn a_rule_that_breaks_a_rule_names_all_its_fields() {
     let ballast = Ballast::start().await;
     let mut cards = ballast.cards();
@@ -136,6 +227,11 @@ async fn a_rule_that_breaks_a_rule_names_all_its_fields() {
         .delete_mcc_rule(DeleteMccRuleRequest { mcc: String::new() })
         .await;
     assert_eq!(invalid(rejected.expect_err("invalid")), ["mcc"]);
+    // 256 characters as it is written, and 4,608 as it is compared.
+    let rejected = cards
+        .set_merchant_rule(merchant_rule(&"\u{fdfa}".repeat(256), "FOOD"))
+        .await;
+    assert_eq!(invalid(rejected.expect_err("invalid")), ["merchant"]);
     let nobody = DeleteMerchantRuleRequest {
         merchant: String::new(),
     };

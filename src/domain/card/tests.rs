@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::{BalanceKey, Entry, Timestamp};
+use crate::domain::id::ID_LENGTH_MAX;
+use crate::domain::{BalanceKey, Entry, Outcome, Timestamp};
 
 fn payment() -> Payment {
     Payment {
@@ -46,25 +47,94 @@ fn recorded(command: Command, category: &str) -> Operation {
     }
 }
 
+fn name(text: &str) -> Result<String, CardTextError> {
+    Merchant::of_payment(text).map(|merchant| merchant.as_str().to_owned())
+}
+
 #[test]
 fn names_are_equal_after_trimming_folding_and_collapsing() {
     let same = "uber eats sao paulo br";
-    for name in [
+    for text in [
         "UBER EATS                   SAO PAULO BR",
         "  Uber Eats Sao Paulo BR  ",
         "uber\teats sao\u{a0}paulo br",
+        "ＵＢＥＲ\u{3000}ＥＡＴＳ São Paulo BR"
+            .replace('ã', "a")
+            .as_str(),
     ] {
-        assert_eq!(Merchant::of_payment(name).map(|m| m.0), Ok(same.to_owned()));
+        assert_eq!(name(text), Ok(same.to_owned()), "{text:?}");
     }
-    assert_eq!(
-        Merchant::of_payment("PÃO  DE AÇÚCAR").map(|m| m.0),
-        Ok("pão de açúcar".to_owned())
-    );
-    assert_eq!(Merchant::of_payment("   ").map(|m| m.0), Ok(String::new()));
+    assert_eq!(name("   "), Ok(String::new()));
     assert_eq!(Merchant::of_rule("  "), Err(CardTextError::NoMerchant));
-    assert_eq!(Merchant::of_payment("a\0b"), Err(CardTextError::Control));
-    assert!(Merchant::of_payment(&"x".repeat(256)).is_ok());
-    assert!(Merchant::of_payment(&"x".repeat(257)).is_err());
+    assert_eq!(name("a\0b"), Err(CardTextError::Control));
+    assert!(name(&"x".repeat(256)).is_ok());
+    assert!(name(&"x".repeat(257)).is_err());
+    assert!(name(&format!("{}{}", " ".repeat(1_000), "x".repeat(256))).is_ok());
+}
+
+#[test]
+fn names_are_equal_in_all_normal_forms_and_cases() {
+    let groups = [
+        &[
+            "PÃO DE AÇÚCAR",
+            "pão de açúcar",
+            "PA\u{303}O DE AC\u{327}U\u{301}CAR",
+        ][..],
+        &["STRASSE", "straße", "STRAẞE", "Straſse"],
+        &["ΟΔΟΣ", "οδος", "οδοσ"],
+        &["ﬁne", "FINE", "ﬁNE"],
+        &["№ 1", "no 1"],
+        &["Ω-bar", "ω-bar", "\u{2126}-BAR"],
+        &["\u{1e9e}\u{323}\u{307}", "ss\u{307}\u{323}"],
+        &["①", "1"],
+        &["ǰ", "J\u{30c}"],
+        &["ᾳ", "ΑΙ", "\u{3b1}\u{345}"],
+    ];
+    for group in groups {
+        for text in group {
+            assert_eq!(name(text), name(group[0]), "{text:?} and {:?}", group[0]);
+        }
+    }
+    for (one, other) in [("pao", "pão"), ("uber", "ubér"), ("i", "ı"), ("o", "ø")] {
+        assert_ne!(name(one), name(other));
+    }
+    // The longest expansion of Unicode: 18 characters.
+    assert!(matches!(
+        name(&"\u{fdfa}".repeat(15)),
+        Err(CardTextError::TooLongNormalized { .. })
+    ));
+}
+
+#[test]
+fn a_name_in_the_form_that_is_compared_stays_as_it_is() {
+    // All of Unicode that has a case or another form, and some of the rest.
+    let ranges = [
+        '\0'..='\u{33ff}',
+        '\u{a000}'..='\u{ac20}',
+        '\u{d7a0}'..='\u{d7ff}',
+        '\u{f900}'..='\u{12fff}',
+        '\u{16000}'..='\u{16fff}',
+        '\u{1c000}'..='\u{1f7ff}',
+        '\u{1fb00}'..='\u{20010}',
+        '\u{2f7f0}'..='\u{2fa20}',
+        '\u{e0000}'..='\u{e01ff}',
+    ];
+    for character in ranges.into_iter().flatten() {
+        for text in [format!("x{character}"), format!("{character}\u{301}y")] {
+            let Ok(once) = name(&text) else { continue };
+            assert_eq!(name(&once).as_ref(), Ok(&once), "{text:?}");
+            // What older versions stored is the same name.
+            let stored = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let stored = stored.to_lowercase();
+            assert_eq!(
+                name(&stored).as_ref(),
+                Ok(&once),
+                "{text:?} stored as {stored:?}"
+            );
+            let merchant = Merchant::from_stored(&once);
+            assert!(merchant.is_stored_as(&stored), "{text:?}");
+        }
+    }
 }
 
 #[test]
@@ -148,6 +218,53 @@ fn a_reversal_gives_back_to_the_category_that_paid() {
     assert_eq!(credit.note.metadata["reverses"], "p");
 }
 
+/// A posted credit, as the entry of this version.
+fn credited(command: Command, version: i64) -> Operation {
+    let balance = command.movement.destination().expect("a credit").clone();
+    let entry = Entry {
+        balance,
+        version,
+        amount: 100,
+        posted_after: 100,
+        held_after: 0,
+        available_after: 100,
+        previous_operation_id: None,
+    };
+    Operation {
+        command: Arc::new(command),
+        outcome: Outcome::Posted {
+            source: None,
+            destination: Some(entry),
+        },
+        create_time: Timestamp::from_micros(2),
+    }
+}
+
+#[test]
+fn only_a_later_credit_of_the_same_content_is_a_reversal() {
+    let command = payment().command(&rules(None, Some("FOOD")), &Attempt::new(1));
+    let paid = recorded(command, "FOOD");
+    let credit = || reversal(&paid).expect("a reversal");
+    assert_eq!(
+        Reversal::of(&paid, &credited(credit(), 2)),
+        Reversal::Posted
+    );
+    // It was there before the payment: nothing was given back by it.
+    assert_eq!(
+        Reversal::of(&paid, &credited(credit(), 1)),
+        Reversal::Another
+    );
+    let mut other = credit();
+    other.amount = Some(Amount::new(99).expect("an amount"));
+    assert_eq!(Reversal::of(&paid, &credited(other, 2)), Reversal::Another);
+    let closed = Refusal::AccountClosed {
+        account_id: AccountId::from_stored("a"),
+    };
+    let mut refused = credited(credit(), 2);
+    refused.outcome = Outcome::Refused(closed.clone());
+    assert_eq!(Reversal::of(&paid, &refused), Reversal::Refused(closed));
+}
+
 #[test]
 fn the_id_of_a_reversal_keeps_the_rule_of_ids() {
     let long = |length: usize| OperationId::from_stored(&"i".repeat(length));
@@ -155,7 +272,8 @@ fn the_id_of_a_reversal_keeps_the_rule_of_ids() {
         for attempt in [Attempt::new(0), Attempt::new(u64::MAX)] {
             let id = reversal_id(&long(length), &attempt);
             assert!(OperationId::parse(id.as_str()).is_ok(), "{id}");
-            assert!(is_reversal_id(&id), "{id}");
+            assert!(is_reserved_id(id.as_str()), "{id}");
+            assert!(id.as_str().len() <= ID_LENGTH_MAX, "{id}");
         }
     }
     // Two long ids with the same beginning stay apart.

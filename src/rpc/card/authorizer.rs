@@ -1,4 +1,4 @@
-//! The authorizer: decides a card payment within its time, or sees to it that it did not happen.
+//! The authorizer: decides a card payment within its time, or has it undone.
 //!
 //! | step    | what happens                                                           | until            |
 //! |---------|------------------------------------------------------------------------|------------------|
@@ -20,7 +20,9 @@
 //! of the two may have its way, so both must first give their verdict about (id, attempt): REVERSED or KEPT. The primary
 //! key of `card_verdicts` lets the first one stand, whichever instances they are on, and both obey what stands:
 //!
-//! - REVERSED stands: the retry answers `07` PAYMENT_REVERSED, now and for ever; the money comes back.
+//! - REVERSED stands: the retry answers `07`, now and for ever, with a reason that says what is done by then: nothing yet
+//!   (REVERSAL_PENDING), the money is back (PAYMENT_REVERSED), the ledger refused that (REVERSAL_REFUSED), or a person settled
+//!   it after that (PAYMENT_SETTLED).
 //! - KEPT stands: the retry answered `00`, which is the evaluation afresh that a `07` by timeout promises. Nothing is
 //!   reversed, and every later retry gets `00`.
 //!
@@ -42,13 +44,16 @@ use tokio_util::task::TaskTracker;
 
 use super::super::status::RpcError;
 use super::super::violations::Violations;
+use super::problem::PaymentError;
 use super::reversals::{Doubt, Fate, Reversals};
+use super::settlements::Settlements;
 use crate::batcher::{Answer, Batcher, Failure};
-use crate::domain::card::{Attempt, Code, Decimal, Mcc, Merchant, Payment};
+use crate::domain::card::{self, Attempt, Code, Decimal, Mcc, Merchant, Payment, Rules};
+use crate::domain::refusal::Side;
 use crate::domain::{
     AccountId, Amount, Category, Currency, Operation, OperationId, Outcome, Refusal,
 };
-use crate::store::{CardFacts, CardVerdict, Store};
+use crate::store::{CardFacts, CardVerdict, Standing, Store};
 
 /// The most authorizations at once, those included whose outcome is waited for in the background.
 const IN_FLIGHT_MAX: usize = 20_000;
@@ -62,6 +67,8 @@ pub(in crate::rpc) enum Total {
     Money(Amount, Currency),
     /// In the currency of the account.
     Decimal(Decimal),
+    /// Nothing: the account is verified. In a currency, if the caller named one.
+    Nothing(Option<Currency>),
 }
 
 /// A payment that is asked for.
@@ -86,6 +93,7 @@ impl Asked {
         } = self;
         let (amount, currency) = match (total, account_currency) {
             (Total::Money(amount, currency), _) => (amount, currency),
+            (Total::Nothing(_), _) => return Err(RpcError::Failure(Failure::Internal)),
             (Total::Decimal(_), None) => {
                 return Err(RpcError::Refusal(Refusal::AccountNotFound { account_id }));
             }
@@ -112,9 +120,9 @@ impl Asked {
 /// The answer to a card.
 #[derive(Debug)]
 pub(in crate::rpc) enum Decision {
-    /// This category paid.
+    /// This category paid, or would be asked first, if it is about nothing.
     Approved(Category),
-    /// Nothing was paid, or it is given back.
+    /// Nothing was paid, or it was not known in time.
     Declined(RpcError),
 }
 
@@ -163,6 +171,11 @@ impl Authorizer {
         &self.reversals
     }
 
+    /// What settles payments that could not be undone.
+    pub(super) fn settlements(&self) -> Settlements {
+        Settlements::new(self.batcher.clone(), self.store.clone())
+    }
+
     /// When a request that arrives now has to be answered.
     pub(in crate::rpc) fn answer_by(&self) -> Instant {
         Instant::now() + self.timeout
@@ -201,17 +214,23 @@ impl Authorizer {
             currency,
             rules,
             recorded,
-            verdict,
+            standing,
         } = match self.facts(&asked, decide_by).await {
             Ok(facts) => facts,
             Err(error) => return error.into(),
         };
+        if let Total::Nothing(named) = asked.total {
+            let verified = self.verify(&asked, named, &rules, recorded, answer_by);
+            return verified.await.unwrap_or_else(Decision::Declined);
+        }
         let payment = match asked.payment(currency) {
             Ok(payment) => payment,
             Err(error) => return error.into(),
         };
         if let Some(recorded) = recorded {
-            return self.recorded(&payment, &recorded, verdict, answer_by).await;
+            return self
+                .recorded(&payment, &recorded, standing, answer_by)
+                .await;
         }
         let attempt = Attempt::new(rand::random());
         let command = payment.command(&rules, &attempt);
@@ -225,7 +244,7 @@ impl Authorizer {
             fate,
             is_recorded: false,
         };
-        let late = || RpcError::PaymentLate(payment.operation_id.clone());
+        let late = || PaymentError::Late(payment.operation_id.clone()).into();
         match tokio::time::timeout_at(decide_by, pending.answer()).await {
             Ok(Answer::Decided(Ok(receipt))) if Instant::now() < answer_by => {
                 approved(&receipt.operation)
@@ -256,6 +275,43 @@ impl Authorizer {
         }
     }
 
+    /// Decides about an amount of zero: whether a payment could be asked for. Moves and records nothing.
+    async fn verify(
+        &self,
+        asked: &Asked,
+        named: Option<Currency>,
+        rules: &Rules,
+        recorded: Option<Operation>,
+        answer_by: Instant,
+    ) -> Result<Decision, RpcError> {
+        let account_id = asked.account_id.clone();
+        if recorded.is_some() {
+            return Err(RpcError::Refusal(Refusal::OperationIdReused {
+                operation_id: asked.operation_id.clone(),
+                fields: vec!["total_amount.minor_units"],
+            }));
+        }
+        let store = self.store.before(answer_by);
+        let account = store.get_accounts(vec![account_id.clone()]).await?.pop();
+        let refusal = match (account, named) {
+            (None, _) => Refusal::AccountNotFound { account_id },
+            (Some(account), Some(named)) if account.currency != named => {
+                Refusal::CurrencyMismatch {
+                    account_id,
+                    account_currency: account.currency,
+                    amount_currency: named,
+                }
+            }
+            (Some(account), _) if account.closed => Refusal::AccountClosed { account_id },
+            (Some(account), _) if account.debits_frozen => Refusal::AccountFrozen {
+                account_id,
+                side: Side::Debits,
+            },
+            (Some(_), _) => return Ok(Decision::Approved(rules.category())),
+        };
+        Err(RpcError::Refusal(refusal))
+    }
+
     async fn facts(&self, asked: &Asked, deadline: Instant) -> Result<CardFacts, RpcError> {
         let Asked {
             operation_id,
@@ -280,29 +336,30 @@ impl Authorizer {
             ..
         } = payment.clone();
         let store = self.store.before(answer_by);
-        match store
-            .card_facts(operation_id.clone(), account_id, mcc, merchant)
-            .await
-        {
+        let facts = store.card_facts(operation_id.clone(), account_id, mcc, merchant);
+        match facts.await {
             Ok(CardFacts {
                 recorded: Some(recorded),
-                verdict,
+                standing,
                 ..
-            }) => self.recorded(payment, &recorded, verdict, answer_by).await,
+            }) => self.recorded(payment, &recorded, standing, answer_by).await,
             Ok(_) => {
                 tracing::error!(%operation_id, "a recorded operation is not there");
                 Decision::Declined(RpcError::Failure(Failure::Internal))
             }
-            Err(error) => error.into(),
+            Err(error) => {
+                tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                PaymentError::Unknown(operation_id).into()
+            }
         }
     }
 
-    /// The answer to a payment that is recorded, under the verdict that stands about it.
+    /// The answer to a payment that is recorded, under what stands about it.
     async fn recorded(
         &self,
         payment: &Payment,
         recorded: &Operation,
-        verdict: Option<CardVerdict>,
+        standing: Option<Standing>,
         answer_by: Instant,
     ) -> Decision {
         let operation_id = payment.operation_id.clone();
@@ -319,22 +376,66 @@ impl Authorizer {
         if let Outcome::Refused(refusal) = &recorded.outcome {
             return Decision::Declined(RpcError::Refusal(refusal.clone()));
         }
-        let verdict = match verdict {
-            Some(verdict) => verdict,
+        let standing = match standing {
+            Some(standing) => standing,
             None => {
                 let store = self.store.before(answer_by);
-                let given =
-                    store.give_card_verdict(operation_id.clone(), attempt, CardVerdict::Kept);
+                let given = store.give_card_verdict(
+                    operation_id.clone(),
+                    attempt.clone(),
+                    CardVerdict::Kept,
+                );
                 match given.await {
-                    Ok(verdict) => verdict,
-                    Err(error) => return error.into(),
+                    Ok(standing) => standing,
+                    // It may have been given, and then the payment stands.
+                    Err(error) => {
+                        tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                        return PaymentError::Unknown(operation_id).into();
+                    }
                 }
             }
         };
-        match verdict {
-            CardVerdict::Kept => approved(recorded),
-            CardVerdict::Reversed => Decision::Declined(RpcError::PaymentReversed(operation_id)),
+        let standing = match standing {
+            Standing::Pending => self.pending(recorded, &attempt, answer_by).await,
+            standing => Some(standing),
+        };
+        let Some(standing) = standing else {
+            return PaymentError::Unknown(operation_id).into();
+        };
+        let usual_id = || card::reversal_id(&payment.operation_id, &attempt);
+        match PaymentError::of(operation_id, standing, usual_id) {
+            None => approved(recorded),
+            Some(error) => error.into(),
         }
+    }
+
+    /// What stands about a payment whose reversal is not known to have ended: the ledger knows it first. `None`: it did not say
+    /// in time.
+    async fn pending(
+        &self,
+        payment: &Operation,
+        attempt: &Attempt,
+        answer_by: Instant,
+    ) -> Option<Standing> {
+        let reversal_id = card::reversal_id(&payment.command.operation_id, attempt);
+        let store = self.store.before(answer_by);
+        let found = store.get_operation(reversal_id).await;
+        let found =
+            found.inspect_err(|error| tracing::debug!(%error, "a reversal could not be read"));
+        let Some(reversal) = found.ok()? else {
+            return Some(Standing::Pending);
+        };
+        let refused = |reason: &str| Standing::Refused {
+            reason: reason.to_owned(),
+            settlement_id: None,
+        };
+        Some(match card::Reversal::of(payment, &reversal) {
+            card::Reversal::Posted => Standing::Reversed {
+                reversal_id: Some(reversal.command.operation_id.clone()),
+            },
+            card::Reversal::Refused(refusal) => refused(refusal.reason()),
+            card::Reversal::Another => refused("OPERATION_ID_REUSED"),
+        })
     }
 
     /// Answers `07` to a payment that may happen or has happened, and has it undone; unless a retry was approved on it.
@@ -352,12 +453,18 @@ impl Authorizer {
             doubt.attempt.clone(),
             CardVerdict::Reversed,
         );
-        match given.await {
-            Ok(CardVerdict::Kept) => return self.look_again(payment, answer_by).await,
-            Ok(CardVerdict::Reversed) => doubt.is_recorded = true,
-            // The background task goes on trying.
-            Err(error) => tracing::warn!(%error, "a doubt could not be made durable in time"),
-        }
+        let error = match given.await {
+            Ok(Standing::Kept) => return self.look_again(payment, answer_by).await,
+            Ok(_) => {
+                doubt.is_recorded = true;
+                error
+            }
+            // The background task goes on trying. Until it has succeeded, nobody may say that the payment is reversed.
+            Err(cause) => {
+                tracing::warn!(error = %cause, "a doubt could not be made durable in time");
+                PaymentError::Unknown(payment.operation_id.clone()).into()
+            }
+        };
         let reversals = self.reversals.clone();
         self.tasks.spawn(async move {
             reversals.undo(doubt).await;

@@ -90,7 +90,7 @@ pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>),
     let command = head
         .zip(source)
         .map(|(head, source)| head.command(crate::domain::Movement::Debit { source }));
-    violations.check(command.zip(owner_id))
+    violations.check_operation(&operation_id, command.zip(owner_id))
 }
 
 /// The owner that the source is said to belong to; `Some(None)` if the request does not say.
@@ -128,7 +128,7 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         head.command(crate::domain::Movement::Credit { destination })
     };
     let command = head.zip(destination).map(credit);
-    violations.check(command)
+    violations.check_operation(&operation_id, command)
 }
 
 /// A transfer whose destination may still be an owner.
@@ -153,6 +153,11 @@ pub enum TransferDestination {
 }
 
 impl Transfer {
+    /// Its id.
+    pub fn operation_id(&self) -> &OperationId {
+        &self.head.operation_id
+    }
+
     /// The account that pays.
     pub fn source_account_id(&self) -> &AccountId {
         &self.source.account_id
@@ -221,7 +226,7 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         });
     let parsed = head.zip(source.zip(source_owner_id));
     let parsed = parsed.zip(category.zip(destination));
-    violations.check(parsed.map(
+    let parsed = parsed.map(
         |((head, (source, source_owner_id)), (category, destination))| Transfer {
             head,
             source,
@@ -229,13 +234,15 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
             source_owner_id,
             destination,
         },
-    ))
+    );
+    violations.check_operation(&operation_id, parsed)
 }
 
 /// A merge whose currency is not known yet: it is that of the source.
 #[derive(Debug)]
 pub struct Merge {
-    operation_id: OperationId,
+    /// Its id.
+    pub operation_id: OperationId,
     note: Note,
     /// The account that is emptied and closed.
     pub source: AccountId,
@@ -275,7 +282,7 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
         description,
         metadata,
     } = request;
-    let operation_id = violations.note("operation_id", OperationId::parse(&operation_id));
+    let id = violations.note("operation_id", OperationId::parse(&operation_id));
     let source = violations.account_id("source_account_id", &source_account_id);
     let destination = violations.account_id("destination_account_id", &destination_account_id);
     if source.is_some() && source == destination {
@@ -287,13 +294,14 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
         description,
         metadata: violations.map("metadata", metadata),
     };
-    let parsed = operation_id.zip(source.zip(destination));
-    violations.check(parsed.map(|(operation_id, (source, destination))| Merge {
+    let parsed = id.zip(source.zip(destination));
+    let parsed = parsed.map(|(operation_id, (source, destination))| Merge {
         operation_id,
         note,
         source,
         destination,
-    }))
+    });
+    violations.check_operation(&operation_id, parsed)
 }
 
 /// The most members of one ExecuteBatch: what one hot account executes in about a second.

@@ -1,2 +1,4 @@
--- settle_card_verdict: nothing is left to be done about a payment that was answered 07
-UPDATE card_verdicts SET unsettled = false WHERE operation_id = $1 AND attempt = $2 AND unsettled
+-- settle_card_verdict: the payment of a verdict is reversed, or will never be
+UPDATE card_verdicts
+SET unsettled = false, reversal_id = $3
+WHERE operation_id = $1 AND attempt = $2 AND unsettled AND refusal_reason IS NULL

@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod calls;
 pub mod cards;
+pub mod doubts;
 pub mod errors;
 pub mod frames;
 pub mod instance;

@@ -71,6 +71,16 @@ impl Database {
         server().url_of(name)
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A connection to another database of its server.
+    pub async fn admin(&self) -> Client {
+        connect(&self.url_beside("postgres")).await
+    }
+
     /// A connection to it, for looking at what only SQL shows.
     pub async fn sql(&self) -> Client {
         connect(&self.url()).await
