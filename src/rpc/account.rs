@@ -10,7 +10,7 @@ use super::proto::{self, account_service_server::AccountService};
 use super::status::RpcError;
 use super::{reply, request};
 use crate::batcher::Failure;
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, ReadAccount, Store, StoreError, account_id_of};
 
 /// Serves AccountService from the store.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl AccountService for AccountRpc {
             .pop();
         let account = account.ok_or(RpcError::AccountNotFound(account_id))?;
         Ok(Response::new(proto::GetAccountResponse {
-            account: Some(reply::account(&account)),
+            account: Some(reply::read_account(&account)),
         }))
     }
 
@@ -96,12 +96,12 @@ impl AccountService for AccountRpc {
             .map_err(RpcError::from)?;
         let found: HashMap<&str, _> = found
             .iter()
-            .map(|account| (account.account_id.as_str(), account))
+            .map(|account| (account_id_of(account).as_str(), account))
             .collect();
         let mut response = proto::BatchGetAccountsResponse::default();
         for account_id in &account_ids {
             match found.get(account_id.as_str()) {
-                Some(account) => response.accounts.push(reply::account(account)),
+                Some(account) => response.accounts.push(reply::read_account(account)),
                 None => response.not_found_account_ids.push(account_id.to_string()),
             }
         }
@@ -122,12 +122,12 @@ impl AccountService for AccountRpc {
         let more = accounts.len() as i64 > page.size;
         accounts.truncate(page.size as usize);
         let last = accounts.last().filter(|_| more);
-        let token = |account: &crate::store::AccountDetails| {
-            List(&["accounts", owner_id.as_str()]).token(account.account_id.as_str())
+        let token = |account: &ReadAccount| {
+            List(&["accounts", owner_id.as_str()]).token(account_id_of(account).as_str())
         };
         Ok(Response::new(proto::ListAccountsResponse {
             next_page_token: last.map(token).unwrap_or_default(),
-            accounts: accounts.iter().map(reply::account).collect(),
+            accounts: accounts.iter().map(reply::read_account).collect(),
         }))
     }
 }

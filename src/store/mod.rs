@@ -15,24 +15,28 @@ mod requests;
 mod retry;
 mod row;
 pub mod schema;
+mod unreadable;
 pub mod verify;
 mod write;
 
 use std::sync::Arc;
 
-pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
+pub use accounts::{
+    AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec, ReadAccount, account_id_of,
+};
 pub use cards::{
     CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, CardVerdict, UnsettledVerdict,
     card_rule_key,
 };
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
-pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
+pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
 pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
+pub use unreadable::{UnreadableAccount, UnreadableOperation};
 pub use write::WRITE_STATEMENTS;
 
 use places::Places;
@@ -41,7 +45,7 @@ use replays::Replays;
 use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 10] = [
+pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
@@ -56,7 +60,14 @@ pub const READ_STATEMENTS: [(&str, &str); 10] = [
         "lookup_operations",
         include_str!("sql/lookup_operations.sql"),
     ),
-    ("list_operation_ids", history::LIST_OPERATION_IDS),
+    (
+        "list_operation_ids of an account",
+        history::LIST_OPERATION_IDS_OF_ACCOUNT,
+    ),
+    (
+        "list_operation_ids of an owner",
+        history::LIST_OPERATION_IDS_OF_OWNER,
+    ),
     ("list_entries", history::LIST_ENTRIES),
 ];
 

@@ -28,3 +28,4 @@ mod shutdown;
 mod start;
 mod submit_operations;
 mod support;
+mod unreadable;
