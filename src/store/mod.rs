@@ -37,6 +37,7 @@ pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
 pub use unreadable::{UnreadableAccount, UnreadableOperation};
+pub use verify::is_money;
 pub use write::WRITE_STATEMENTS;
 
 use places::Places;

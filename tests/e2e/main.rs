@@ -28,4 +28,5 @@ mod shutdown;
 mod start;
 mod submit_operations;
 mod support;
+mod tampering;
 mod unreadable;
