@@ -39,7 +39,7 @@ pub enum CliError {
     NoDatabase,
     /// The ledger is not in order.
     #[error("the ledger is not in order: {0} findings, see above")]
-    Findings(usize),
+    Findings(u64),
     /// A benchmark has no result.
     #[error(transparent)]
     Bench(#[from] crate::bench::BenchError),

@@ -242,6 +242,7 @@ fn response(request: TransferRequest, sides: &[Side; 2]) -> TransferResponse {
         })
     };
     let entry = |side: &Side| Entry {
+        unreadable: String::new(),
         account_id: side.account_id.clone(),
         category: main(),
         version: side.version,

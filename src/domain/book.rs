@@ -189,6 +189,13 @@ impl Balances {
             .chain(others.map(|(category, pocket)| (category.clone(), &pocket.balance)))
     }
 
+    /// When any of them was changed last.
+    fn last_time(&self) -> Timestamp {
+        let others = self.others.iter();
+        let others = others.map(|(_, pocket)| pocket.balance.update_time);
+        others.fold(self.main.balance.update_time, Timestamp::max)
+    }
+
     /// Those that a book changed.
     fn into_changed(self) -> impl Iterator<Item = (Category, Balance)> {
         std::iter::once((Category::main(), self.main))
@@ -274,7 +281,10 @@ impl Book {
         let outcome = match posting {
             Ok(Posting::Move(moved)) => self.post(command, moved),
             Ok(Posting::Merge(merge)) => self.post_merge(command, merge),
-            Err(refusal) => self.outcome(command, self.now, Outcome::Refused(refusal)),
+            Err(refusal) => {
+                let time = self.time_of(command.movement.account_ids());
+                self.outcome(command, time, Outcome::Refused(refusal))
+            }
         };
         answer(outcome, false)
     }
@@ -349,9 +359,8 @@ impl Book {
         let mut time = self.now;
         let source = source
             .map(|(source, account)| {
-                let key = fund(source, account, amount)?;
-                time = time.max(account.balance(&key.category).update_time.next());
-                Ok(key)
+                time = time.max(account.balances.last_time().next());
+                fund(source, account, amount)
             })
             .transpose()?;
         let destination = destination
@@ -359,13 +368,13 @@ impl Book {
                 check_limit(key, account, amount.minor_units())?;
                 let category = std::slice::from_ref(&key.category);
                 self.check_category_count(&key.account_id, account, category)?;
-                time = time.max(account.balance(&key.category).update_time.next());
+                time = time.max(account.balances.last_time().next());
                 Ok(key.clone())
             })
             .transpose()?;
         Ok(Posting::Move(Moved {
             amount,
-            time,
+            time: time.next(),
             source,
             destination,
         }))
@@ -401,15 +410,16 @@ impl Book {
         }
     }
 
-    /// The time of an operation that changes these balances.
-    fn time_of<'a>(&self, touched: impl Iterator<Item = &'a BalanceKey>) -> Timestamp {
-        let after_last = |key: &BalanceKey| {
-            self.accounts[&key.account_id]
-                .balance(&key.category)
-                .update_time
-                .next()
-        };
-        touched.map(after_last).fold(self.now, Timestamp::max)
+    /// The time of an operation on these accounts: after all that changed their balances, also when the clock was set back,
+    /// so an account's history is in the order in which it happened. A refused operation leaves no time on a balance: of
+    /// several between two changes, the clock alone says which came first.
+    ///
+    /// This is the time of one that is refused. One that changes the accounts is a microsecond later, and so comes after what
+    /// was refused since the change before it.
+    fn time_of<'a>(&self, account_ids: impl Iterator<Item = &'a AccountId>) -> Timestamp {
+        let accounts = account_ids.filter_map(|id| self.accounts.get(id));
+        let after_last = accounts.map(|account| account.balances.last_time().next());
+        after_last.fold(self.now, Timestamp::max)
     }
 
     fn post(&mut self, command: &Arc<Command>, moved: Moved) -> Arc<Operation> {

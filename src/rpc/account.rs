@@ -13,7 +13,7 @@ use super::status::RpcError;
 use super::violations::Violations;
 use super::{reply, request};
 use crate::batcher::Failure;
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, Store, StoreError, account_id_of};
 
 /// Serves AccountService from the store.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl AccountService for AccountRpc {
             .pop();
         let account = account.ok_or(RpcError::AccountNotFound(account_id))?;
         Ok(Response::new(proto::GetAccountResponse {
-            account: Some(reply::account(&account)),
+            account: Some(reply::read_account(&account)),
         }))
     }
 
@@ -102,12 +102,12 @@ impl AccountService for AccountRpc {
             .map_err(RpcError::from)?;
         let found: HashMap<&str, _> = found
             .iter()
-            .map(|account| (account.account_id.as_str(), account))
+            .map(|account| (account_id_of(account).as_str(), account))
             .collect();
         let mut response = proto::BatchGetAccountsResponse::default();
         for account_id in &account_ids {
             match found.get(account_id.as_str()) {
-                Some(account) => response.accounts.push(reply::account(account)),
+                Some(account) => response.accounts.push(reply::read_account(account)),
                 None => response.not_found_account_ids.push(account_id.to_string()),
             }
         }
@@ -134,7 +134,7 @@ impl AccountService for AccountRpc {
             .list_accounts(page.filter, page.after, page.size + 1)
             .await
             .map_err(RpcError::from)?;
-        let mut accounts = accounts.iter().map(reply::account).collect();
+        let mut accounts = accounts.iter().map(reply::read_account).collect();
         let more = page::cut(&mut accounts, page.size as usize);
         let last = accounts.last().filter(|_| more);
         let token = |account: &proto::Account| {

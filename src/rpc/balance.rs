@@ -19,8 +19,8 @@ use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
 use crate::batcher::Batcher;
-use crate::domain::{AccountId, Command, Operation, card};
-use crate::store::{BalanceAt, HistoryPosition, Store};
+use crate::domain::{AccountId, Command, card};
+use crate::store::{BalanceAt, HistoryPosition, Listed, Store, StoreError, account_id_of};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct Limits {
     pub draining: CancellationToken,
 }
 
-/// How many pages' worth of operations ListOperations looks through for one page of a direction.
+/// How many pages' worth of operations ListOperations looks through for one page of a direction, at most half of its time.
 const SCANNED_PAGES_MAX: usize = 20;
 
 impl BalanceRpc {
@@ -92,10 +92,12 @@ impl BalanceRpc {
         let currency_of = |account_id: &AccountId| {
             let account = found
                 .iter()
-                .find(|account| account.account_id == *account_id);
-            account
-                .map(|account| account.currency)
-                .ok_or_else(|| RpcError::AccountNotFound(account_id.clone()))
+                .find(|account| account_id_of(account) == account_id);
+            match account {
+                Some(Ok(account)) => Ok(account.currency),
+                Some(Err(unreadable)) => Err(StoreError::from(unreadable.clone()).into()),
+                None => Err(RpcError::AccountNotFound(account_id.clone())),
+            }
         };
         let currency = currency_of(&merge.source)?;
         currency_of(&merge.destination)?;
@@ -107,23 +109,28 @@ impl BalanceRpc {
         &self,
         page: &HistoryPage,
         deadline: Instant,
-    ) -> Result<(Vec<Operation>, Option<HistoryPosition>), RpcError> {
+    ) -> Result<(Vec<Listed>, Option<HistoryPosition>), RpcError> {
         let (filter, direction) = &page.filter;
         let size = page.size as usize;
         let mut position = page.after.clone().unwrap_or_else(HistoryPosition::newest);
         let mut found = Vec::new();
-        for _ in 0..SCANNED_PAGES_MAX {
-            let (operations, listed) = self
+        let begun = Instant::now();
+        let half_of_the_time = begun + deadline.saturating_duration_since(begun) / 2;
+        for scan_count in 0..SCANNED_PAGES_MAX {
+            // The next page goes on from here: better a short one than none in time.
+            if scan_count > 0 && Instant::now() > half_of_the_time {
+                break;
+            }
+            let operations = self
                 .scan(filter, position.clone(), page.size + 1, deadline)
+                .await?;
+            let sides = self
+                .sides(filter, *direction, &operations, deadline)
                 .await?;
             let is_last = operations.len() <= size;
             for operation in operations.into_iter().take(size) {
-                let operation_id = operation.command.operation_id.to_string();
-                position = HistoryPosition {
-                    create_time: operation.create_time,
-                    operation_id,
-                };
-                if goes(&operation, *direction, &listed) {
+                position = operation.position.clone();
+                if sides.go(&operation, *direction) {
                     found.push(operation);
                 }
                 if found.len() == size && !is_last {
@@ -136,7 +143,7 @@ impl BalanceRpc {
                 let position = if rest.is_empty() {
                     None
                 } else {
-                    found.last().map(position_of)
+                    found.last().map(|last: &Listed| last.position.clone())
                 };
                 return Ok((found, position));
             }
@@ -150,42 +157,69 @@ impl BalanceRpc {
         after: HistoryPosition,
         limit: i64,
         deadline: Instant,
-    ) -> Result<(Vec<Operation>, Vec<AccountId>), RpcError> {
+    ) -> Result<Vec<Listed>, RpcError> {
         let store = self.store.before(deadline);
-        match filter.clone() {
+        let operations = match filter.clone() {
             HistoryFilter::Account(account_id) => {
-                let operations = store
-                    .account_history(account_id.clone(), after, limit)
-                    .await?;
-                Ok((operations, vec![account_id]))
+                store.account_history(account_id, after, limit).await
             }
-            HistoryFilter::Owner(owner_id) => {
-                Ok(store.owner_history(owner_id, after, limit).await?)
+            HistoryFilter::Owner(owner_id) => store.owner_history(owner_id, after, limit).await,
+        };
+        Ok(operations?)
+    }
+
+    /// What has to be known about the accounts of these operations to tell their directions. Of an owner, that is asked about
+    /// the accounts of the operations, of which there are few, and not about all accounts of the owner.
+    async fn sides(
+        &self,
+        filter: &HistoryFilter,
+        direction: proto::Direction,
+        operations: &[Listed],
+        deadline: Instant,
+    ) -> Result<Sides, RpcError> {
+        let owner_id = match filter {
+            _ if direction == proto::Direction::Unspecified => return Ok(Sides::default()),
+            HistoryFilter::Account(account_id) => {
+                return Ok(Sides(HashSet::from([account_id.clone()])));
             }
+            HistoryFilter::Owner(owner_id) => owner_id,
+        };
+        let readable = operations
+            .iter()
+            .filter_map(|one| one.operation.as_ref().ok());
+        let named: HashSet<AccountId> = readable
+            .flat_map(|operation| operation.command.movement.account_ids().cloned())
+            .collect();
+        if named.is_empty() {
+            return Ok(Sides::default());
         }
+        let store = self.store.before(deadline);
+        let owners = store.account_owners(named.into_iter().collect()).await?;
+        let listed = owners.into_iter().filter(|(_, owner)| owner == owner_id);
+        Ok(Sides(listed.map(|(account_id, _)| account_id).collect()))
     }
 }
 
-fn position_of(operation: &Operation) -> HistoryPosition {
-    let operation_id = operation.command.operation_id.to_string();
-    HistoryPosition {
-        create_time: operation.create_time,
-        operation_id,
-    }
-}
+/// Those of the accounts of some operations that are listed.
+#[derive(Debug, Default)]
+struct Sides(HashSet<AccountId>);
 
-/// Whether an operation goes in this direction, seen from the listed accounts.
-fn goes(operation: &Operation, direction: proto::Direction, listed: &[AccountId]) -> bool {
-    let movement = &operation.command.movement;
-    let listed: HashSet<&AccountId> = listed.iter().collect();
-    let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| listed.contains(id));
-    let from_listed = is_listed(movement.source_account_id());
-    let to_listed = is_listed(movement.destination_account_id());
-    match direction {
-        proto::Direction::Unspecified => true,
-        proto::Direction::Incoming => to_listed && !from_listed,
-        proto::Direction::Outgoing => from_listed && !to_listed,
-        proto::Direction::Internal => from_listed && to_listed,
+impl Sides {
+    /// Whether an operation goes in this direction, seen from the listed accounts. One that cannot be read may.
+    fn go(&self, listed: &Listed, direction: proto::Direction) -> bool {
+        let Ok(operation) = &listed.operation else {
+            return true;
+        };
+        let movement = &operation.command.movement;
+        let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| self.0.contains(id));
+        let from_listed = is_listed(movement.source_account_id());
+        let to_listed = is_listed(movement.destination_account_id());
+        match direction {
+            proto::Direction::Unspecified => true,
+            proto::Direction::Incoming => to_listed && !from_listed,
+            proto::Direction::Outgoing => from_listed && !to_listed,
+            proto::Direction::Internal => from_listed && to_listed,
+        }
     }
 }
 
@@ -375,10 +409,12 @@ impl BalanceService for BalanceRpc {
         let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
         let (operations, next) = self.history(&page, Deadline::of(&request)).await?;
         let (filter, direction) = &page.filter;
-        let mut replies = operations.iter().map(reply::operation).collect();
+        let mut replies = operations.iter().map(reply::listed_operation).collect();
         // What an answer has no room for is the next page's.
         let next = match page::cut(&mut replies, operations.len()) {
-            true => operations[..replies.len()].last().map(position_of),
+            true => operations[..replies.len()]
+                .last()
+                .map(|listed| listed.position.clone()),
             false => next,
         };
         let next_page_token = next.map(|position| {
@@ -401,7 +437,10 @@ impl BalanceService for BalanceRpc {
         let store = self.store.before(Deadline::of(&request));
         let entries = store.list_entries(key.clone(), order, page.after, page.size + 1);
         let entries = entries.await.map_err(RpcError::from)?;
-        let mut entries = entries.iter().map(reply::entry_record).collect();
+        let mut entries = entries
+            .iter()
+            .map(|entry| reply::listed_entry(&key, entry))
+            .collect();
         let more = page::cut(&mut entries, page.size as usize);
         let last = entries
             .last()

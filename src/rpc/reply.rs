@@ -9,7 +9,10 @@ use crate::domain::{
     AccountId, BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal,
     Timestamp,
 };
-use crate::store::{AccountDetails, BalanceDetails, EntryRecord};
+use crate::store::{
+    AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
+    UnreadableEntry, UnreadableOperation,
+};
 
 pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, micros) = (
@@ -86,6 +89,22 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),
         refusal,
+        unreadable: String::new(),
+    }
+}
+
+/// An operation in a list; of one that cannot be read, its id and why.
+pub fn listed_operation(listed: &Listed) -> proto::Operation {
+    match &listed.operation {
+        Ok(operation) => self::operation(operation),
+        Err(UnreadableOperation {
+            operation_id,
+            cause,
+        }) => proto::Operation {
+            operation_id: operation_id.to_string(),
+            unreadable: cause.clone(),
+            ..proto::Operation::default()
+        },
     }
 }
 
@@ -198,7 +217,29 @@ pub fn entries(operation: &Operation) -> Vec<proto::Entry> {
         .collect()
 }
 
-pub fn entry_record(record: &EntryRecord) -> proto::Entry {
+/// An entry in the statement of a balance; of one that cannot be read, which one it is and why.
+pub fn listed_entry(
+    balance: &BalanceKey,
+    listed: &Result<EntryRecord, UnreadableEntry>,
+) -> proto::Entry {
+    match listed {
+        Ok(record) => entry_record(record),
+        Err(UnreadableEntry {
+            version,
+            operation_id,
+            cause,
+        }) => proto::Entry {
+            account_id: balance.account_id.to_string(),
+            category: balance.category.to_string(),
+            version: *version,
+            operation_id: operation_id.to_string(),
+            unreadable: (*cause).to_owned(),
+            ..proto::Entry::default()
+        },
+    }
+}
+
+fn entry_record(record: &EntryRecord) -> proto::Entry {
     entry(
         &record.entry,
         record.operation_id.as_str(),
@@ -216,6 +257,7 @@ fn entry(entry: &Entry, operation_id: &str, create_time: Timestamp) -> proto::En
         posted_after_minor_units: entry.posted_after,
         held_after_minor_units: entry.held_after,
         create_time: Some(timestamp(create_time)),
+        unreadable: String::new(),
     }
 }
 
@@ -263,6 +305,22 @@ fn string_map(map: &BTreeMap<String, String>) -> HashMap<String, String> {
 /// The most balances that an account shows. With the longest ids they have less than 800 KiB, so that a page always has
 /// room for an account.
 const BALANCE_COUNT_MAX: usize = 4_000;
+/// An account; of one that cannot be read, its id, its owner and why.
+pub fn read_account(account: &ReadAccount) -> proto::Account {
+    match account {
+        Ok(account) => self::account(account),
+        Err(UnreadableAccount {
+            account_id,
+            owner_id,
+            cause,
+        }) => proto::Account {
+            account_id: account_id.to_string(),
+            owner_id: owner_id.to_string(),
+            unreadable: cause.clone(),
+            ..proto::Account::default()
+        },
+    }
+}
 
 pub fn account(account: &AccountDetails) -> proto::Account {
     let state = if account.closed {
@@ -287,6 +345,7 @@ pub fn account(account: &AccountDetails) -> proto::Account {
             .take(BALANCE_COUNT_MAX)
             .map(|details| balance(account.account_id.as_str(), details))
             .collect(),
+        unreadable: String::new(),
     }
 }
 
@@ -306,7 +365,9 @@ pub fn balance(account_id: &str, details: &BalanceDetails) -> proto::Balance {
         overdraft_limit_minor_units: balance.overdraft_limit,
         balance_limit_minor_units: balance.balance_limit,
         version: balance.version,
-        update_time: (balance.version > 0).then(|| timestamp(balance.update_time)),
+        // A time that no calendar has is one that somebody else set; no client can read it.
+        update_time: (balance.version > 0 && balance.update_time.is_in_calendar())
+            .then(|| timestamp(balance.update_time)),
     }
 }
 

@@ -8,6 +8,7 @@ use super::proto;
 use crate::domain::card;
 use crate::domain::money::CurrencyError;
 use crate::domain::{AccountId, Amount, Category, Currency, OperationId, OwnerId};
+use crate::store::is_money;
 
 /// The most categories that one request may ask to pay, or give limits to.
 pub(super) const CATEGORY_COUNT_MAX: usize = 16;
@@ -151,10 +152,7 @@ impl Violations {
 
     /// A currency that ISO 4217 lists.
     pub(super) fn currency(&mut self, field: &str, code: &str) -> Option<Currency> {
-        // Listed, but no money: "no currency" and "for testing".
-        let is_money =
-            iso_currency::Currency::from_code(code).is_some() && !matches!(code, "XXX" | "XTS");
-        match Currency::new(code).ok().filter(|_| is_money) {
+        match Currency::new(code).ok().filter(|_| is_money(code)) {
             Some(currency) => Some(currency),
             None if code.is_empty() => {
                 self.add(

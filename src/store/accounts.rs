@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use super::error::{Outcome, StoreError};
 use super::requests::{Requests, Writes};
 use super::row;
+use super::unreadable::{self, UnreadableAccount};
 use crate::domain::{AccountId, Balance, Category, Currency, OwnerId, Timestamp};
 
 /// The limits of one balance, in minor units.
@@ -74,6 +75,9 @@ pub struct AccountDetails {
     pub balances: Vec<BalanceDetails>,
 }
 
+/// An account as it was read. One that cannot be read hides no other.
+pub type ReadAccount = Result<AccountDetails, UnreadableAccount>;
+
 /// What became of the wish for an account.
 #[derive(Debug)]
 pub enum Created {
@@ -119,7 +123,7 @@ impl Requests {
     pub async fn get_accounts(
         &self,
         account_ids: Vec<AccountId>,
-    ) -> Result<Vec<AccountDetails>, StoreError> {
+    ) -> Result<Vec<ReadAccount>, StoreError> {
         self.request(move |client| async move {
             let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
             get_accounts(&client, &account_ids).await
@@ -133,7 +137,7 @@ impl Requests {
         owner_id: OwnerId,
         after: Option<AccountId>,
         limit: i64,
-    ) -> Result<Vec<AccountDetails>, StoreError> {
+    ) -> Result<Vec<ReadAccount>, StoreError> {
         self.request(move |client| async move {
             let account_ids = list_account_ids(&client, &owner_id, after.as_ref(), limit).await?;
             get_accounts(
@@ -196,6 +200,7 @@ async fn create_account(
     if let Some(account) = get_accounts(client, &[spec.account_id.as_str()])
         .await?
         .pop()
+        .transpose()?
     {
         let fields = if created {
             Vec::new()
@@ -288,19 +293,19 @@ fn differing_fields(spec: &AccountSpec, account: &AccountDetails) -> Vec<&'stati
 async fn get_accounts(
     client: &Client,
     account_ids: &[&str],
-) -> Result<Vec<AccountDetails>, StoreError> {
+) -> Result<Vec<ReadAccount>, StoreError> {
     let statement = client.prepare_cached(GET_ACCOUNTS).await?;
-    let mut accounts: Vec<AccountDetails> = Vec::new();
+    let mut accounts: Vec<ReadAccount> = Vec::new();
     for row in client.query(&statement, &[&account_ids]).await? {
         let account_id: &str = row.get("account_id");
         let known = accounts
             .last()
-            .is_some_and(|account| account.account_id.as_str() == account_id);
+            .is_some_and(|account| account_id_of(account).as_str() == account_id);
         if !known {
-            accounts.push(account(&row)?);
+            accounts.push(account(&row));
         }
         let category = Category::from_stored(row.get("category"));
-        if let Some(account) = accounts.last_mut() {
+        if let Some(Ok(account)) = accounts.last_mut() {
             let currency = account.currency;
             account.balances.push(BalanceDetails {
                 category,
@@ -317,14 +322,42 @@ async fn get_accounts(
     Ok(accounts)
 }
 
-fn account(row: &Row) -> Result<AccountDetails, StoreError> {
+/// The id of an account, whether it can be read or not.
+pub fn account_id_of(account: &ReadAccount) -> &AccountId {
+    match account {
+        Ok(account) => &account.account_id,
+        Err(unreadable) => &unreadable.account_id,
+    }
+}
+
+fn account(row: &Row) -> ReadAccount {
+    let account_id = AccountId::from_stored(row.get("account_id"));
+    let owner_id = OwnerId::from_stored(row.get("owner_id"));
+    let unreadable = |cause: String| {
+        let unreadable = UnreadableAccount {
+            account_id: account_id.clone(),
+            owner_id: owner_id.clone(),
+            cause,
+        };
+        unreadable.log();
+        unreadable
+    };
+    let broken = |column: &str, error| format!("{column}: {}", unreadable::cause(error, ""));
+    let create_time = row::time(row, "create_time");
+    if !create_time.is_in_calendar() {
+        return Err(unreadable("create_time".to_owned()));
+    }
+    let currency =
+        row::currency(row).map_err(|error| unreadable(broken("currency_code", error)))?;
+    let labels = row::from_json(row.get("labels"));
+    let labels = labels.map_err(|error| unreadable(broken("labels", error)))?;
     Ok(AccountDetails {
-        account_id: AccountId::from_stored(row.get("account_id")),
-        owner_id: OwnerId::from_stored(row.get("owner_id")),
-        currency: row::currency(row)?,
+        account_id,
+        owner_id,
+        currency,
         settlement: row.get("settlement"),
-        labels: row::from_json(row.get("labels"))?,
-        create_time: row::time(row, "create_time"),
+        labels,
+        create_time,
         closed: false,
         debits_frozen: false,
         credits_frozen: false,
@@ -332,7 +365,7 @@ fn account(row: &Row) -> Result<AccountDetails, StoreError> {
     })
 }
 
-pub(super) async fn list_account_ids(
+async fn list_account_ids(
     client: &Client,
     owner_id: &OwnerId,
     after: Option<&AccountId>,

@@ -231,6 +231,30 @@ pub(super) async fn refold_card_rules(
     }
 }
 
+/// What is wrong with the row of a rule: it cannot be read, or no payment is ever compared with its pattern.
+pub(super) fn rule_fault(row: &Row) -> Option<String> {
+    let (kind, text): (&str, &str) = (row.get("kind"), row.get("pattern"));
+    let pattern = match kind {
+        MCC => Mcc::of_rule(text).map(Pattern::Mcc),
+        MERCHANT => Merchant::of_rule(text).map(Pattern::Merchant),
+        other => return Some(format!("card rule {text:?}: its kind {other} is unknown")),
+    };
+    let fault = match pattern {
+        Err(error) => error.to_string(),
+        Ok(pattern) if card_rule_key(&pattern).1 != text => {
+            "it never applies, payments are compared in another form".to_owned()
+        }
+        Ok(_) if Category::parse(row.get("category")).is_err() => {
+            "its category breaks the rule of categories".to_owned()
+        }
+        Ok(_) if !row::time(row, "update_time").is_in_calendar() => {
+            "its time is not one".to_owned()
+        }
+        Ok(_) => return None,
+    };
+    Some(format!("card rule {kind} {text:?}: {fault}"))
+}
+
 fn card_rule(row: &Row) -> Result<CardRule, StoreError> {
     let text: &str = row.get("pattern");
     let pattern = match row.get("kind") {

@@ -1,19 +1,23 @@
 //! History: balances at a time, operations, entries. Reads only.
+//!
+//! Operations are listed by (create_time, operation_id), newest first. Neither ever changes, so no page repeats or misses what
+//! was there when the first page was read, also when the clock of the database was set back meanwhile: then a new operation may
+//! come after the position of a page, and is on a later page.
+
+use std::collections::HashMap;
 
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
 
-use super::accounts::{BalanceDetails, list_account_ids};
+use super::accounts::BalanceDetails;
 use super::error::StoreError;
 use super::merges;
 use super::requests::Requests;
 use super::row::{self, PgTime};
+use super::unreadable::UnreadableOperation;
 use crate::domain::{
     AccountId, BalanceKey, Category, Entry, Operation, OperationId, OwnerId, Timestamp,
 };
-
-/// The most accounts of one owner that a history merges.
-pub const OWNER_ACCOUNTS_MAX: i64 = 1000;
 
 /// An entry with what it is listed with.
 #[derive(Debug, Clone)]
@@ -24,6 +28,26 @@ pub struct EntryRecord {
     pub operation_id: OperationId,
     /// When it was made.
     pub create_time: Timestamp,
+}
+
+/// An entry that cannot be read as a whole.
+#[derive(Debug, Clone)]
+pub struct UnreadableEntry {
+    /// Which entry of its balance it is.
+    pub version: i64,
+    /// The operation that made it.
+    pub operation_id: OperationId,
+    /// What is wrong, by the name of the column.
+    pub cause: &'static str,
+}
+
+/// An operation in a list.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Where it is in the list.
+    pub position: HistoryPosition,
+    /// The operation, if it can be read.
+    pub operation: Result<Operation, UnreadableOperation>,
 }
 
 /// Which end of a statement comes first.
@@ -59,25 +83,35 @@ pub struct HistoryPosition {
 }
 
 impl HistoryPosition {
-    /// Before the newest operation.
+    /// Whether an operation can have this time, be it by somebody else's hand.
+    pub fn can_be_at(create_time: Timestamp) -> bool {
+        create_time.is_in_calendar() || PgTime::is_infinite(create_time)
+    }
+
+    /// Before the newest operation, whatever its time: no id has this character, and it comes after all that an id has.
     pub fn newest() -> Self {
         Self {
-            create_time: Timestamp::from_micros(i64::MAX),
-            operation_id: String::new(),
+            create_time: Timestamp::INFINITY,
+            operation_id: "~".to_owned(),
         }
     }
 }
 
 /// A statement that reads entries, with the part that all of them have in common.
 macro_rules! walking {
-    ($file:literal) => {
-        concat!(include_str!("sql/walk.sql"), include_str!($file))
+    ($($file:literal),+) => {
+        concat!(include_str!("sql/walk.sql"), $(include_str!($file)),+)
     };
 }
 
 const GET_BALANCE: &str = include_str!("sql/get_balance.sql");
 pub(super) const GET_BALANCE_AT: &str = walking!("sql/get_balance_at.sql");
-pub(super) const LIST_OPERATION_IDS: &str = walking!("sql/list_operation_ids.sql");
+pub(super) const LIST_OPERATION_IDS_OF_ACCOUNT: &str = walking!(
+    "sql/operations_of_account.sql",
+    "sql/list_operation_ids.sql"
+);
+pub(super) const LIST_OPERATION_IDS_OF_OWNER: &str =
+    walking!("sql/operations_of_owner.sql", "sql/list_operation_ids.sql");
 pub(super) const LIST_ENTRIES: &str = walking!("sql/list_entries.sql");
 
 impl Requests {
@@ -109,7 +143,10 @@ impl Requests {
                 return Ok(None);
             };
             let entry = match row.get::<_, Option<&str>>("operation_id") {
-                Some(_) => Some(entry_record(&row, &key)),
+                Some(_) => Some(entry_record(&row, &key).map_err(|unreadable| {
+                    let UnreadableEntry { version, cause, .. } = unreadable;
+                    StoreError::Corrupt(format!("entry {version} of {key:?}: {cause}"))
+                })?),
                 None if row.get("is_cut_off") => return Err(broken_chain(&key)),
                 None => None,
             };
@@ -137,32 +174,24 @@ impl Requests {
         account_id: AccountId,
         after: HistoryPosition,
         limit: i64,
-    ) -> Result<Vec<Operation>, StoreError> {
+    ) -> Result<Vec<Listed>, StoreError> {
         self.request(move |client| async move {
-            history(&client, &[account_id.as_str()], &after, limit).await
+            let statement = LIST_OPERATION_IDS_OF_ACCOUNT;
+            history(&client, statement, account_id.as_str(), &after, limit).await
         })
         .await
     }
 
-    /// At most `limit` operations of all accounts of an owner after a position, newest first, and those accounts.
+    /// At most `limit` operations of all accounts of an owner after a position, newest first.
     pub async fn owner_history(
         &self,
         owner_id: OwnerId,
         after: HistoryPosition,
         limit: i64,
-    ) -> Result<(Vec<Operation>, Vec<AccountId>), StoreError> {
+    ) -> Result<Vec<Listed>, StoreError> {
         self.request(move |client| async move {
-            let account_ids =
-                list_account_ids(&client, &owner_id, None, OWNER_ACCOUNTS_MAX).await?;
-            let account_texts: Vec<&str> = account_ids.iter().map(String::as_str).collect();
-            let operations = history(&client, &account_texts, &after, limit).await?;
-            Ok((
-                operations,
-                account_ids
-                    .iter()
-                    .map(|id| AccountId::from_stored(id))
-                    .collect(),
-            ))
+            let statement = LIST_OPERATION_IDS_OF_OWNER;
+            history(&client, statement, owner_id.as_str(), &after, limit).await
         })
         .await
     }
@@ -174,7 +203,7 @@ impl Requests {
         order: PageOrder,
         after: Option<i64>,
         limit: i64,
-    ) -> Result<Vec<EntryRecord>, StoreError> {
+    ) -> Result<Vec<Result<EntryRecord, UnreadableEntry>>, StoreError> {
         self.request(move |client| async move {
             let statement = client.prepare_cached(LIST_ENTRIES).await?;
             let oldest_first = order == PageOrder::OldestFirst;
@@ -230,63 +259,103 @@ async fn get_balance(
     }
 }
 
+/// The operations of whose id `statement` lists.
 async fn history(
     client: &Client,
-    account_ids: &[&str],
+    statement: &str,
+    id: &str,
     after: &HistoryPosition,
     limit: i64,
-) -> Result<Vec<Operation>, StoreError> {
-    let statement = client.prepare_cached(LIST_OPERATION_IDS).await?;
+) -> Result<Vec<Listed>, StoreError> {
+    let statement = client.prepare_cached(statement).await?;
     let params = [
-        &account_ids as _,
+        &id as _,
         &PgTime(after.create_time) as _,
         &after.operation_id as _,
         &limit as _,
     ];
     let rows = client.query(&statement, &params).await?;
-    let operation_ids: Option<Vec<&str>> = rows.iter().map(|row| row.get("operation_id")).collect();
-    let operation_ids = operation_ids.ok_or_else(|| {
+    let position = |row: &Row| {
+        let operation_id: &str = row.get::<_, Option<_>>("operation_id")?;
+        Some(HistoryPosition {
+            create_time: row::time(row, "create_time"),
+            operation_id: operation_id.to_owned(),
+        })
+    };
+    let positions: Option<Vec<HistoryPosition>> = rows.iter().map(position).collect();
+    let positions = positions.ok_or_else(|| {
         StoreError::Corrupt(format!(
-            "the chain of the entries of one of {account_ids:?} is broken"
+            "the chain of the entries of one balance of {id} is broken"
         ))
     })?;
-    let mut operations = merges::operations(client, &operation_ids).await?;
-    let key = |operation: &Operation| {
-        (
-            operation.create_time,
-            operation.command.operation_id.clone(),
-        )
-    };
-    operations.sort_unstable_by_key(|operation| std::cmp::Reverse(key(operation)));
-    Ok(operations)
+    let ids: Vec<&str> = positions
+        .iter()
+        .map(|at| at.operation_id.as_str())
+        .collect();
+    let mut read: HashMap<String, _> = HashMap::with_capacity(ids.len());
+    for operation in merges::readable_operations(client, &ids).await? {
+        let operation_id = match &operation {
+            Ok(operation) => &operation.command.operation_id,
+            Err(unreadable) => &unreadable.operation_id,
+        };
+        read.insert(operation_id.to_string(), operation);
+    }
+    let listed = positions.into_iter().map(|position| {
+        let operation = read.get(&position.operation_id).cloned();
+        let lost = || StoreError::Corrupt(format!("operation {} is lost", position.operation_id));
+        let operation = operation.ok_or_else(lost)?;
+        if let Err(unreadable) = &operation {
+            unreadable.log();
+        }
+        Ok(Listed {
+            position,
+            operation,
+        })
+    });
+    listed.collect()
 }
 
 fn broken_chain(key: &BalanceKey) -> StoreError {
     StoreError::Corrupt(format!("the chain of the entries of {key:?} is broken"))
 }
 
-fn entry_record(row: &Row, key: &BalanceKey) -> EntryRecord {
-    EntryRecord {
-        entry: entry(row, key),
-        operation_id: OperationId::from_stored(row.get("operation_id")),
-        create_time: row::time(row, "create_time"),
+fn entry_record(row: &Row, key: &BalanceKey) -> Result<EntryRecord, UnreadableEntry> {
+    let create_time = row::time(row, "create_time");
+    let operation_id = OperationId::from_stored(row.get("operation_id"));
+    let entry = entry(row, key).and_then(|entry| match create_time.is_in_calendar() {
+        true => Ok(entry),
+        false => Err("create_time"),
+    });
+    match entry {
+        Ok(entry) => Ok(EntryRecord {
+            entry,
+            operation_id,
+            create_time,
+        }),
+        Err(cause) => Err(UnreadableEntry {
+            version: row.get("version"),
+            operation_id,
+            cause,
+        }),
     }
 }
 
-fn entry(row: &Row, key: &BalanceKey) -> Entry {
-    let posted_after: i64 = row.get("posted_after");
+fn entry(row: &Row, key: &BalanceKey) -> Result<Entry, &'static str> {
+    let amount: Option<i64> = row.get("amount");
+    let posted_after: Option<i64> = row.get("posted_after");
+    let posted_after = posted_after.ok_or("posted_after")?;
     let (held_after, available_after) = row::after(
         posted_after,
         row.get("held_after"),
         row.get("available_after"),
     );
-    Entry {
+    Ok(Entry {
         balance: key.clone(),
         version: row.get("version"),
-        amount: row.get("amount"),
+        amount: amount.ok_or("amount")?,
         posted_after,
         held_after,
         available_after,
         previous_operation_id: row::operation_id(row.get("previous_id")),
-    }
+    })
 }

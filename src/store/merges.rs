@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 use super::columns::{EntryColumns, Params};
 use super::error::StoreError;
 use super::row;
+use super::unreadable::{self, UnreadableOperation};
 use crate::domain::{
     AccountId, BalanceKey, Book, Category, Closures, Entry, Movement, Operation, Outcome, OwnerId,
     Role,
@@ -27,18 +28,28 @@ pub(super) async fn operations(
     client: &Client,
     operation_ids: &[&str],
 ) -> Result<Vec<Operation>, StoreError> {
+    let read = readable_operations(client, operation_ids).await?;
+    read.into_iter().map(|read| Ok(read?)).collect()
+}
+
+/// The recorded operations of these ids, in no order, those included that cannot be read.
+pub(super) async fn readable_operations(
+    client: &Client,
+    operation_ids: &[&str],
+) -> Result<Vec<Result<Operation, UnreadableOperation>>, StoreError> {
     let statement = client.prepare_cached(LOOKUP_OPERATIONS).await?;
     let rows = client.query(&statement, &[&operation_ids]).await?;
-    let operations: Result<Vec<_>, _> = rows.iter().map(row::operation).collect();
-    let mut operations = operations?;
-    add_parts(client, &mut operations).await?;
-    Ok(operations)
+    let mut read: Vec<_> = rows.iter().map(unreadable::operation).collect();
+    add_parts(client, read.iter_mut().flatten()).await?;
+    Ok(read)
 }
 
 /// Gives the merges among the operations their entries.
-async fn add_parts(client: &Client, operations: &mut [Operation]) -> Result<(), StoreError> {
+async fn add_parts(
+    client: &Client,
+    operations: impl Iterator<Item = &mut Operation>,
+) -> Result<(), StoreError> {
     let mut merges: HashMap<String, &mut Operation> = operations
-        .iter_mut()
         .filter(|operation| matches!(operation.outcome, Outcome::Merged(_)))
         .map(|operation| (operation.command.operation_id.to_string(), operation))
         .collect();

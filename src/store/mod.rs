@@ -16,6 +16,7 @@ mod requests;
 mod retry;
 mod row;
 pub mod schema;
+mod unreadable;
 mod verdicts;
 pub mod verify;
 mod write;
@@ -23,20 +24,24 @@ mod write;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
+pub use accounts::{
+    AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec, ReadAccount, account_id_of,
+};
 pub use cards::{CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, card_rule_key};
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
-pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
+pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
 pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
+pub use unreadable::{UnreadableAccount, UnreadableOperation};
 pub use verdicts::{
     CardVerdict, CreditEnd, DueVerdict, SettlementRecord, Standing, UnsettledPayment,
     UnsettledPosition,
 };
+pub use verify::is_money;
 pub use write::{Hold, WRITE_STATEMENTS};
 
 use places::Places;
@@ -45,7 +50,7 @@ use replays::Replays;
 use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 10] = [
+pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
@@ -60,7 +65,14 @@ pub const READ_STATEMENTS: [(&str, &str); 10] = [
         "lookup_operations",
         include_str!("sql/lookup_operations.sql"),
     ),
-    ("list_operation_ids", history::LIST_OPERATION_IDS),
+    (
+        "list_operation_ids of an account",
+        history::LIST_OPERATION_IDS_OF_ACCOUNT,
+    ),
+    (
+        "list_operation_ids of an owner",
+        history::LIST_OPERATION_IDS_OF_OWNER,
+    ),
     ("list_entries", history::LIST_ENTRIES),
 ];
 

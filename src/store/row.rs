@@ -20,6 +20,13 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PgTime(pub(super) Timestamp);
 
+impl PgTime {
+    /// Whether a time stands for `infinity` or `-infinity`.
+    pub(super) fn is_infinite(time: Timestamp) -> bool {
+        time == Timestamp::INFINITY || time.micros() == i64::MIN + POSTGRES_EPOCH_MICROS
+    }
+}
+
 impl ToSql for PgTime {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         let micros = match self.0.micros() {

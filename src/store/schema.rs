@@ -260,7 +260,7 @@ async fn check_not_newer(client: &Client) -> Result<(), SchemaError> {
         else {
             return Err(SchemaError::Newer { found, known });
         };
-        if migration.checksum().to_string() != checksum {
+        if migration.checksum().to_string() != checksum || migration.name() != name {
             return Err(SchemaError::Diverged(format!("V{found}__{name}")));
         }
     }
@@ -275,8 +275,10 @@ async fn applied(client: &Client) -> Result<Vec<(i32, String, String)>, SchemaEr
     if !exists.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
-    let sql =
-        format!("SELECT version::integer, name, checksum FROM {HISTORY_TABLE} ORDER BY version");
+    let sql = format!(
+        "SELECT version::integer, coalesce(name, ''), coalesce(checksum, '')
+         FROM {HISTORY_TABLE} ORDER BY version"
+    );
     let rows = client.query(&sql, &[]).await?;
     Ok(rows
         .iter()

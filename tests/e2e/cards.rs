@@ -243,6 +243,9 @@ async fn whatever_else_is_wrong_is_07_and_moves_nothing() {
     }
     // What was not recorded does not use its id up.
     assert_eq!(decided(&mut cards, good()).await, says("00", "FOOD"));
+    sql.batch_execute("UPDATE balances SET closed = false WHERE account_id = 'closed'")
+        .await
+        .expect("restored");
     ballast.assert_in_order().await;
 }
 

@@ -507,6 +507,9 @@ async fn a_frozen_or_closed_account_refuses() {
     let rejection = rejection.expect(Code::FailedPrecondition, "ACCOUNT_CLOSED");
     assert_eq!(rejection.facts(), [("account_id", "a")]);
     assert!(rejection.has_precondition_failure);
+    sql.batch_execute("UPDATE balances SET closed = false WHERE account_id = 'a'")
+        .await
+        .expect("restored");
     ballast.assert_in_order().await;
 }
 

@@ -151,6 +151,10 @@ async fn each_member_has_the_outcome_of_its_own_rpc_in_the_order_of_the_request(
     );
     assert_eq!(posted(&mut ballast.balances, "b").await, 20 + 5);
     assert_eq!(posted(&mut ballast.balances, "shop").await, 3);
+    let sql = ballast.database.sql().await;
+    sql.batch_execute("UPDATE balances SET closed = false WHERE account_id = 'closed'")
+        .await
+        .expect("restored");
     ballast.assert_in_order().await;
 }
 

@@ -309,3 +309,86 @@ async fn a_balance_is_known_at_every_time_of_its_past() {
     let unknown = Rejection::of(ballast.balances.get_balance(nobody).await);
     unknown.expect(tonic::Code::NotFound, "ACCOUNT_NOT_FOUND");
 }
+
+/// The clock of the database was an hour ahead until now.
+async fn set_clock_back(ballast: &Ballast) {
+    let sql = ballast.database.sql().await;
+    let ahead =
+        "UPDATE balances SET update_time = update_time + interval '1 hour' WHERE version > 0;
+                 UPDATE operations SET create_time = create_time + interval '1 hour';
+                 UPDATE entry_marks SET create_time = create_time + interval '1 hour'";
+    sql.batch_execute(ahead).await.expect("ahead");
+}
+
+/// What happens after the clock was set back comes after what happened before, on the same accounts: refused operations, other
+/// categories and merges of nothing included.
+#[tokio::test]
+async fn an_account_s_history_keeps_its_order_when_the_clock_is_set_back() {
+    let mut ballast = Ballast::start().await;
+    for (name, minor_units) in [("a", 100), ("b", 100), ("empty", 0)] {
+        open(&mut ballast, name, minor_units).await;
+    }
+    for index in 0..20 {
+        let id = format!("before-{index:02}");
+        let posted = ballast.balances.transfer(transfer(&id, "a", "b", 1)).await;
+        posted.expect("posted");
+    }
+    set_clock_back(&ballast).await;
+    let balances = &mut ballast.balances;
+    let mut expected: Vec<String> = (0..20).map(|index| format!("before-{index:02}")).collect();
+    for index in 0..3 {
+        let ids = ["refused", "other", "posted"].map(|what| format!("{what}-{index}"));
+        let [refused, other, posted] = &ids;
+        let poor = transfer(refused, "a", "b", 1_000);
+        Rejection::of(balances.transfer(poor).await);
+        let other = ballast::rpc::proto::CreditRequest {
+            category: "FOOD".to_owned(),
+            ..credit(other, "a", 1)
+        };
+        balances.credit(other).await.expect("posted");
+        let posted = transfer(posted, "a", "b", 1);
+        balances.transfer(posted).await.expect("posted");
+        expected.extend(ids);
+    }
+    let nothing = merge("merge-of-nothing", "empty", "a");
+    balances.merge_accounts(nothing).await.expect("merged");
+    expected.push("merge-of-nothing".to_owned());
+    expected.reverse();
+    expected.push("a-opening".to_owned());
+    for page_size in [1, 2, 7, 100] {
+        let found = pages(balances, of_account("a", page_size)).await.concat();
+        assert_eq!(ids(&found), expected, "pages of {page_size}");
+    }
+    ballast.assert_in_order().await;
+}
+
+/// Refused operations set no time, so after the clock was set back again they may sort among each other in another order than
+/// they came in. None is lost and none comes twice, whenever the pages are read.
+#[tokio::test]
+async fn pages_are_whole_while_the_clock_is_set_back_again_and_again() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let mut expected = std::collections::BTreeSet::from(["a-opening".to_owned()]);
+    for round in 0..4 {
+        for index in 0..4 {
+            let (refused, posted) = (format!("r-{round}-{index}"), format!("p-{round}-{index}"));
+            Rejection::of(ballast.balances.debit(debit(&refused, "a", 1_000)).await);
+            let request = debit(&posted, "a", 1);
+            ballast.balances.debit(request).await.expect("posted");
+            expected.extend([refused, posted]);
+        }
+        set_clock_back(&ballast).await;
+    }
+    let all = pages(&mut ballast.balances, of_account("a", 1000))
+        .await
+        .concat();
+    for page_size in [1, 3, 5] {
+        let found = pages(&mut ballast.balances, of_account("a", page_size))
+            .await
+            .concat();
+        assert_eq!(ids(&found), ids(&all), "pages of {page_size}");
+    }
+    assert_eq!(ids(&all).len(), expected.len(), "nothing comes twice");
+    let all: std::collections::BTreeSet<_> = ids(&all).into_iter().map(str::to_owned).collect();
+    assert_eq!(all, expected);
+}

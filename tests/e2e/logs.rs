@@ -58,6 +58,7 @@ async fn log_of(arguments: &[&str]) -> String {
         within_reason("an answer", async {
             let request = || ballast::rpc::proto::GetOperationRequest {
                 operation_id: "nothing".to_owned(),
+                ..Default::default()
             };
             while balances
                 .get_operation(request())

@@ -38,3 +38,5 @@ mod shutdown;
 mod start;
 mod submit_operations;
 mod support;
+mod tampering;
+mod unreadable;

@@ -311,9 +311,12 @@ async fn what_cannot_be_merged_is_refused_and_nothing_moves() {
 
     assert_eq!(posted(&mut ballast.balances, "a").await, 100);
     assert_eq!(posted(&mut ballast.balances, "full").await, 0);
-    sql.batch_execute("UPDATE balances SET posted = 0, held = 0 WHERE account_id = 'holding'")
-        .await
-        .expect("restored");
+    sql.batch_execute(
+        "UPDATE balances SET posted = 0, held = 0 WHERE account_id = 'holding';
+         UPDATE balances SET closed = false WHERE account_id = 'closed'",
+    )
+    .await
+    .expect("restored");
     ballast.assert_in_order().await;
 }
 

@@ -313,3 +313,70 @@ async fn an_asserted_owner_guards_the_account_that_pays() {
     assert_eq!(malformed.fields, ["account_id", "owner_id"]);
     ballast.assert_in_order().await;
 }
+
+/// Opens accounts of an owner in bulk, as many as would take long one by one.
+async fn open_many(ballast: &Ballast, owner_id: &str, count: usize) {
+    let sql = ballast.database.sql().await;
+    let open = format!(
+        "INSERT INTO accounts (account_id, owner_id, currency_code, settlement, create_time)
+         SELECT format('{owner_id}-%s', lpad(i::text, 5, '0')), '{owner_id}', 'EUR', false, now()
+         FROM generate_series(1, {count}) i;
+         INSERT INTO balances (account_id, category, currency_code)
+         SELECT account_id, 'main', 'EUR' FROM accounts WHERE owner_id = '{owner_id}';
+         ANALYZE accounts, balances"
+    );
+    sql.batch_execute(&open).await.expect("opened");
+}
+
+/// Every account of an owner counts, for what is listed and for the directions, however many there are.
+#[tokio::test]
+async fn an_owner_of_thousands_of_accounts_lists_all_operations_in_their_directions() {
+    let mut ballast = Ballast::start().await;
+    open_many(&ballast, "many", 2_500).await;
+    open(&mut ballast, "shop", 10_000).await;
+    let of = |number: usize| format!("many-{number:05}");
+    let balances = &mut ballast.balances;
+    let mut expected = [vec![], vec![], vec![]];
+    // Accounts from everywhere in the order of ids, of which only some are among the first thousand.
+    for number in (100..=2_500).step_by(160) {
+        let next = of(2_600 - number);
+        let [incoming, internal, outgoing] =
+            ["in", "within", "out"].map(|what| format!("{what}-{number:05}"));
+        for request in [
+            transfer(&incoming, "shop", &of(number), 50),
+            transfer(&internal, &of(number), &next, 20),
+            transfer(&outgoing, &next, "shop", 10),
+        ] {
+            balances.transfer(request).await.expect("posted");
+        }
+        let refused = format!("refused-{number:05}");
+        let poor = transfer(&refused, &of(number), "shop", 1_000);
+        Rejection::of(balances.transfer(poor).await);
+        expected[0].insert(0, incoming);
+        expected[1].insert(0, internal);
+        expected[2].splice(0..0, [refused, outgoing]);
+    }
+    let directions = [
+        Direction::Incoming,
+        Direction::Internal,
+        Direction::Outgoing,
+    ];
+    for page_size in [3, 50, 1000] {
+        for (direction, expected) in directions.into_iter().zip(&expected) {
+            let found = listed(balances, of_owner("many", direction, page_size)).await;
+            assert_eq!(
+                ids(&found),
+                *expected,
+                "{direction:?}, pages of {page_size}"
+            );
+        }
+        let all = listed(
+            balances,
+            of_owner("many", Direction::Unspecified, page_size),
+        )
+        .await;
+        let all: BTreeSet<_> = ids(&all).into_iter().collect();
+        let expected: BTreeSet<_> = expected.iter().flatten().map(String::as_str).collect();
+        assert_eq!(all, expected, "pages of {page_size}");
+    }
+}

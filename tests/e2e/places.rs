@@ -85,14 +85,14 @@ async fn rows_that_others_moved_are_found_and_read_as_they_are() {
     assert_nobody_lost(&mut ballast).await;
 
     // What was changed by hand counts at once.
-    let debit_all = |operation_id: &'static str| debit(operation_id, "account-0", 150);
-    let refused = ballast.balances.debit(debit_all("refused")).await;
-    Rejection::of(refused).expect(Code::FailedPrecondition, "INSUFFICIENT_FUNDS");
-    sql.batch_execute("UPDATE balances SET overdraft_limit = 50 WHERE account_id = 'account-0'")
+    let much = |operation_id: &'static str| credit(operation_id, "account-0", 1_000);
+    let posted = ballast.balances.credit(much("posted")).await;
+    posted.expect("there is no limit");
+    sql.batch_execute("UPDATE balances SET balance_limit = 2000 WHERE account_id = 'account-0'")
         .await
         .expect("updated");
-    let posted = ballast.balances.debit(debit_all("posted")).await;
-    posted.expect("the new limit is seen");
+    let refused = ballast.balances.credit(much("refused")).await;
+    Rejection::of(refused).expect(Code::FailedPrecondition, "BALANCE_LIMIT_EXCEEDED");
     ballast.assert_in_order().await;
 }
 

@@ -125,7 +125,7 @@ impl Book {
             .iter()
             .map(|(category, _)| [key(&source, category), key(&destination, category)])
             .collect();
-        let time = self.time_of(keys.iter().flatten());
+        let time = self.time_of([&source, &destination].into_iter()).next();
         let mut entries = Vec::with_capacity(parts.len());
         for ([from, to], (_, amount)) in keys.into_iter().zip(parts) {
             entries.push([

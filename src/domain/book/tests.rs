@@ -400,7 +400,28 @@ fn time_never_stands_still_within_a_balance() {
             receipt.operation.create_time.micros()
         })
         .into();
-    assert_eq!(times, [5_000_001, 5_000_002, 5_000_003]);
+    assert_eq!(times, [5_000_002, 5_000_004, 5_000_006]);
+}
+
+/// Whatever the clock says: what is refused comes after what changed the account before, and before what changes it next.
+#[test]
+fn time_never_runs_back_within_an_account() {
+    for last_change in [0, 1_000_000, 5_000_000] {
+        let mut a = account(10);
+        // Another category was changed last.
+        a.balances.get_or_insert(&category("FOOD")).update_time =
+            Timestamp::from_micros(last_change);
+        let mut book = book([(id("a"), a), (id("b"), account(0))]);
+        let mut time = Timestamp::from_micros(last_change);
+        for (index, minor_units) in [100, 1, 100, 1, 1, 100].into_iter().enumerate() {
+            let name = index.to_string();
+            let _refused = book.apply(&command(&name, transfer("a", "b"), minor_units));
+            let decided = book.decided.last().expect("it is recorded");
+            assert_eq!(decided.command.operation_id.as_str(), name);
+            assert!(decided.create_time > time, "{last_change}, {index}");
+            time = decided.create_time;
+        }
+    }
 }
 
 const ACCOUNTS: [&str; 3] = ["a", "b", "c"];

@@ -53,7 +53,7 @@ use crate::domain::refusal::Side;
 use crate::domain::{
     AccountId, Amount, Category, Currency, Operation, OperationId, Outcome, Refusal,
 };
-use crate::store::{CardFacts, CardVerdict, Standing, Store};
+use crate::store::{CardFacts, CardVerdict, Standing, Store, StoreError};
 
 /// The most authorizations at once, those included whose outcome is waited for in the background.
 const IN_FLIGHT_MAX: usize = 20_000;
@@ -293,6 +293,7 @@ impl Authorizer {
         }
         let store = self.store.before(answer_by);
         let account = store.get_accounts(vec![account_id.clone()]).await?.pop();
+        let account = account.transpose().map_err(StoreError::from)?;
         let refusal = match (account, named) {
             (None, _) => Refusal::AccountNotFound { account_id },
             (Some(account), Some(named)) if account.currency != named => {

@@ -229,6 +229,7 @@ impl Settlements {
         };
         let store = self.store.before(deadline);
         let account = store.get_accounts(vec![account_id.clone()]).await?.pop();
+        let account = account.transpose().map_err(StoreError::from)?;
         let Some(account) = account else {
             return Err(RpcError::Refusal(Refusal::AccountNotFound { account_id }));
         };

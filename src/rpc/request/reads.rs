@@ -162,10 +162,8 @@ pub fn history_position_text(position: &HistoryPosition) -> String {
 fn history_position(text: &str) -> Option<HistoryPosition> {
     let (micros, operation_id) = text.split_once(',')?;
     let micros: i64 = micros.parse().ok()?;
-    TIMESTAMP_SECONDS
-        .contains(&micros.div_euclid(1_000_000))
-        .then_some(())?;
     let create_time = Timestamp::from_micros(micros);
+    HistoryPosition::can_be_at(create_time).then_some(())?;
     Some(HistoryPosition {
         create_time,
         operation_id: OperationId::parse(operation_id).ok()?.to_string(),

@@ -1,15 +1,32 @@
--- list_operation_ids: the operations of some accounts that come before (time, id), newest first: the merge of their
--- entries and of what may have none: refused operations, and merges. Where to begin in each balance is found by halving its
--- marks. If an entry or a mark was not found, the first row has no operation.
-streams AS (
-    SELECT account_id, category, version, update_time, last_operation_id FROM balances WHERE account_id = ANY($1)
+-- list_operation_ids, after operations_of_account or operations_of_owner: the operations of the listed accounts that come before
+-- (time, id), newest first: the merge of their entries and of what may have none: refused operations, and merges. Where to begin
+-- in each balance is found by halving its marks. If an entry or a mark was not found, the first row has no operation.
+changed AS (
+    SELECT b.account_id, b.category, b.version, b.update_time, b.last_operation_id
+    FROM listed_accounts a
+    JOIN balances b ON b.account_id = a.account_id
+    WHERE b.version > 0
 ),
-bounds (account_id, category, version, last_operation_id, low, high) AS (
-    SELECT account_id, category, version, last_operation_id,
-           CASE WHEN $2::timestamptz = 'infinity' THEN version / 16 ELSE 0 END, version / 16
+-- When the last operations of that many balances are on the page, no balance that was last changed before them has any there: of
+-- an owner with thousands of accounts, a page looks into as many balances as it has operations.
+streams AS (
+    SELECT *
+    FROM changed
+    WHERE (update_time < (
+        SELECT update_time
+        FROM (SELECT DISTINCT update_time, last_operation_id FROM changed) AS last
+        WHERE (update_time, last_operation_id) < ($2::timestamptz, $3::text COLLATE "C")
+        ORDER BY update_time DESC
+        OFFSET $4::bigint - 1
+        LIMIT 1
+    )) IS NOT TRUE
+),
+bounds (account_id, category, version, update_time, last_operation_id, low, high) AS (
+    SELECT account_id, category, version, update_time, last_operation_id,
+           CASE WHEN update_time <= $2 THEN version / 16 ELSE 0 END, version / 16
     FROM streams
     UNION ALL
-    SELECT b.account_id, b.category, b.version, b.last_operation_id,
+    SELECT b.account_id, b.category, b.version, b.update_time, b.last_operation_id,
            CASE WHEN m.create_time <= $2 THEN b.middle ELSE b.low END,
            CASE WHEN m.create_time <= $2 THEN b.high ELSE b.middle - 1 END
     FROM (SELECT *, (low + high + 1) / 2 AS middle FROM bounds WHERE low < high) AS b
@@ -22,7 +39,7 @@ bounds (account_id, category, version, last_operation_id, low, high) AS (
 ),
 -- The entries after the mark may be too new, and the mark's own may be the one of the position.
 pages AS (
-    SELECT account_id, category, version, last_operation_id, 16 * low AS mark, greatest(16 * low - $4, 1) AS low,
+    SELECT account_id, category, version, update_time, last_operation_id, 16 * low AS mark, greatest(16 * low - $4, 1) AS low,
            least(16 * low + 15, version) AS high
     FROM bounds
     WHERE low = high
@@ -30,7 +47,7 @@ pages AS (
 -- Some operations that the page may have, at least one of each balance. When they are enough for the page, it has none
 -- from before them.
 known AS (
-    SELECT update_time AS create_time, last_operation_id AS operation_id FROM streams WHERE version > 0
+    SELECT update_time AS create_time, last_operation_id AS operation_id FROM streams
     UNION
     SELECT m.create_time, m.operation_id
     FROM pages p
@@ -68,17 +85,18 @@ starts AS (
     SELECT account_id, category, version, greatest(version - version % 16 + 1, low),
            (SELECT create_time FROM oldest), last_operation_id
     FROM pages
-    WHERE version > 0 AND high > version - version % 16
+    WHERE high > version - version % 16 AND (update_time < (SELECT create_time FROM oldest)) IS NOT TRUE
 ),
 listed AS (
     SELECT o.create_time, o.operation_id
-    FROM unnest($1) AS u (account_id)
+    FROM listed_accounts u
     CROSS JOIN LATERAL (
         (
             SELECT create_time, operation_id
             FROM operations
             WHERE source_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
-                AND create_time <= $2 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
+                AND create_time BETWEEN (SELECT coalesce(create_time, '-infinity') FROM oldest) AND $2
+                AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
             LIMIT $4
         )
@@ -87,7 +105,8 @@ listed AS (
             SELECT create_time, operation_id
             FROM operations
             WHERE destination_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
-                AND create_time <= $2 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
+                AND create_time BETWEEN (SELECT coalesce(create_time, '-infinity') FROM oldest) AND $2
+                AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
             LIMIT $4
         )

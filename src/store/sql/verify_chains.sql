@@ -1,0 +1,99 @@
+-- verify_chains: all entries in one pass, each balance's in the order of their versions. Versions have no gap, time rises,
+-- each entry follows from the one before, each 16th has its mark and nothing else has one, and the balance is what its last
+-- entry says. Overdraft and balance limit never change, and no operation changes what is held, so both are known for every
+-- entry. The arithmetic is numeric: no value, however wrong, ends this with an error.
+WITH sides AS (
+    SELECT source_account_id AS account_id, source_category AS category, source_version AS version, operation_id,
+           true AS is_source, amount, source_posted_after AS posted_after, coalesce(source_held_after, 0) AS held_after,
+           source_available_after AS available_after, create_time, source_previous_id AS previous_id
+    FROM operations
+    WHERE source_version IS NOT NULL
+    UNION ALL
+    SELECT destination_account_id, destination_category, destination_version, operation_id, false, amount,
+           destination_posted_after, coalesce(destination_held_after, 0), destination_available_after, create_time,
+           destination_previous_id
+    FROM operations
+    WHERE destination_version IS NOT NULL
+    UNION ALL
+    SELECT o.source_account_id, p.category, p.source_version, p.operation_id, true, p.amount, p.source_posted_after,
+           coalesce(p.source_held_after, 0), p.source_available_after, o.create_time, p.source_previous_id
+    FROM merge_parts p
+    JOIN operations o ON o.operation_id = p.operation_id
+    UNION ALL
+    SELECT o.destination_account_id, p.category, p.destination_version, p.operation_id, false, p.amount,
+           p.destination_posted_after, coalesce(p.destination_held_after, 0), p.destination_available_after, o.create_time,
+           p.destination_previous_id
+    FROM merge_parts p
+    JOIN operations o ON o.operation_id = p.operation_id
+),
+chains AS (
+    SELECT sides.*,
+           lag(version, 1, 0::bigint) OVER w AS version_before,
+           lag(posted_after, 1, 0::bigint) OVER w AS posted_before,
+           lag(held_after, 1, 0::bigint) OVER w AS held_before,
+           lag(create_time, 1, '-infinity'::timestamptz) OVER w AS time_before,
+           lag(operation_id) OVER w AS operation_before,
+           lead(version) OVER w IS NULL AS is_last
+    FROM sides
+    WINDOW w AS (PARTITION BY account_id, category ORDER BY version)
+),
+faults AS (
+    SELECT e.account_id, e.category, e.version, e.operation_id, e.posted_after, e.held_after,
+           b.account_id AS balance_account_id, b.category AS balance_category, b.posted, b.version AS balance_version, b.held,
+           b.overdraft_limit, b.balance_limit,
+           m.account_id AS mark_account_id, m.category AS mark_category, m.version AS mark_version,
+           CASE WHEN e.operation_id IS NOT NULL THEN coalesce(
+               CASE WHEN b.account_id IS NULL THEN 'its balance does not exist' END,
+               CASE WHEN e.version::numeric <> e.version_before::numeric + 1 THEN 'its version is not the next one' END,
+               CASE WHEN e.posted_after IS DISTINCT FROM
+                   e.posted_before::numeric + CASE WHEN e.is_source THEN -e.amount::numeric ELSE e.amount::numeric END
+                   THEN 'posted after it is not what was before plus the change' END,
+               CASE WHEN e.held_after <> e.held_before THEN 'held after it is not what was before' END,
+               CASE WHEN (e.available_after IS NOT NULL OR b.overdraft_limit <> 0)
+                   AND coalesce(e.available_after, greatest(e.posted_after::numeric - e.held_after, -9223372036854775808))
+                       <> least(greatest(e.posted_after::numeric - e.held_after + b.overdraft_limit,
+                                         -9223372036854775808), 9223372036854775807)
+                   THEN 'available after it is not posted minus held plus the overdraft limit' END,
+               CASE WHEN e.posted_after > b.balance_limit THEN 'posted after it is beyond the balance limit' END,
+               CASE WHEN (e.posted_after < 0 OR e.held_after <> 0)
+                   AND e.posted_after::numeric < e.held_after::numeric - b.overdraft_limit
+                   THEN 'posted after it is beyond the overdraft limit' END,
+               CASE WHEN e.create_time <= e.time_before THEN 'its time is not later than the one before' END,
+               CASE WHEN e.previous_id IS DISTINCT FROM e.operation_before THEN 'it names another operation before it' END)
+           END AS of_entry,
+           CASE WHEN b.account_id IS NOT NULL AND e.is_last IS NOT FALSE THEN coalesce(
+               CASE WHEN b.posted <> coalesce(e.posted_after, 0) OR b.version <> coalesce(e.version, 0)
+                   THEN format('says posted %s version %s, its entries say %s and %s', b.posted, b.version,
+                               coalesce(e.posted_after, 0), coalesce(e.version, 0)) END,
+               CASE WHEN b.held <> coalesce(e.held_after, 0)
+                   THEN format('says held %s, its entries say %s', b.held, coalesce(e.held_after, 0)) END,
+               CASE WHEN b.posted > b.balance_limit THEN 'is beyond its balance limit' END,
+               CASE WHEN b.posted::numeric < b.held::numeric - b.overdraft_limit THEN 'is beyond its overdraft limit' END,
+               CASE WHEN b.overdraft_limit NOT BETWEEN 0 AND 1000000000000000000 THEN 'has no valid overdraft limit' END,
+               CASE WHEN b.balance_limit < 0 THEN 'has no valid balance limit' END,
+               CASE WHEN b.last_operation_id IS DISTINCT FROM e.operation_id THEN 'names another last operation' END,
+               CASE WHEN b.update_time <> coalesce(e.create_time, 'epoch')
+                   THEN 'has another update_time than its last entry' END)
+           END AS of_balance,
+           CASE WHEN e.version IS NULL AND m.version IS NOT NULL OR e.version % 16 <> 0 AND m.version IS NOT NULL
+                   OR e.version % 16 = 0 AND (m.operation_id, m.create_time) IS DISTINCT FROM (e.operation_id, e.create_time)
+               THEN 'does not match an entry' END AS of_mark
+    FROM chains e
+    FULL JOIN balances b ON b.account_id = e.account_id AND b.category = e.category
+    FULL JOIN entry_marks m ON m.account_id = e.account_id AND m.category = e.category AND m.version = e.version
+    OFFSET 0
+)
+SELECT f.finding
+FROM faults
+CROSS JOIN LATERAL (
+    SELECT format('entry %s/%s version %s of operation %s: %s', account_id, category, version, operation_id, of_entry)
+    WHERE of_entry IS NOT NULL
+    UNION ALL
+    SELECT format('balance %s/%s %s', balance_account_id, balance_category, of_balance)
+    WHERE of_balance IS NOT NULL
+    UNION ALL
+    SELECT format('mark %s/%s version %s %s', coalesce(mark_account_id, account_id), coalesce(mark_category, category),
+                  coalesce(mark_version, version), of_mark)
+    WHERE of_mark IS NOT NULL
+) AS f (finding)
+WHERE of_entry IS NOT NULL OR of_balance IS NOT NULL OR of_mark IS NOT NULL

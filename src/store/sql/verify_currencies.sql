@@ -1,0 +1,2 @@
+-- verify_currencies: in what the accounts are
+SELECT DISTINCT currency_code FROM accounts

@@ -1,0 +1,71 @@
+-- verify_operations: each operation by itself and with its accounts: what its kind and its outcome need is there and nothing
+-- else, the currency is that of its accounts, the category that paid was asked, and everything can be read
+SELECT format('operation %s: %s', operation_id, fault)
+FROM (
+    SELECT o.operation_id, coalesce(
+        CASE WHEN o.operation_id ~ '[^A-Za-z0-9._:-]' OR length(o.operation_id) NOT BETWEEN 1 AND 64
+            THEN 'its id breaks the rule of ids' END,
+        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE') THEN format('its kind %s is unknown', o.kind) END,
+        CASE WHEN (o.kind = 'CREDIT') <> (o.source_account_id IS NULL)
+                OR (o.kind = 'DEBIT') <> (o.destination_account_id IS NULL)
+            THEN 'its kind has other sides' END,
+        CASE WHEN (o.kind = 'MERGE') <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
+            THEN 'its amount is not valid' END,
+        CASE WHEN (o.refusal_reason IS NULL) <> (o.refusal_facts IS NULL) THEN 'refusal reason and facts do not match' END,
+        CASE WHEN o.create_time NOT BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
+            THEN 'its time is not one' END,
+        CASE WHEN CASE WHEN o.refusal_reason IS NULL AND o.kind <> 'MERGE' AND o.source_account_id IS NOT NULL
+                    THEN num_nulls(o.source_version, o.source_posted_after) > 0
+                    ELSE num_nonnulls(o.source_version, o.source_posted_after, o.source_held_after,
+                                      o.source_available_after, o.source_previous_id) > 0 END
+            THEN 'its source has an entry that does not fit its outcome' END,
+        CASE WHEN CASE WHEN o.refusal_reason IS NULL AND o.kind <> 'MERGE' AND o.destination_account_id IS NOT NULL
+                    THEN num_nulls(o.destination_version, o.destination_posted_after) > 0
+                    ELSE num_nonnulls(o.destination_version, o.destination_posted_after, o.destination_held_after,
+                                      o.destination_available_after, o.destination_previous_id) > 0 END
+            THEN 'its destination has an entry that does not fit its outcome' END,
+        CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE')
+                OR (o.destination_category IS NULL) <> (o.destination_account_id IS NULL OR o.kind = 'MERGE')
+                OR o.source_category ~ '[^A-Za-z0-9._:-]' OR length(o.source_category) NOT BETWEEN 1 AND 32
+                OR o.destination_category ~ '[^A-Za-z0-9._:-]' OR length(o.destination_category) NOT BETWEEN 1 AND 32
+            THEN 'its categories are not valid' END,
+        CASE WHEN o.source_account_id IS NOT NULL AND s.account_id IS NULL
+            THEN format('its source account %s does not exist', o.source_account_id) END,
+        CASE WHEN o.destination_account_id IS NOT NULL AND d.account_id IS NULL
+            THEN format('its destination account %s does not exist', o.destination_account_id) END,
+        CASE WHEN s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code
+            THEN format('its currency %s is not that of its accounts', o.currency_code) END,
+        CASE WHEN o.source_categories IS NULL THEN
+                CASE WHEN o.source_category <> 'main' THEN 'its source_categories lack the category that paid' END
+            ELSE asked.fault END,
+        CASE WHEN o.kind = 'TRANSFER' AND o.source_account_id = o.destination_account_id
+                AND o.destination_category = ANY (coalesce(string_to_array(o.source_categories, ','), '{main}'))
+                OR o.kind = 'MERGE' AND o.source_account_id = o.destination_account_id
+            THEN 'its source is its destination' END,
+        CASE WHEN o.destination_owner_id IS NOT NULL
+                AND (o.kind <> 'TRANSFER' OR d.owner_id IS DISTINCT FROM o.destination_owner_id)
+            THEN 'its destination account is not of its destination owner' END,
+        CASE WHEN o.metadata IS NOT NULL
+                AND (jsonb_typeof(o.metadata) <> 'object' OR o.metadata = '{}'
+                     OR o.metadata @? 'strict $.* ? (@.type() <> "string")')
+            THEN 'its metadata is not a map of texts' END
+        ) AS fault
+    FROM operations o
+    LEFT JOIN accounts s ON s.account_id = o.source_account_id
+    LEFT JOIN accounts d ON d.account_id = o.destination_account_id
+    LEFT JOIN LATERAL (
+        SELECT CASE
+                   WHEN o.kind NOT IN ('DEBIT', 'TRANSFER') THEN 'it has source_categories and no source'
+                   WHEN o.source_categories ~ '[^A-Za-z0-9._:,-]' OR count(*) NOT BETWEEN 1 AND 16
+                       OR bool_or(length(category) NOT BETWEEN 1 AND 32) OR count(*) <> count(DISTINCT category)
+                       THEN 'its source_categories are not valid'
+                   WHEN o.refusal_reason IS NULL AND NOT bool_or(category = o.source_category)
+                       THEN 'its source_categories lack the category that paid'
+                   WHEN o.refusal_reason IS NOT NULL AND split_part(o.source_categories, ',', 1) <> o.source_category
+                       THEN 'its source_category is not the first of its source_categories'
+               END AS fault
+        FROM unnest(string_to_array(o.source_categories, ',')) AS category
+    ) AS asked ON o.source_categories IS NOT NULL
+    OFFSET 0
+) AS o
+WHERE fault IS NOT NULL

@@ -1,0 +1,116 @@
+//! Refusals: whether what a refused operation says is what Ballast writes for it. Each reason has its facts, no more and no
+//! less, and they are about the operation's own accounts, amount, currency and categories.
+
+use tokio_postgres::Row;
+
+use super::super::{row, unreadable};
+use crate::domain::refusal::{Facts, Side};
+use crate::domain::{AccountId, Amount, Category, Movement, Operation, Outcome};
+
+/// What is wrong with a row of `verify_refusals`.
+pub(super) fn fault(row: &Row) -> Option<String> {
+    let operation_id: &str = row.get("operation_id");
+    let fault = match unreadable::operation(row) {
+        Err(unreadable) => unreadable.cause,
+        Ok(operation) => {
+            let facts = row::from_json(row.get("refusal_facts")).unwrap_or_default();
+            misfit(&operation, &facts)?
+        }
+    };
+    Some(format!("operation {operation_id}: {fault}"))
+}
+
+fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
+    let Outcome::Refused(refusal) = &operation.outcome else {
+        return Some("it has a refusal reason and is not refused".to_owned());
+    };
+    let facts = refusal.facts();
+    if facts != *stored {
+        return Some("its refusal_facts are not those of its reason".to_owned());
+    }
+    let number = |name: &str| facts.get(name)?.parse::<i64>().ok();
+    let is_right = |(name, value): (&String, &String)| match name.as_str() {
+        "account_id" => is_side(operation, value, side(&facts)),
+        "currency_code" => value == operation.command.currency.as_str(),
+        "needed_minor_units" => amount(operation) == number(name),
+        // Of a merge, what one category has: nothing else says it.
+        "amount_minor_units" => match amount(operation) {
+            Some(amount) => Some(amount) == number(name),
+            None => number(name).is_some_and(|amount| amount > 0),
+        },
+        "categories" => *value == asked(operation),
+        "category" => is_category(operation, value),
+        "available_minor_units" => {
+            let needed = number("needed_minor_units");
+            let mut available = value.split(',').map(|text| text.parse::<i64>().ok());
+            available.all(|available| available < needed)
+        }
+        "held_minor_units" => number(name) > Some(0),
+        "limit_minor_units" => {
+            let sum = number("posted_minor_units").zip(number("amount_minor_units"));
+            sum.is_some_and(|(posted, amount)| {
+                i128::from(posted) + i128::from(amount) > number(name).map_or(i128::MAX, i128::from)
+            })
+        }
+        // Without a limit, what is below zero.
+        "posted_minor_units" => {
+            facts.contains_key("limit_minor_units") || number(name).is_some_and(|posted| posted < 0)
+        }
+        _ => true,
+    };
+    let wrong = facts.iter().find(|fact| !is_right(*fact));
+    wrong.map(|(name, _)| format!("its refusal_facts have another {name} than the operation"))
+}
+
+fn amount(operation: &Operation) -> Option<i64> {
+    operation.command.amount.map(Amount::minor_units)
+}
+
+/// Which side of an operation these facts are about; `None`: either.
+fn side(facts: &Facts) -> Option<Side> {
+    let has = |name: &str| facts.contains_key(name);
+    let payers = [
+        "needed_minor_units",
+        "held_minor_units",
+        "posted_minor_units",
+    ];
+    match facts.get("side").map(String::as_str) {
+        Some("debits") => Some(Side::Debits),
+        Some(_) => Some(Side::Credits),
+        None if has("limit_minor_units") => Some(Side::Credits),
+        // What lacks funds, is held or is owed is on the side that pays.
+        None if payers.into_iter().any(has) => Some(Side::Debits),
+        None => None,
+    }
+}
+
+/// Whether the operation would have moved money of this account, on this side.
+fn is_side(operation: &Operation, account_id: &str, side: Option<Side>) -> bool {
+    let movement = &operation.command.movement;
+    let is = |id: Option<&AccountId>| id.is_some_and(|id| id.as_str() == account_id);
+    match side {
+        Some(Side::Debits) => is(movement.source_account_id()),
+        Some(Side::Credits) => is(movement.destination_account_id()),
+        None => is(movement.source_account_id()) || is(movement.destination_account_id()),
+    }
+}
+
+fn asked(operation: &Operation) -> String {
+    let categories = operation
+        .command
+        .movement
+        .source()
+        .map_or(&[][..], |source| &source.categories[..]);
+    let texts: Vec<&str> = categories.iter().map(Category::as_str).collect();
+    texts.join(",")
+}
+
+/// A merge refuses for any category, another operation for that of its destination.
+fn is_category(operation: &Operation, category: &str) -> bool {
+    match &operation.command.movement {
+        Movement::Merge { .. } => true,
+        movement => movement
+            .destination()
+            .is_some_and(|key| key.category.as_str() == category),
+    }
+}
