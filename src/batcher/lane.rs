@@ -122,7 +122,7 @@ fn is_worth_singling_out(error: &StoreError, locking: &Locking) -> bool {
         StoreError::LockTimeout => *locking == Locking::Skip,
         // It was repeated for long enough.
         StoreError::Serialization
-        | StoreError::Deadline
+        | StoreError::Deadline { .. }
         | StoreError::Exhausted
         | StoreError::Unavailable { .. } => false,
     }
@@ -201,7 +201,7 @@ fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool
         // A pooled connection may have died with a restart of the database; the next one is new.
         StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
         StoreError::LockTimeout
-        | StoreError::Deadline
+        | StoreError::Deadline { .. }
         | StoreError::StatementTimeout
         | StoreError::Rejected { .. }
         | StoreError::Corrupt(_) => in_doubt,
@@ -250,9 +250,11 @@ fn failed(error: &StoreError, locking: &Locking) -> Result<Verdict, Failure> {
             account_id,
         ) => Failure::Contention { account_id },
         (StoreError::Exhausted, _) => Failure::Overloaded,
-        (StoreError::StatementTimeout | StoreError::Deadline, _) => Failure::DatabaseUnavailable {
-            outcome_unknown: false,
-        },
+        (StoreError::StatementTimeout | StoreError::Deadline { .. }, _) => {
+            Failure::DatabaseUnavailable {
+                outcome_unknown: false,
+            }
+        }
         (StoreError::Unavailable { outcome, cause }, _) => {
             tracing::warn!(cause, "the database is unavailable");
             Failure::DatabaseUnavailable {

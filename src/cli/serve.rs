@@ -76,6 +76,7 @@ async fn prepare(args: &ServeArgs, database_url: &str) -> Result<(), CliError> {
         true => schema::check(&client).await?,
         false => schema::migrate(&mut client).await?,
     }
+    schema::check_privileges(&client).await?;
     Ok(())
 }
 

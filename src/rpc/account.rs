@@ -9,8 +9,7 @@ use super::page::List;
 use super::proto::{self, account_service_server::AccountService};
 use super::status::RpcError;
 use super::{reply, request};
-use crate::batcher::Failure;
-use crate::store::{Created, Store, StoreError};
+use crate::store::{Created, Store};
 
 /// Serves AccountService from the store.
 #[derive(Debug)]
@@ -39,15 +38,7 @@ impl AccountService for AccountRpc {
             .before(deadline)
             .create_account(spec)
             .await
-            .map_err(|error| match error {
-                // Unlike a read, it may have happened.
-                StoreError::StatementTimeout | StoreError::Deadline => {
-                    RpcError::Failure(Failure::Deadline {
-                        outcome_unknown: true,
-                    })
-                }
-                error => error.into(),
-            })?;
+            .map_err(RpcError::of_unnamed_write)?;
         match created {
             Created::Account { account, created } => {
                 let account = Some(reply::account(&account));

@@ -11,10 +11,9 @@ use super::edge::Deadline;
 use super::proto::{self, card_rule, card_service_server::CardService};
 use super::reply;
 use super::status::RpcError;
-use crate::batcher::Failure;
 use crate::domain::Category;
 use crate::domain::card::Pattern;
-use crate::store::{CardRule, Store, StoreError, card_rule_key};
+use crate::store::{CardRule, Store, card_rule_key};
 
 use authorizer::{Authorizer, Decision};
 
@@ -38,7 +37,7 @@ impl CardRpc {
     ) -> Result<proto::CardRule, RpcError> {
         let store = self.store.before(deadline);
         let rule = store.set_card_rule(pattern, category).await;
-        Ok(rule_reply(&rule.map_err(maybe_done)?))
+        Ok(rule_reply(&rule.map_err(RpcError::of_unnamed_write)?))
     }
 
     async fn delete_rule(
@@ -47,19 +46,8 @@ impl CardRpc {
         deadline: tokio::time::Instant,
     ) -> Result<bool, RpcError> {
         let store = self.store.before(deadline);
-        store.delete_card_rule(pattern).await.map_err(maybe_done)
-    }
-}
-
-/// A write that ran out of time may have happened, unlike a read.
-fn maybe_done(error: StoreError) -> RpcError {
-    match error {
-        StoreError::StatementTimeout | StoreError::Deadline => {
-            RpcError::Failure(Failure::Deadline {
-                outcome_unknown: true,
-            })
-        }
-        error => error.into(),
+        let deleted = store.delete_card_rule(pattern).await;
+        deleted.map_err(RpcError::of_unnamed_write)
     }
 }
 

@@ -1,11 +1,10 @@
 //! Cards: their rules, and the verdicts about payments that two callers might disagree on.
 
-use deadpool_postgres::Client;
 use futures_util::future::join;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::error::{Outcome, StoreError};
+use super::error::StoreError;
 use super::requests::Requests;
 use super::row;
 use crate::domain::card::{Attempt, Mcc, Merchant, Pattern, Rules};
@@ -153,18 +152,18 @@ impl Requests {
         .await
     }
 
-    /// Gives a verdict about a payment, unless there is one; returns the one that stands. Durable when it returns; an
-    /// error leaves it unknown whether it was given.
+    /// Gives a verdict about a payment, unless there is one; returns the one that stands. Durable when it returns.
     pub async fn give_card_verdict(
         &self,
         operation_id: OperationId,
         attempt: Attempt,
         verdict: CardVerdict,
     ) -> Result<CardVerdict, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let give = || give_card_verdict(&client, &operation_id, &attempt, verdict);
-            writes.run(&client, give).await
+        self.write(move |client, writes| async move {
+            let params: [&(dyn ToSql + Sync); 3] =
+                [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
+            let row = writes.run_one(&client, GIVE_CARD_VERDICT, &params).await?;
+            CardVerdict::from_stored(row.get("verdict"))
         })
         .await
     }
@@ -175,10 +174,10 @@ impl Requests {
         operation_id: OperationId,
         attempt: Attempt,
     ) -> Result<(), StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let settle = || settle_card_verdict(&client, &operation_id, &attempt);
-            writes.run(&client, settle).await
+        self.write(move |client, writes| async move {
+            let params: [&(dyn ToSql + Sync); 2] = [&operation_id.as_str(), &attempt.as_str()];
+            writes.run(&client, SETTLE_CARD_VERDICT, &params).await?;
+            Ok(())
         })
         .await
     }
@@ -208,29 +207,29 @@ impl Requests {
         .await
     }
 
-    /// Sets the rule of a pattern. A connection that breaks on the way leaves the outcome unknown.
+    /// Sets the rule of a pattern.
     pub async fn set_card_rule(
         &self,
         pattern: Pattern,
         category: Category,
     ) -> Result<CardRule, StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
-            let set = || set_card_rule(&client, &pattern, &category);
-            writes.run(&client, set).await
-        });
-        done.await.map_err(maybe_done)
+        self.write(move |client, writes| async move {
+            let (kind, text) = card_rule_key(&pattern);
+            let params: [&(dyn ToSql + Sync); 3] = [&kind, &text, &category.as_str()];
+            card_rule(&writes.run_one(&client, SET_CARD_RULE, &params).await?)
+        })
+        .await
     }
 
-    /// Removes the rule of a pattern; false if there was none. A connection that breaks on the way leaves the outcome
-    /// unknown.
+    /// Removes the rule of a pattern; false if there was none.
     pub async fn delete_card_rule(&self, pattern: Pattern) -> Result<bool, StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
-            let delete = || delete_card_rule(&client, &pattern);
-            writes.run(&client, delete).await
-        });
-        done.await.map_err(maybe_done)
+        self.write(move |client, writes| async move {
+            let (kind, text) = card_rule_key(&pattern);
+            let params: [&(dyn ToSql + Sync); 2] = [&kind, &text];
+            let deleted = writes.run(&client, DELETE_CARD_RULE, &params).await?;
+            Ok(!deleted.is_empty())
+        })
+        .await
     }
 
     /// At most `limit` rules after a position.
@@ -246,58 +245,6 @@ impl Requests {
             rows.iter().map(card_rule).collect()
         })
         .await
-    }
-}
-
-async fn give_card_verdict(
-    client: &Client,
-    operation_id: &OperationId,
-    attempt: &Attempt,
-    verdict: CardVerdict,
-) -> Result<CardVerdict, StoreError> {
-    let statement = client.prepare_cached(GIVE_CARD_VERDICT).await?;
-    let params: [&(dyn ToSql + Sync); 3] =
-        [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
-    let row = client.query_one(&statement, &params).await?;
-    CardVerdict::from_stored(row.get("verdict"))
-}
-
-async fn settle_card_verdict(
-    client: &Client,
-    operation_id: &OperationId,
-    attempt: &Attempt,
-) -> Result<(), StoreError> {
-    let statement = client.prepare_cached(SETTLE_CARD_VERDICT).await?;
-    let params: [&(dyn ToSql + Sync); 2] = [&operation_id.as_str(), &attempt.as_str()];
-    client.execute(&statement, &params).await?;
-    Ok(())
-}
-
-async fn set_card_rule(
-    client: &Client,
-    pattern: &Pattern,
-    category: &Category,
-) -> Result<CardRule, StoreError> {
-    let statement = client.prepare_cached(SET_CARD_RULE).await?;
-    let (kind, text) = card_rule_key(pattern);
-    let params: [&(dyn ToSql + Sync); 3] = [&kind, &text, &category.as_str()];
-    card_rule(&client.query_one(&statement, &params).await?)
-}
-
-async fn delete_card_rule(client: &Client, pattern: &Pattern) -> Result<bool, StoreError> {
-    let statement = client.prepare_cached(DELETE_CARD_RULE).await?;
-    let (kind, text) = card_rule_key(pattern);
-    Ok(client.execute(&statement, &[&kind, &text]).await? > 0)
-}
-
-/// Unlike a read, it may have happened.
-fn maybe_done(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
-            outcome: Outcome::Unknown(Vec::new()),
-            cause,
-        },
-        error => error,
     }
 }
 

@@ -1,8 +1,10 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
 mod accounts;
+mod cancel;
 mod cards;
 mod columns;
+mod connections;
 mod error;
 mod history;
 mod ledger;
@@ -15,10 +17,12 @@ mod requests;
 mod retry;
 mod row;
 pub mod schema;
+mod standing;
 pub mod verify;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use accounts::{AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec};
 pub use cards::{
@@ -33,12 +37,14 @@ pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
+pub use standing::{NEEDED_PRIVILEGES, Obstacle, Standing};
 pub use write::WRITE_STATEMENTS;
 
+use tokio::sync::Notify;
+
+use connections::Connections;
 use places::Places;
-use pool::Connections;
 use replays::Replays;
-use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 10] = [
@@ -69,6 +75,9 @@ pub struct Store {
     health: Connections,
     isolation: Isolation,
     retries: Retries,
+    statement_timeout: Duration,
+    /// Tells health that the database may not take writes.
+    write_failures: Arc<Notify>,
     places: Arc<Places>,
     replays: Arc<Replays>,
 }
@@ -92,6 +101,8 @@ impl Store {
             health: Connections::new("health", config, Session::Requests, 1)?,
             isolation: config.isolation,
             retries: Retries::default(),
+            statement_timeout: Duration::from_millis(config.statement_timeout_ms),
+            write_failures: Arc::default(),
             places: Arc::default(),
             replays: Arc::default(),
         })
@@ -106,16 +117,36 @@ impl Store {
         Requests::new(
             pool.clone(),
             deadline,
-            Writes {
-                isolation: self.isolation,
-                retries: self.retries.clone(),
-            },
+            self.isolation,
+            self.retries.clone(),
+            self.statement_timeout,
         )
     }
 
-    /// Whether the database answers until `deadline`. Asked on a connection of its own: busy is not unhealthy.
-    pub async fn ping(&self, deadline: tokio::time::Instant) -> Result<(), StoreError> {
-        self.requests_on(&self.health, deadline).ping().await
+    /// What the database says about itself until `deadline`. Asked on a connection of its own: busy is not unhealthy.
+    /// With `anew` on a new one, which shows what new sessions are allowed now, and where the address leads now.
+    pub async fn standing(
+        &self,
+        deadline: tokio::time::Instant,
+        anew: bool,
+    ) -> Result<Standing, StoreError> {
+        if anew {
+            self.health.renew();
+        }
+        self.requests_on(&self.health, deadline)
+            .request(|client| async move { Standing::of(&client).await })
+            .await
+    }
+
+    /// Closes all connections for batches and requests: idle ones now, those in use when they come back.
+    pub fn renew(&self) {
+        self.batches.renew();
+        self.requests.renew();
+    }
+
+    /// Comes back when the write path found the database unavailable since the last time.
+    pub async fn write_failed(&self) {
+        self.write_failures.notified().await;
     }
 
     /// Closes all pools. Connections in use close when they come back.

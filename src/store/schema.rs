@@ -7,6 +7,7 @@ use refinery::{Migration, Runner};
 use tokio_postgres::{Client, NoTls};
 
 use super::error::{StoreError, with_source};
+use super::standing::{Obstacle, Standing};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -69,9 +70,31 @@ pub enum SchemaError {
         /// Its value.
         value: String,
     },
+    /// The database needs migrations and takes none.
+    #[error("the schema is at version {found} and version {needed} is needed, but {obstacle}")]
+    ReadOnly {
+        /// The version of the database; 0: empty.
+        found: i32,
+        /// The newest version of this binary.
+        needed: i32,
+        /// Why it takes none.
+        obstacle: Obstacle,
+    },
+    /// The role cannot do what serving needs.
+    #[error("cannot serve this database: {0}")]
+    Obstacle(Obstacle),
     /// A migration failed, or the database answered something unexpected.
     #[error("cannot prepare the schema: {0}")]
     Failed(String),
+}
+
+impl From<StoreError> for SchemaError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { cause, .. } => Self::Unreachable(cause),
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for SchemaError {
@@ -107,29 +130,51 @@ pub async fn migrate(client: &mut Client) -> Result<(), SchemaError> {
         .await?;
     let migrated = async {
         check_not_newer(client).await?;
+        let (found, needed) = (version(client).await?, newest());
+        if found == needed {
+            // A read-only server, or a role that may not create tables, is fine then.
+            return Ok(());
+        }
+        match Standing::of(client).await?.obstacle {
+            Some(obstacle) if obstacle.is_read_only() => {
+                return Err(SchemaError::ReadOnly {
+                    found,
+                    needed,
+                    obstacle,
+                });
+            }
+            _ => {}
+        }
         let report = runner().run_async(client).await;
-        report.map_err(|error| SchemaError::Failed(with_source(&error)))
+        report
+            .map(drop)
+            .map_err(|error| SchemaError::Failed(with_source(&error)))
     }
     .await;
     client
         .query("SELECT pg_advisory_unlock($1)", &[&MIGRATION_LOCK])
         .await?;
-    migrated.map(drop)
+    migrated
 }
 
 /// Checks that the schema is exactly this binary's version, and changes nothing.
 pub async fn check(client: &Client) -> Result<(), SchemaError> {
     check_server_version(client).await?;
     check_not_newer(client).await?;
-    let found = applied(client)
-        .await?
-        .last()
-        .map_or(0, |(version, _, _)| *version);
-    let needed = newest();
+    let (found, needed) = (version(client).await?, newest());
     if found < needed {
         return Err(SchemaError::Older { found, needed });
     }
     Ok(())
+}
+
+/// Checks that the role may do what serving needs. A server that is read-only passes: that can end while this instance
+/// runs, such as when a standby is promoted, and until then it serves reads and its health says NOT_SERVING.
+pub async fn check_privileges(client: &Client) -> Result<(), SchemaError> {
+    match Standing::of(client).await?.obstacle {
+        Some(obstacle) if !obstacle.is_read_only() => Err(SchemaError::Obstacle(obstacle)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that a committed transaction survives a crash.
@@ -198,6 +243,12 @@ async fn check_not_newer(client: &Client) -> Result<(), SchemaError> {
         }
     }
     Ok(())
+}
+
+/// The version of the database's schema; 0: it has none.
+async fn version(client: &Client) -> Result<i32, SchemaError> {
+    let applied = applied(client).await?;
+    Ok(applied.last().map_or(0, |(version, _, _)| *version))
 }
 
 /// The applied migrations in order: version, name, checksum.

@@ -96,6 +96,9 @@ impl Store {
         };
         let result = transaction.run(jobs).await;
         if let Err(error) = &result {
+            if matches!(error, StoreError::Unavailable { .. }) {
+                self.write_failures.notify_one();
+            }
             let is_usable = error.leaves_the_connection_usable()
                 && client.batch_execute("ROLLBACK").await.is_ok();
             if !is_usable {
