@@ -77,7 +77,7 @@ impl Connections {
         let connect_timeout = Duration::from_millis(config.connect_timeout_ms);
         Ok(Self(Arc::new(Shared {
             name,
-            pool: pool::pool(config, session, size)?,
+            pool: pool::pool(name, config, session, size)?,
             address: config.database_url.parse()?,
             size,
             connect_timeout,

@@ -132,24 +132,18 @@ impl Session {
             Self::Requests => config.request_queue_depth_max,
         }
     }
-
-    fn application_name(self) -> &'static str {
-        match self {
-            Self::Batches => "ballast batches",
-            Self::Requests => "ballast requests",
-        }
-    }
 }
 
 /// A pool that makes connections of a kind, at most so many at a time. Whoever asks it waits for as long as that takes.
 pub(super) fn pool(
+    name: &str,
     config: &StoreConfig,
     session: Session,
     size: usize,
 ) -> Result<Pool, StoreConfigError> {
     let mut postgres: tokio_postgres::Config = config.database_url.parse()?;
     let timeout = Duration::from_millis(config.connect_timeout_ms);
-    postgres.application_name(session.application_name());
+    postgres.application_name(format!("ballast {name}"));
     bound_silence(&mut postgres, timeout);
     let mut settings = session.settings(config.statement_timeout_ms);
     if !config.allow_data_loss {
