@@ -303,7 +303,7 @@ const OPERATION: Failed = Failed {
 };
 const REQUEST: Failed = Failed {
     name: "request",
-    resolve: "send the same request again, it takes effect once",
+    resolve: "send the same request again, which is safe",
 };
 
 fn failed(failure: &Failure, what: &Failed) -> Problem {

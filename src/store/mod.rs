@@ -66,8 +66,11 @@ pub const READ_STATEMENTS: [(&str, &str); 10] = [
     ("list_entries", history::LIST_ENTRIES),
 ];
 
-/// The database behind Ballast: one pool for the batches of the write path, one for everything else and one
-/// connection for health, so that none starves the other. Cheap to clone.
+/// One is enough, and the second is for when the first one hangs on a server that is gone.
+const HEALTH_CONNECTIONS: usize = 2;
+
+/// The database behind Ballast: one pool for the batches of the write path, one for everything else and a small one for
+/// health, so that none starves the other. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     batches: Connections,
@@ -98,7 +101,7 @@ impl Store {
                 Session::Requests,
                 config.request_connections,
             )?,
-            health: Connections::new("health", config, Session::Requests, 1)?,
+            health: Connections::new("health", config, Session::Requests, HEALTH_CONNECTIONS)?,
             isolation: config.isolation,
             retries: Retries::default(),
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),

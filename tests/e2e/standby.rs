@@ -145,7 +145,20 @@ async fn a_database_that_turns_read_only_leaves_the_rotation_and_comes_back() {
     let reset = format!("ALTER DATABASE {name} RESET default_transaction_read_only");
     sql.batch_execute(&reset).await.expect("reset");
     until_health(ballast.address, ServingStatus::Serving).await;
-    debit_until_posted(&mut ballast, "e").await;
+    // At once: no session that began read-only is left.
+    ballast
+        .balances
+        .debit(debit("e", "a", 1))
+        .await
+        .expect("posted");
+    for number in 0..8 {
+        let request = account(&format!("n-{number}"));
+        ballast
+            .accounts
+            .create_account(request)
+            .await
+            .expect("opened");
+    }
     ballast.assert_in_order().await;
 }
 
