@@ -220,15 +220,19 @@ async fn what_connects_no_more_serves_all_with_what_is_connected() {
     let other = Database::empty().await.sql().await;
     let name = ballast.database.name();
     let allow = |allowed: bool| format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}");
+    let lock = ballast
+        .lock_with("LOCK TABLE balances IN ACCESS EXCLUSIVE MODE")
+        .await;
     other.batch_execute(&allow(false)).await.expect("shut");
-    let reads: Vec<_> = (0..200)
-        .map(|_| {
-            let mut balances = ballast.balances.clone();
-            tokio::spawn(async move { posted(&mut balances, "a").await })
-        })
-        .collect();
-    for read in reads {
-        assert_eq!(read.await.expect("it is served"), 1);
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let mut balances = ballast.balances.clone();
+        reads.spawn(async move { posted(&mut balances, "a").await });
     }
+    // While they wait for what is connected, nothing else can be connected. That is no reason to fail.
+    let ended = tokio::time::timeout(Duration::from_secs(1), reads.join_next()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    lock.release().await;
+    assert_eq!(reads.join_all().await, vec![1; 200]);
     other.batch_execute(&allow(true)).await.expect("open");
 }

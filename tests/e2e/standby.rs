@@ -246,8 +246,12 @@ async fn a_role_that_may_only_read_cannot_start_and_is_told_what_it_lacks() {
     );
     let reads = NEEDED_PRIVILEGES.map(|(table, _)| (table, &["SELECT"][..]));
     let (role, url) = role_of(&database, &reads).await;
-    let (code, _, errors) = run(folder.path(), &["--database-url", &url]);
-    assert_eq!(code, Some(1), "{errors}");
+    let starting = command(folder.path(), &["--database-url", &url]);
+    let mut starting = tokio::process::Command::from(starting);
+    let ended = within_reason("its end", starting.kill_on_drop(true).output()).await;
+    let ended = ended.expect("the binary runs");
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{errors}");
     for words in [
         format!("the role {role} lacks INSERT, UPDATE on accounts; INSERT, UPDATE on balances; "),
         "grant it, or name the owner of the tables in --database-url".to_owned(),
