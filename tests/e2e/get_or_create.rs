@@ -35,7 +35,13 @@ async fn start(folder: &tempfile::TempDir, database: &Database, isolation: &str)
             let isolation = isolation.to_owned();
             tokio::task::spawn_blocking(move || {
                 let arguments = ["--database-url", &url, "--isolation", &isolation];
-                let patience = ["--connect-timeout-ms", "30000"];
+                // A busy machine is no reason to give up.
+                let patience = [
+                    "--connect-timeout-ms",
+                    "30000",
+                    "--request-timeout-ms",
+                    "60000",
+                ];
                 Running::start(&folder, &[&arguments[..], &patience].concat())
             })
         })
