@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Get-or-create without duplicates, and merging what became two, by hand: needs grpcurl and a ballast, on 127.0.0.1:50051
+# Get-or-create without duplicates, and merging what became two, by hand: needs grpcurl and a Ballast, on 127.0.0.1:50051
 # unless BALLAST_TARGET names another one.
 set -euo pipefail
 
@@ -9,7 +9,7 @@ readonly RUN=${1:-$(date +%s)}
 
 # call METHOD JSON
 call() {
-    printf '\n$ %s %s\n' "$1" "$2"
+    printf '\n-> %s %s\n' "$1" "$2"
     # Some of the answers are errors on purpose.
     grpcurl -plaintext -d "$2" "$TARGET" "ballast.v1.$1" 2>&1 | sed '/^ *$/d' || true
 }
@@ -42,10 +42,10 @@ quietly BalanceService/Credit "$(credit web main 70)"
 readonly MERGE=$(printf '{"operation_id":"%s-merge","source_account_id":"%s-app","destination_account_id":"%s-web"}' "$RUN" "$RUN" "$RUN")
 echo
 echo "The same customer has a second account. All of it moves, and it closes; of the answer only the entries:"
-call BalanceService/MergeAccounts "$MERGE" | sed -n '/^\$/p; /"entries"/,/^  \]/p'
+call BalanceService/MergeAccounts "$MERGE" | sed -n '/^->/p; /"entries"/,/^  \]/p'
 echo
 echo "Again; of the answer only the end:"
-call BalanceService/MergeAccounts "$MERGE" | sed -n '/^\$/p; /"replayed"/p'
+call BalanceService/MergeAccounts "$MERGE" | sed -n '/^->/p; /"replayed"/p'
 echo
 echo "A late payment to the closed account:"
 call BalanceService/Credit "$(credit app late 5)"

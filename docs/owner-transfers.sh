@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Transfers between the accounts of owners, by hand: needs grpcurl and a ballast, on 127.0.0.1:50051 unless BALLAST_TARGET
+# Transfers between the accounts of owners, by hand: needs grpcurl and a Ballast, on 127.0.0.1:50051 unless BALLAST_TARGET
 # names another one.
 set -euo pipefail
 
@@ -9,7 +9,7 @@ readonly RUN=${1:-$(date +%s)}
 
 # call METHOD JSON
 call() {
-    printf '\n$ %s %s\n' "$1" "$2"
+    printf '\n-> %s %s\n' "$1" "$2"
     # Some of the answers are errors on purpose.
     grpcurl -plaintext -d "$2" "$TARGET" "ballast.v1.$1" 2>&1 | sed '/^ *$/d' || true
 }
@@ -38,7 +38,7 @@ echo "A second settlement account:"
 call AccountService/CreateAccount "$(account ann-other ann true)"
 echo
 echo "To ben, who has room for it; of the answer only the balances:"
-call BalanceService/Transfer "$(transfer t-1 ben 4000)" | sed -n '/^\$/p; /"balances"/,$p'
+call BalanceService/Transfer "$(transfer t-1 ben 4000)" | sed -n '/^->/p; /"balances"/,$p'
 echo
 echo "Again, to a full ben:"
 call BalanceService/Transfer "$(transfer t-2 ben 4000)"

@@ -3,8 +3,9 @@
 //! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; a timer only sees to it that
 //! a few commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is
 //! done, so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A
-//! command on an account that somebody outside holds steps aside and waits on a connection of its own kind, while all
-//! others go on.
+//! command on an account that somebody outside holds steps aside. A lock-wait connection waits for that account, holding
+//! nothing else, while all others go on; when the lock is granted, all commands that wait for the account by then go into
+//! one batch, in the transaction that has the lock.
 
 mod caller;
 mod group;
@@ -34,7 +35,7 @@ pub use thread::WriteThread;
 pub struct BatcherConfig {
     /// Lanes: batches that run side by side.
     pub lanes: usize,
-    /// Connections for commands on accounts that are locked from outside.
+    /// Connections that wait for what somebody outside holds.
     pub patient_lanes: usize,
     /// The most commands in one transaction.
     pub batch_size_max: usize,
@@ -102,12 +103,19 @@ pub enum Answer {
 #[derive(Debug)]
 struct Ticket {
     job: Job,
+    waiting: Waiting,
+}
+
+/// What a ticket is besides its job.
+#[derive(Debug)]
+struct Waiting {
     caller: Caller,
-    deadline: Instant,
-    /// When its lock wait ends; set when it first has to wait for a lock held outside.
+    /// When its lock wait ends; set when it first has to wait for somebody outside.
     lock_wait_end: Option<Instant>,
     /// Its place in the order in which commands came; 0 until the schedule has it.
     number: u64,
+    /// How often a batch could not execute it because of somebody outside.
+    step_aside_count: u32,
     /// The account that it waits for, or waited for last.
     waits_for: Option<AccountId>,
     /// How often it had to wait for another account than before.
@@ -117,28 +125,38 @@ struct Ticket {
 }
 
 impl Ticket {
-    fn new(job: Job, caller: Caller, deadline: Instant) -> Self {
+    fn new(job: Job, caller: Caller) -> Self {
         Self {
             job,
-            caller,
-            deadline,
-            lock_wait_end: None,
-            number: 0,
-            waits_for: None,
-            detours: 0,
-            reserved: None,
+            waiting: Waiting {
+                caller,
+                lock_wait_end: None,
+                number: 0,
+                step_aside_count: 0,
+                waits_for: None,
+                detours: 0,
+                reserved: None,
+            },
         }
+    }
+
+    fn split(self) -> (Job, Waiting) {
+        (self.job, self.waiting)
+    }
+
+    fn join(job: Job, waiting: Waiting) -> Self {
+        Self { job, waiting }
+    }
+
+    fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
+        self.job.command.movement.account_ids()
     }
 
     /// Withdraws the command if nobody waits for the answer any more, or the deadline has passed. False: it goes on.
     fn withdraw_if_pointless(&self, now: Instant) -> bool {
         let claim = &self.job.claim;
-        let is_pointless = || self.deadline <= now || self.caller.is_gone();
+        let is_pointless = || self.job.deadline <= now || self.waiting.caller.is_gone();
         claim.is_withdrawn() || (is_pointless() && claim.withdraw())
-    }
-
-    fn has_waited_enough(&self, now: Instant) -> bool {
-        self.lock_wait_end.is_some_and(|end| end <= now)
     }
 
     /// Tells the caller, if it still listens, that it is over.
@@ -147,7 +165,7 @@ impl Ticket {
     }
 
     fn answer(self, answer: Answer) {
-        self.caller.tell(answer);
+        self.waiting.caller.tell(answer);
     }
 }
 
@@ -228,9 +246,10 @@ impl Batcher {
         let job = Job {
             command: Arc::new(command),
             claim: claim.clone(),
+            deadline,
         };
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket::new(job, Caller::Single(answer), deadline);
+        let ticket = Ticket::new(job, Caller::Single(answer));
         match self.queue.try_send(ticket) {
             Ok(()) => {
                 note_filling(&self.filling, &self.queue);

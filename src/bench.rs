@@ -9,6 +9,7 @@
     reason = "what is compared is written the usual way"
 )]
 mod baseline;
+mod build;
 mod disk;
 mod environment;
 mod history;
@@ -31,13 +32,14 @@ mod turn;
 mod way;
 
 pub use baseline::{Baseline, BaselineConfig, serve as serve_baseline};
+pub use build::Build;
 pub use html::Page;
 pub use load::Pace;
 pub(crate) use process::{Served, rss_bytes};
 pub use report::{Figures, Report};
-pub use scenario::{OperationIds, Scenario};
+pub use scenario::{LockedPayers, Merchant, OperationIds, Scenario};
 pub use table_size::TableSize;
-pub use way::Way;
+pub use way::{AskedWay, Way};
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,10 +55,11 @@ use turn::{Cell, Running};
 pub struct Plan {
     /// What the requests are about; each is measured on its own.
     pub scenarios: Vec<Scenario>,
-    /// How fast the requests come; each is measured on its own.
+    /// How fast the requests come; each is measured on its own. If there is none: a closed loop, with as many in flight as is
+    /// usual for the scenario.
     pub paces: Vec<Pace>,
     /// By which RPC they come; each is measured on its own.
-    pub ways: Vec<Way>,
+    pub ways: Vec<AskedWay>,
     /// What operation ids look like, but for those of pgbench.
     pub operation_ids: OperationIds,
     /// How often each variant gets its turn.
@@ -73,6 +76,8 @@ pub struct Plan {
     pub connection_count: usize,
     /// What is compared.
     pub variants: Vec<Variant>,
+    /// How many processes serve each ballast that is measured, on one database.
+    pub instance_count: usize,
     /// Where PostgreSQL is.
     pub database: Database,
     /// Whether every turn begins with a checkpoint.
@@ -86,6 +91,8 @@ pub struct Plan {
 pub enum Variant {
     /// This ballast, with these extra arguments of `ballast serve`.
     Ballast(Vec<String>),
+    /// Another build of ballast.
+    Build(Build),
     /// Something else behind the same gRPC method.
     Baseline(BaselineConfig),
     /// What runs at [`Database::Elsewhere`].
@@ -123,6 +130,18 @@ pub enum BenchError {
     /// The zipf exponent is not one.
     #[error("zipf exponent {0} must be a positive number")]
     Exponent(f64),
+    /// A ledger is too small for the scenario.
+    #[error(
+        "a ledger of {table} has too few accounts for {scenario}: it needs {account_count_min}"
+    )]
+    TooFewAccounts {
+        /// What the ledger begins with.
+        table: TableSize,
+        /// What is to be measured.
+        scenario: Scenario,
+        /// The fewest accounts.
+        account_count_min: u64,
+    },
     /// Nothing that was asked for can be measured.
     #[error("nothing to measure: {0}")]
     Nothing(String),
@@ -163,6 +182,7 @@ impl Variant {
         match self {
             Self::Ballast(arguments) if arguments.is_empty() => "ballast".to_owned(),
             Self::Ballast(arguments) => format!("ballast {}", arguments.join(" ")),
+            Self::Build(build) => build.name().to_owned(),
             Self::Baseline(config) => config.baseline.name().to_owned(),
             Self::Target => "target".to_owned(),
         }
@@ -190,6 +210,7 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchE
         let why: Vec<String> = skipped.iter().map(Skip::to_string).collect();
         return Err(BenchError::Nothing(why.join("; ")));
     }
+    enough_accounts(plan)?;
     match &plan.database {
         Database::Elsewhere(_) => until_stopped(stop, run_on(plan, None)).await,
         Database::Named(url) => {
@@ -208,6 +229,25 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchE
             .await
         }
     }
+}
+
+/// Whether the ledgers have the accounts that the scenarios need.
+fn enough_accounts(plan: &Plan) -> Result<(), BenchError> {
+    for &scenario in &plan.scenarios {
+        let Scenario::LockedPayers(locked) = scenario else {
+            continue;
+        };
+        let account_count_min = locked.account_count_min();
+        let too_small = |table: &&TableSize| table.account_count < account_count_min;
+        if let Some(&table) = plan.tables.iter().find(too_small) {
+            return Err(BenchError::TooFewAccounts {
+                table,
+                scenario,
+                account_count_min,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Does `work`, unless `stop` is cancelled before it is done. Processes that it started are killed then; if a Ctrl-C in the
@@ -261,10 +301,12 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         }
     }
     let url = running.first().and_then(Running::database_url);
+    let mut notes = notes(plan, &cells, &skipped);
+    notes.extend(versions(plan).await?);
     let mut report = Report::new(
         plan,
         environment::Environment::of(url, embedded).await?,
-        notes(plan, &cells, &skipped),
+        notes,
     );
     if let Some(embedded) = embedded
         && is_wal_provided(plan)
@@ -292,6 +334,7 @@ async fn run_on(plan: &Plan, embedded: Option<&Embedded>) -> Result<Report, Benc
         turns.reverse();
     }
     bar.finish_and_clear();
+    report.compare();
     for variant in running {
         variant.finish(plan.verify).await?;
     }
@@ -377,11 +420,32 @@ fn notes(plan: &Plan, cells: &[Cell], skipped: &[Skip]) -> Vec<String> {
         "before the first turn the WAL got segments for one turn, at most min_wal_size, as after some time in use"
             .to_owned()
     });
+    let locks = plan
+        .scenarios
+        .iter()
+        .any(|scenario| matches!(scenario, Scenario::LockedPayers(_)));
+    let locked = locks.then(|| {
+        "locked payers: another session holds their rows, warm-up included; each has one unary call in flight that does not \
+         count; all figures but those of the parts are of the others"
+            .to_owned()
+    });
     widened
+        .chain(locked)
         .chain(compared.flatten())
         .chain(provided)
         .chain(skipped)
         .collect()
+}
+
+/// What the other builds say about themselves.
+async fn versions(plan: &Plan) -> Result<Vec<String>, BenchError> {
+    let mut versions = Vec::new();
+    for variant in &plan.variants {
+        if let Variant::Build(build) = variant {
+            versions.push(format!("{}: {}", build.name(), build.version().await?));
+        }
+    }
+    Ok(versions)
 }
 
 /// About how long the turns take.

@@ -3,6 +3,7 @@
 mod args;
 mod banner;
 mod bench;
+mod configuration;
 mod demo;
 mod health;
 mod migrate;

@@ -77,12 +77,14 @@ const COMPRESS_WAL: &str = "SELECT 1 FROM pg_settings WHERE name = 'wal_compress
 pub enum EmbeddedError {
     /// No PostgreSQL where it was looked for.
     #[error(
-        "no PostgreSQL 15 or newer found {looked}; install it (apt install postgresql), name its binaries with \
-         --postgres-bin, or a database with --database-url"
+        "no PostgreSQL 15 or newer found {looked}; install it ({install}), name its binaries with --postgres-bin, or a \
+         database with --database-url"
     )]
     NoBinaries {
-        /// Where it was looked for.
+        /// Where it was looked for, and what was found there that is too old.
         looked: String,
+        /// The command that installs it on this system.
+        install: String,
     },
     /// The cluster was made by a version that is not there any more.
     #[error(

@@ -118,11 +118,10 @@ impl<T> Group<T> {
         let job = Job {
             command: Arc::new(command),
             claim,
+            deadline,
         };
         let line = Line::new(slot, self.sender.clone(), place.room);
-        let queue = place
-            .queue
-            .send(Ticket::new(job, Caller::Group(line), deadline));
+        let queue = place.queue.send(Ticket::new(job, Caller::Group(line)));
         note_filling(&place.filling, &queue);
     }
 

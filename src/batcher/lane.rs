@@ -1,20 +1,20 @@
 //! A lane: one batch on its way through the ledger, with what is done when that fails.
 //!
 //! A batch that lost a race is repeated, bounded and jittered. A batch that the database rejected, or could not finish
-//! in time, is repeated one command at a time, so that one poisonous command does not sink its neighbours. A commit
-//! whose answer was lost is resolved by repeating it: what was committed is found by its operation ids.
+//! in time, is repeated in halves, so that one poisonous command does not sink its neighbours and costs them few
+//! transactions. A commit whose answer was lost is resolved by repeating it: what was committed is found by its
+//! operation ids.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::caller::Caller;
 use super::{Answer, Failure, Ticket};
-use crate::domain::{AccountId, OperationId};
+use crate::domain::{AccountId, OperationId, Set, Timestamp};
 use crate::store::{
-    Job, Ledger, Locking, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError, Verdict, pause_after,
+    InDoubt, Job, Ledger, Locking, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError, Verdict,
+    pause_after,
 };
 
 /// How often a batch is tried before its callers are told.
@@ -22,156 +22,205 @@ const ATTEMPTS_MAX: u32 = 6;
 /// The longest that a repetition waits for the locks of a commit whose answer was lost.
 const OWN_COMMIT_WAIT_MAX: Duration = Duration::from_millis(1000);
 
-/// The commands that found an account locked from outside. All others of their batch are answered.
-pub(super) type SteppedAside = Vec<(AccountId, Ticket)>;
+/// What somebody outside holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The lock of this account.
+    Account(AccountId),
+    /// This operation id, in a transaction that has not ended.
+    Operation(OperationId),
+}
+
+/// What a batch leaves behind. All commands that are not in here are answered.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// The commands that have to wait for somebody outside.
+    pub(super) stepped_aside: Vec<(Obstacle, Ticket)>,
+    /// The accounts of commands that the database rejects alone, without those of commands that it executed.
+    pub(super) suspects: Vec<AccountId>,
+    /// Whether it executed any.
+    pub(super) has_decided: bool,
+}
 
 /// Executes the commands and answers them.
 pub(super) async fn run<L: Ledger>(
     ledger: Arc<L>,
     tickets: Vec<Ticket>,
-    locking: Locking,
-) -> SteppedAside {
-    let (jobs, waiting): (Vec<Job>, Vec<Waiting>) =
-        tickets.into_iter().map(Waiting::from_ticket).unzip();
-    let results = execute(&*ledger, &jobs, &locking).await;
-    let mut stepped_aside = Vec::new();
-    for ((job, waiting), result) in jobs.into_iter().zip(waiting).zip(results) {
-        let ticket = waiting.into_ticket(job);
-        match result {
-            Ok(Verdict::Decided(decision)) => ticket.answer(Answer::Decided(decision)),
-            Ok(Verdict::Contended(account_id)) => stepped_aside.push((account_id, ticket)),
-            // The caller withdrew it, so the caller has its answer.
-            Ok(Verdict::Withdrawn) => {}
-            Err(failure) => ticket.answer(Answer::Failed(failure)),
-        }
-    }
-    stepped_aside
-}
-
-/// A ticket without its job.
-struct Waiting {
-    caller: Caller,
-    deadline: Instant,
-    lock_wait_end: Option<Instant>,
-}
-
-impl Waiting {
-    fn from_ticket(ticket: Ticket) -> (Job, Self) {
-        let Ticket {
-            job,
-            caller,
-            deadline,
-            lock_wait_end,
-            // They say where it waits; from now on, if at all, it waits for a lock.
-            number: _,
-            waits_for: _,
-            detours: _,
-            reserved: _,
-        } = ticket;
-        (
-            job,
-            Self {
-                caller,
-                deadline,
-                lock_wait_end,
-            },
-        )
-    }
-
-    fn into_ticket(self, job: Job) -> Ticket {
-        let Self {
-            caller,
-            deadline,
-            lock_wait_end,
-        } = self;
-        Ticket {
-            lock_wait_end,
-            ..Ticket::new(job, caller, deadline)
-        }
-    }
-}
-
-type Results = Vec<Result<Verdict, Failure>>;
-
-async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: &Locking) -> Results {
-    match attempt(ledger, jobs, locking).await {
-        Ok(results) => results,
-        Err(error) if jobs.len() > 1 && is_worth_singling_out(&error, locking) => {
-            tracing::warn!(%error, commands = jobs.len(), "a batch failed; its commands run one by one");
-            let mut results = Vec::with_capacity(jobs.len());
-            for job in jobs.chunks(1) {
-                match attempt(ledger, job, locking).await {
-                    Ok(result) => results.extend(result),
-                    Err(error) => results.push(failed(&error, locking)),
-                }
+    locking: Locking<L::Hold>,
+) -> Ended {
+    let (jobs, waiting): (Vec<Job>, Vec<_>) = tickets.into_iter().map(Ticket::split).unzip();
+    let ends = execute(&*ledger, &jobs, locking).await;
+    let mut ended = Ended {
+        suspects: suspects(&jobs, &ends),
+        ..Ended::default()
+    };
+    for ((job, waiting), end) in jobs.into_iter().zip(waiting).zip(ends) {
+        let ticket = Ticket::join(job, waiting);
+        match end {
+            End::Verdict(Verdict::Decided(decision)) => {
+                ended.has_decided = true;
+                ticket.answer(Answer::Decided(decision));
             }
-            results
+            End::Verdict(Verdict::Contended(account_id)) => {
+                let obstacle = Obstacle::Account(account_id);
+                ended.stepped_aside.push((obstacle, ticket));
+            }
+            End::Obstructed => {
+                let operation_id = ticket.job.command.operation_id.clone();
+                let obstacle = Obstacle::Operation(operation_id);
+                ended.stepped_aside.push((obstacle, ticket));
+            }
+            // Mostly the caller withdrew it and has its answer; one whose deadline passed meanwhile is told so.
+            End::Verdict(Verdict::Withdrawn) => ticket.end(),
+            End::Failed { failure, .. } => ticket.answer(Answer::Failed(failure)),
         }
-        Err(error) => jobs.iter().map(|_| failed(&error, locking)).collect(),
     }
+    ended
 }
 
-/// Whether single commands may succeed where their batch failed.
-fn is_worth_singling_out(error: &StoreError, locking: &Locking) -> bool {
+/// What became of one command.
+#[derive(Debug, Clone)]
+enum End {
+    Verdict(Verdict),
+    /// Its operation id is about to be recorded by somebody else.
+    Obstructed,
+    Failed {
+        failure: Failure,
+        /// The database would reject it again, and all that is in one transaction with it.
+        is_poisonous: bool,
+    },
+}
+
+fn suspects(jobs: &[Job], ends: &[End]) -> Vec<AccountId> {
+    let account_ids_of = |is_meant: fn(&End) -> bool| {
+        let meant = jobs.iter().zip(ends).filter(move |(_, end)| is_meant(end));
+        meant.flat_map(|(job, _)| job.command.movement.account_ids())
+    };
+    let is_poisonous = |end: &End| matches!(end, End::Failed { is_poisonous, .. } if *is_poisonous);
+    if !ends.iter().any(is_poisonous) {
+        return Vec::new();
+    }
+    let executed: Set<&AccountId> =
+        account_ids_of(|end| matches!(end, End::Verdict(Verdict::Decided(_)))).collect();
+    let suspects: Set<&AccountId> = account_ids_of(is_poisonous).collect();
+    suspects.difference(&executed).copied().cloned().collect()
+}
+
+async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>) -> Vec<End> {
+    let mut locking = Some(locking);
+    let mut ends: Vec<End> = Vec::with_capacity(jobs.len());
+    // The parts that are still to be executed, the next one last.
+    let mut parts: Vec<Range<usize>> = Vec::new();
+    parts.push(0..jobs.len());
+    while let Some(part) = parts.pop() {
+        let locking = locking.take().unwrap_or(Locking::Skip);
+        let error = match attempt(ledger, &jobs[part.clone()], locking).await {
+            Ok(verdicts) => {
+                ends.extend(verdicts);
+                continue;
+            }
+            Err(error) => error,
+        };
+        if part.len() > 1 && is_worth_halving(&error) {
+            if part.len() == jobs.len() {
+                tracing::warn!(%error, commands = jobs.len(), "a batch failed; it is repeated in halves");
+            }
+            let middle = part.start + part.len() / 2;
+            parts.push(middle..part.end);
+            parts.push(part.start..middle);
+            continue;
+        }
+        let is_down = matches!(error, StoreError::Unavailable { .. });
+        ends.extend(std::iter::repeat_n(failed(&error), part.len()));
+        // What is left would only wait for the same database.
+        if is_down && !parts.is_empty() {
+            let nothing_sent = StoreError::unavailable(error);
+            ends.extend(std::iter::repeat_n(
+                failed(&nothing_sent),
+                jobs.len() - ends.len(),
+            ));
+            break;
+        }
+    }
+    ends
+}
+
+/// Whether a part of a batch may succeed where all of it failed.
+fn is_worth_halving(error: &StoreError) -> bool {
     match error {
         StoreError::Rejected { .. }
         | StoreError::Duplicate { .. }
         | StoreError::Corrupt(_)
-        | StoreError::StatementTimeout => true,
-        // Without waiting for accounts, only an operation id that somebody else is just inserting takes so long.
-        StoreError::LockTimeout => *locking == Locking::Skip,
-        // It was repeated for long enough.
+        | StoreError::StatementTimeout
+        // Locked accounts are skipped, so this was an operation id that somebody else is about to record.
+        | StoreError::LockTimeout => true,
+        // It was repeated for long enough, or would meet the same.
         StoreError::Serialization
+        | StoreError::TableLocked
         | StoreError::Deadline { .. }
         | StoreError::Exhausted
         | StoreError::Unavailable { .. } => false,
     }
 }
 
+/// Operations whose commit was lost, with the times at which this instance decided them.
+type AllInDoubt = HashMap<OperationId, Vec<Timestamp>>;
+
 /// Executes a batch, again while that may help.
 async fn attempt<L: Ledger>(
     ledger: &L,
     jobs: &[Job],
-    locking: &Locking,
-) -> Result<Results, StoreError> {
-    let mut in_doubt: HashSet<OperationId> = HashSet::new();
+    locking: Locking<L::Hold>,
+) -> Result<Vec<End>, StoreError> {
+    let mut in_doubt = AllInDoubt::new();
+    let mut locking = Some(locking);
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let doubtful = (!in_doubt.is_empty())
-            .then(|| wait_for_own_commit(jobs))
-            .flatten();
-        let error = match ledger
-            .execute(jobs, doubtful.as_ref().unwrap_or(locking))
-            .await
-        {
+        let executed = match witness(jobs, &in_doubt) {
+            None => {
+                let locking = locking.take().unwrap_or(Locking::Skip);
+                ledger.execute(jobs, locking).await
+            }
+            // The lost commit may still be under way. It held the locks of all its accounts to its end, so it has ended
+            // when one of them is granted.
+            Some(account_id) => {
+                let account_ids = std::slice::from_ref(account_id);
+                let awaited = ledger.await_accounts(account_ids, &[], OWN_COMMIT_WAIT_MAX);
+                match awaited.await {
+                    Ok(hold) => ledger.execute(jobs, Locking::Held(hold)).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        let error = match executed {
             Ok(verdicts) => return Ok(first_answers(jobs, verdicts, in_doubt)),
             Err(error) => error,
         };
         if let StoreError::Unavailable {
-            outcome: Outcome::Unknown(operation_ids),
+            outcome: Outcome::Unknown(operations),
             cause,
         } = &error
         {
             tracing::warn!(
                 cause,
-                operations = operation_ids.len(),
+                operations = operations.len(),
                 "the answer to a commit was lost; resolving it"
             );
-            in_doubt.extend(operation_ids.iter().cloned());
+            for operation in operations {
+                let times = in_doubt.entry(operation.operation_id.clone());
+                times.or_default().push(operation.create_time);
+            }
         }
         if attempts >= attempts_max(&error)
             || !is_worth_repeating(&error, attempts, !in_doubt.is_empty())
         {
             return Err(match in_doubt.is_empty() {
                 true => error,
-                false => {
-                    let outcome = Outcome::Unknown(in_doubt.into_iter().collect());
-                    StoreError::Unavailable {
-                        outcome,
-                        cause: error.to_string(),
-                    }
-                }
+                false => StoreError::Unavailable {
+                    outcome: Outcome::Unknown(all_of(in_doubt)),
+                    cause: error.to_string(),
+                },
             });
         }
         if matches!(error, StoreError::Serialization) {
@@ -186,23 +235,37 @@ async fn attempt<L: Ledger>(
     }
 }
 
-/// A lost commit may still be under way and hold its locks: the repetition waits for them instead of stepping aside.
-fn wait_for_own_commit(jobs: &[Job]) -> Option<Locking> {
-    let account_id = jobs.first()?.command.movement.account_ids().next()?.clone();
-    Some(Locking::Wait {
-        account_id,
-        wait_max: OWN_COMMIT_WAIT_MAX,
-    })
+fn all_of(in_doubt: AllInDoubt) -> Vec<InDoubt> {
+    let each = |(operation_id, times): (OperationId, Vec<Timestamp>)| {
+        times.into_iter().map(move |create_time| InDoubt {
+            operation_id: operation_id.clone(),
+            create_time,
+        })
+    };
+    in_doubt.into_iter().flat_map(each).collect()
+}
+
+/// An account whose lock the lost commit held; `None`: no commit was lost.
+fn witness<'a>(jobs: &'a [Job], in_doubt: &AllInDoubt) -> Option<&'a AccountId> {
+    if in_doubt.is_empty() {
+        return None;
+    }
+    let job = jobs
+        .iter()
+        .find(|job| in_doubt.contains_key(&job.command.operation_id))?;
+    job.command.movement.account_ids().next()
 }
 
 fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool {
     match error {
-        StoreError::Serialization | StoreError::Duplicate { .. } => true,
+        StoreError::Serialization => true,
         // A pooled connection may have died with a restart of the database; the next one is new.
         StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
         StoreError::LockTimeout
+        | StoreError::TableLocked
         | StoreError::Deadline { .. }
         | StoreError::StatementTimeout
+        | StoreError::Duplicate { .. }
         | StoreError::Rejected { .. }
         | StoreError::Corrupt(_) => in_doubt,
     }
@@ -215,55 +278,67 @@ fn attempts_max(error: &StoreError) -> u32 {
     }
 }
 
-/// What is known after a repetition. A receipt that was found after a lost commit of our own is the first answer, not a
-/// replay; a command that could not be looked at again may have happened in that commit.
-fn first_answers(
-    jobs: &[Job],
-    verdicts: Vec<Verdict>,
-    mut in_doubt: HashSet<OperationId>,
-) -> Results {
+/// What is known after a repetition. A receipt of a lost commit of our own is the first answer, not a replay; one that
+/// another instance recorded meanwhile is a replay. A command that could not be looked at again may have happened in the
+/// lost commit.
+fn first_answers(jobs: &[Job], verdicts: Vec<Verdict>, mut in_doubt: AllInDoubt) -> Vec<End> {
     let first_answer = |(job, mut verdict): (&Job, Verdict)| {
-        let is_in_doubt = in_doubt.remove(&job.command.operation_id);
+        // The second of two equal commands in one batch replays the first.
+        let Some(times) = in_doubt.remove(&job.command.operation_id) else {
+            return End::Verdict(verdict);
+        };
         match &mut verdict {
-            Verdict::Decided(Ok(receipt)) if is_in_doubt => receipt.replayed = false,
-            Verdict::Contended(_) if is_in_doubt => {
-                return Err(Failure::DatabaseUnavailable {
-                    outcome_unknown: true,
-                });
+            Verdict::Decided(Ok(receipt)) if times.contains(&receipt.operation.create_time) => {
+                receipt.replayed = false;
             }
-            _ => {}
+            Verdict::Contended(_) => {
+                return End::Failed {
+                    failure: Failure::DatabaseUnavailable {
+                        outcome_unknown: true,
+                    },
+                    is_poisonous: false,
+                };
+            }
+            Verdict::Decided(_) | Verdict::Withdrawn => {}
         }
-        Ok(verdict)
+        End::Verdict(verdict)
     };
     jobs.iter().zip(verdicts).map(first_answer).collect()
 }
 
-fn failed(error: &StoreError, locking: &Locking) -> Result<Verdict, Failure> {
-    let account_id = match locking {
-        Locking::Wait { account_id, .. } => Some(account_id.clone()),
-        Locking::Skip => None,
-    };
-    Err(match (error, account_id) {
-        (StoreError::LockTimeout, Some(account_id)) => return Ok(Verdict::Contended(account_id)),
-        (
-            StoreError::LockTimeout | StoreError::Serialization | StoreError::Duplicate { .. },
-            account_id,
-        ) => Failure::Contention { account_id },
-        (StoreError::Exhausted, _) => Failure::Overloaded,
-        (StoreError::StatementTimeout | StoreError::Deadline { .. }, _) => {
-            Failure::DatabaseUnavailable {
+fn failed(error: &StoreError) -> End {
+    let (failure, is_poisonous) = match error {
+        StoreError::LockTimeout => return End::Obstructed,
+        StoreError::Serialization | StoreError::TableLocked => {
+            (Failure::Contention { account_id: None }, false)
+        }
+        StoreError::Exhausted => (Failure::Overloaded, false),
+        StoreError::StatementTimeout => {
+            let failure = Failure::DatabaseUnavailable {
                 outcome_unknown: false,
-            }
+            };
+            (failure, true)
         }
-        (StoreError::Unavailable { outcome, cause }, _) => {
+        StoreError::Deadline { .. } => {
+            let failure = Failure::DatabaseUnavailable {
+                outcome_unknown: false,
+            };
+            (failure, false)
+        }
+        StoreError::Unavailable { outcome, cause } => {
             tracing::warn!(cause, "the database is unavailable");
-            Failure::DatabaseUnavailable {
+            let failure = Failure::DatabaseUnavailable {
                 outcome_unknown: *outcome != Outcome::None,
-            }
+            };
+            (failure, false)
         }
-        (StoreError::Rejected { .. } | StoreError::Corrupt(_), _) => {
+        StoreError::Rejected { .. } | StoreError::Corrupt(_) | StoreError::Duplicate { .. } => {
             tracing::error!(%error, "a command cannot be executed");
-            Failure::Internal
+            (Failure::Internal, true)
         }
-    })
+    };
+    End::Failed {
+        failure,
+        is_poisonous,
+    }
 }

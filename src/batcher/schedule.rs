@@ -1,8 +1,11 @@
 //! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
 //! lock, and it never waits for the database.
 
+mod quarantine;
+mod waits;
+
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +13,20 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::lane::{self, SteppedAside};
+use super::lane::{self, Ended, Obstacle};
 use super::{Answer, BatcherConfig, Failure, Ticket};
-use crate::domain::{AccountId, Map, Set};
-use crate::store::{Ledger, Locking};
+use crate::domain::{AccountId, Command, Map, OperationId, Set};
+use crate::store::{Ledger, Locking, StoreError};
+
+use quarantine::Quarantine;
+use waits::{Awaited, GRANTED_AT_ONCE, IDLE_MAX, IdleHold, Wait, Waits};
 
 /// How often a command waits, each time for another one of its accounts, before the free one of them is kept for it.
 const DETOURS_MAX: u32 = 4;
-/// How long a patient lane waits for one lock while commands on other accounts want the lane.
-const PATIENT_TURN: Duration = Duration::from_millis(150);
+/// How often a command steps aside before all its accounts are waited for together.
+const STEP_ASIDE_COUNT_MAX: u32 = 2;
+/// Of the commands that wait for granted locks, so many may turn out to need something else before the search ends.
+const BLOCKED_COUNT_MAX: usize = 64;
 
 /// Who has an account in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,16 +35,22 @@ enum Holder {
     Nobody,
     /// A lane, with the batch of this number.
     Lane(u64),
-    /// Somebody outside; a patient lane waits for it, or will.
+    /// Somebody outside; a connection waits for it, or will.
     Outside,
+    /// A connection of ours that was granted its lock, and does nothing with it yet.
+    Hold,
     /// A command that waits for its other account.
     Ticket,
+    /// Nobody, but its commands go one by one, see [`quarantine`].
+    Quarantine,
 }
 
 /// An account that is or was in somebody's hands, and the commands that wait for it, by their numbers.
 struct Held {
     holder: Holder,
     parked: BTreeMap<u64, Ticket>,
+    /// Since when somebody outside has it.
+    outside_since: Option<Instant>,
 }
 
 impl Held {
@@ -44,6 +58,7 @@ impl Held {
         Self {
             holder,
             parked: BTreeMap::new(),
+            outside_since: None,
         }
     }
 }
@@ -60,12 +75,21 @@ fn worth_a_batch_beside(size: usize) -> usize {
     size.min(GATHERED_ENOUGH)
 }
 
-/// The accounts that a task has in hand.
+/// What a task has in hand.
 enum Hand {
-    /// All accounts of its batch.
+    /// A lane: all accounts of its batch.
     Lane(Batch),
-    /// The account that it waits for.
-    PatientLane(AccountId),
+    /// A lock-wait connection that was granted locks: all accounts of its batch, the granted ones first.
+    Granted {
+        batch: Batch,
+        account_ids: Vec<AccountId>,
+        /// They were somebody else's before.
+        was_contended: bool,
+    },
+    /// A lock-wait connection: what it waits for.
+    Wait { wait: Wait, began: Instant },
+    /// A lock-wait connection that gives these accounts back.
+    Release(Vec<AccountId>),
 }
 
 /// A batch in a lane.
@@ -75,15 +99,24 @@ struct Batch {
     started: Instant,
 }
 
+/// How a task ended.
+enum Done<H> {
+    Batch(Ended),
+    Locks(Result<H, StoreError>),
+    Operation(Result<(), StoreError>),
+    Released,
+    Died,
+}
+
 /// What waits, and what runs.
-pub(super) struct Schedule<L> {
+pub(super) struct Schedule<L: Ledger> {
     ledger: Arc<L>,
     config: BatcherConfig,
     /// Commands that arrived and have not met an account in somebody's hands, and those that a batch left to others, by
     /// their numbers: of these and of those that `fronts` leads to, the oldest goes first.
     fresh: BTreeMap<u64, Ticket>,
     /// Of each account that nobody has in hand any more, the number of the oldest command that waited for it. The
-    /// commands stay there until a batch has room for them: what many callers wait for is not sorted anew for each batch.
+    /// commands stay there until a batch has room for them: what many callers wait for is not sorted again for each batch.
     fronts: BTreeMap<u64, AccountId>,
     /// Commands in `fresh`, and on the accounts of `fronts`.
     ready_count: usize,
@@ -91,16 +124,17 @@ pub(super) struct Schedule<L> {
     arrived_count: u64,
     /// The accounts in somebody's hands, and those of `fronts`.
     held: Map<AccountId, Held>,
-    /// Accounts that are locked from outside, each with the commands that found out. Also in `held`.
-    contended: VecDeque<(AccountId, Vec<Ticket>)>,
+    /// How many commands have an account reserved.
+    reserved_count: usize,
+    waits: Waits<L::Hold>,
+    quarantine: Quarantine,
     /// How many batches were begun.
     batch_count: u64,
-    running: JoinSet<SteppedAside>,
+    running: JoinSet<Done<L::Hold>>,
     /// What each running task has in hand.
     hands: HashMap<Id, Hand>,
     lanes_running: usize,
-    patient_lanes_running: usize,
-    /// Commands in `fresh`, `held` and `contended`.
+    /// Commands in `fresh`, `held` and `waits`.
     waiting: usize,
 }
 
@@ -114,12 +148,13 @@ impl<L: Ledger> Schedule<L> {
             ready_count: 0,
             arrived_count: 0,
             held: Map::default(),
-            contended: VecDeque::new(),
+            reserved_count: 0,
+            waits: Waits::new(),
+            quarantine: Quarantine::default(),
             batch_count: 0,
             running: JoinSet::new(),
             hands: HashMap::new(),
             lanes_running: 0,
-            patient_lanes_running: 0,
             waiting: 0,
         }
     }
@@ -132,7 +167,7 @@ impl<L: Ledger> Schedule<L> {
         let mut open = true;
         while open || self.waiting > 0 || !self.running.is_empty() {
             let room = self.config.queue_depth_max.saturating_sub(self.waiting);
-            let gathering_end = self.gathering_end();
+            let alarm = self.alarm();
             let can_read = open && room > 0;
             let is_reading = can_read && (self.has_free_lane() || is_filling(&inbox));
             tokio::select! {
@@ -147,7 +182,7 @@ impl<L: Ledger> Schedule<L> {
                     arrived.drain(..).for_each(|ticket| self.place(ticket));
                 }
                 () = filling.notified(), if can_read && !is_reading => {}
-                () = tokio::time::sleep_until(gathering_end), if self.is_gathering() => {}
+                () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
             }
             self.dispatch();
         }
@@ -166,7 +201,10 @@ impl<L: Ledger> Schedule<L> {
     /// Puts a command that arrived where it has to wait.
     fn place(&mut self, mut ticket: Ticket) {
         self.arrived_count += 1;
-        ticket.number = self.arrived_count;
+        ticket.waiting.number = self.arrived_count;
+        let Some(ticket) = self.park_at_operation(ticket) else {
+            return;
+        };
         match self.obstacle(&ticket) {
             Some(account_id) => self.park(ticket, account_id),
             None => self.make_ready(ticket),
@@ -174,7 +212,7 @@ impl<L: Ledger> Schedule<L> {
     }
 
     fn make_ready(&mut self, ticket: Ticket) {
-        self.fresh.insert(ticket.number, ticket);
+        self.fresh.insert(ticket.waiting.number, ticket);
         self.ready_count += 1;
     }
 
@@ -240,104 +278,353 @@ impl<L: Ledger> Schedule<L> {
 
     /// The account that keeps a command from going into the batch of `lane`.
     fn obstacle_beside(&self, ticket: &Ticket, lane: Holder) -> Option<AccountId> {
-        let mut account_ids = ticket.job.command.movement.account_ids();
         let is_in_the_way = |id: &&AccountId| match self.holder(id) {
             Holder::Nobody => false,
-            holder => holder != lane && ticket.reserved.as_ref() != Some(*id),
+            holder => holder != lane && ticket.waiting.reserved.as_ref() != Some(*id),
         };
-        account_ids.find(is_in_the_way).cloned()
+        ticket.account_ids().find(is_in_the_way).cloned()
     }
 
     /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
     /// the one that is free reserved; else it might wait for ever.
     fn park(&mut self, mut ticket: Ticket, account_id: AccountId) {
-        if ticket.waits_for.as_ref() != Some(&account_id) {
-            ticket.waits_for = Some(account_id.clone());
-            ticket.detours += 1;
+        if ticket.waiting.waits_for.as_ref() != Some(&account_id) {
+            ticket.waiting.waits_for = Some(account_id.clone());
+            ticket.waiting.detours += 1;
         }
-        let is_old = ticket.detours > DETOURS_MAX;
+        let is_old = ticket.waiting.detours > DETOURS_MAX;
         match self.holder(&account_id) {
             Holder::Outside => self.expect_a_long_wait(&mut ticket),
+            Holder::Quarantine => self.unreserve(&mut ticket),
             // It ends soon, whatever else happens. Waiting for a reservation of another command might not.
-            Holder::Lane(_) if is_old && ticket.reserved.is_none() => self.reserve(&mut ticket),
-            Holder::Lane(_) | Holder::Ticket | Holder::Nobody => {}
+            Holder::Lane(_) if is_old && ticket.waiting.reserved.is_none() => {
+                self.reserve(&mut ticket);
+            }
+            Holder::Lane(_) | Holder::Hold | Holder::Ticket | Holder::Nobody => {}
         }
         match self.held.get_mut(&account_id) {
             Some(held) if held.holder != Holder::Nobody => {
-                held.parked.insert(ticket.number, ticket);
+                held.parked.insert(ticket.waiting.number, ticket);
             }
             _ => self.make_ready(ticket),
         }
     }
 
     fn reserve(&mut self, ticket: &mut Ticket) {
-        let mut account_ids = ticket.job.command.movement.account_ids();
         let is_free = |id: &&AccountId| self.holder(id) == Holder::Nobody;
-        ticket.reserved = account_ids.find(is_free).cloned();
-        if let Some(account_id) = &ticket.reserved {
+        let free = ticket.account_ids().find(is_free).cloned();
+        if let Some(account_id) = &free {
             self.hold(account_id, Holder::Ticket);
+            self.reserved_count += 1;
         }
+        ticket.waiting.reserved = free;
     }
 
     /// Its lock wait begins, and what it reserved is free for others meanwhile.
     fn expect_a_long_wait(&mut self, ticket: &mut Ticket) {
         let lock_wait_max = self.config.lock_wait_max;
-        ticket
-            .lock_wait_end
-            .get_or_insert_with(|| Instant::now() + lock_wait_max);
+        let end = &mut ticket.waiting.lock_wait_end;
+        end.get_or_insert_with(|| Instant::now() + lock_wait_max);
         self.unreserve(ticket);
     }
 
     fn unreserve(&mut self, ticket: &mut Ticket) {
-        if let Some(account_id) = ticket.reserved.take() {
+        if let Some(account_id) = ticket.waiting.reserved.take() {
+            self.reserved_count -= 1;
             self.release(account_id);
         }
     }
 
-    /// Gives work to every lane that has none. Patient lanes come first: what they turn out not to need is released.
-    fn dispatch(&mut self) {
-        while self.patient_lanes_running < self.config.patient_lanes {
-            let Some((account_id, tickets)) = self.contended.pop_front() else {
-                break;
-            };
-            self.waiting -= tickets.len();
-            let now = Instant::now();
-            let (over, tickets): (Vec<_>, Vec<_>) = tickets
-                .into_iter()
-                .partition(|ticket| ticket.withdraw_if_pointless(now));
-            over.into_iter().for_each(Ticket::end);
-            if tickets.is_empty() {
-                self.release(account_id);
-                continue;
-            }
-            self.patient_lanes_running += 1;
-            let wait_max = self.wait_max(&tickets);
-            let hand = Hand::PatientLane(account_id.clone());
-            let locking = Locking::Wait {
-                account_id,
-                wait_max,
-            };
-            self.start(tickets, hand, locking);
+    /// Lets a command wait for its operation id, if somebody outside was about to record that. Gives back any other.
+    fn park_at_operation(&mut self, mut ticket: Ticket) -> Option<Ticket> {
+        if self.waits.operations.is_empty() {
+            return Some(ticket);
         }
+        let operation_id = ticket.job.command.operation_id.clone();
+        if !self.waits.operations.contains_key(&operation_id) {
+            return Some(ticket);
+        }
+        self.expect_a_long_wait(&mut ticket);
+        self.await_operation(operation_id, ticket);
+        None
+    }
+
+    fn await_operation(&mut self, operation_id: OperationId, ticket: Ticket) {
+        let awaited = self.waits.operations.entry(operation_id.clone());
+        let awaited = awaited.or_insert_with(|| Awaited {
+            parked: Vec::new(),
+            is_waited_for: false,
+            since: Instant::now(),
+        });
+        awaited.parked.push(ticket);
+        awaited.since = Instant::now();
+        if !std::mem::replace(&mut awaited.is_waited_for, true) {
+            self.waits.push(Wait::Operation(operation_id));
+        }
+    }
+
+    /// Gives work to every lane and every lock-wait connection that has none.
+    fn dispatch(&mut self) {
+        self.use_holds();
+        self.run_quarantined();
+        self.start_waits();
         while self.has_free_lane() && !self.is_worth_gathering() {
             let (tickets, account_ids) = self.gather();
             if tickets.is_empty() {
                 break;
             }
-            self.lanes_running += 1;
-            let batch = Batch {
-                account_ids,
-                size: tickets.len(),
-                started: Instant::now(),
-            };
-            self.start(tickets, Hand::Lane(batch), Locking::Skip);
+            self.start_lane(tickets, account_ids);
         }
+    }
+
+    fn start_lane(&mut self, tickets: Vec<Ticket>, account_ids: Vec<AccountId>) {
+        self.lanes_running += 1;
+        let batch = Batch {
+            account_ids,
+            size: tickets.len(),
+            started: Instant::now(),
+        };
+        self.start(tickets, Hand::Lane(batch), Locking::Skip);
+    }
+
+    /// Lets the commands go that wait for granted locks, and gives back the locks that none can use.
+    fn use_holds(&mut self) {
+        if self.waits.idle_holds.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for idle in std::mem::take(&mut self.waits.idle_holds) {
+            let (tickets, taken) = self.gather_for(&idle.account_ids);
+            if !tickets.is_empty() {
+                let batch = Batch {
+                    account_ids: taken,
+                    size: tickets.len(),
+                    started: now,
+                };
+                let hand = Hand::Granted {
+                    batch,
+                    account_ids: idle.account_ids,
+                    was_contended: idle.was_contended,
+                };
+                self.start(tickets, hand, Locking::Held(idle.hold));
+                continue;
+            }
+            let is_wanted = |id| {
+                self.held
+                    .get(id)
+                    .is_some_and(|held| !held.parked.is_empty())
+            };
+            if idle.end > now && idle.account_ids.iter().any(is_wanted) {
+                self.waits.idle_holds.push(idle);
+                continue;
+            }
+            let (ledger, hold) = (self.ledger.clone(), idle.hold);
+            let releasing = async move {
+                ledger.release(hold).await;
+                Done::Released
+            };
+            let task = self.running.spawn(releasing);
+            self.hands
+                .insert(task.id(), Hand::Release(idle.account_ids));
+        }
+    }
+
+    /// Starts one command of each account in quarantine whose turn it is, alone.
+    fn run_quarantined(&mut self) {
+        let now = Instant::now();
+        if self.quarantine.next(now).is_none() {
+            return;
+        }
+        for account_id in self.quarantine.take_over(now) {
+            if self.holder(&account_id) == Holder::Quarantine {
+                self.release(account_id);
+            }
+        }
+        for account_id in self.quarantine.due(now) {
+            if !self.has_free_lane() {
+                return;
+            }
+            while self.holder(&account_id) == Holder::Quarantine {
+                let Some(ticket) = self.unpark(&account_id) else {
+                    break;
+                };
+                if self.end_if_pointless(&ticket, now) {
+                    ticket.end();
+                    continue;
+                }
+                let is_free = |id| matches!(self.holder(id), Holder::Nobody | Holder::Quarantine);
+                if !ticket.account_ids().all(is_free) {
+                    self.repark(&account_id, ticket);
+                    break;
+                }
+                self.start_alone(ticket);
+                break;
+            }
+        }
+    }
+
+    fn start_alone(&mut self, mut ticket: Ticket) {
+        self.batch_count += 1;
+        let lane = Holder::Lane(self.batch_count);
+        let (mut taken, mut fronted) = (Vec::new(), Vec::new());
+        self.take(&mut ticket, lane, &mut taken, &mut fronted);
+        for account_id in &fronted {
+            self.close_front(account_id);
+        }
+        self.waiting -= 1;
+        self.start_lane(vec![ticket], taken);
+    }
+
+    /// Takes the oldest command that waits for an account in somebody's hands.
+    fn unpark(&mut self, account_id: &AccountId) -> Option<Ticket> {
+        let held = self.held.get_mut(account_id)?;
+        held.parked.pop_first().map(|(_, ticket)| ticket)
+    }
+
+    fn repark(&mut self, account_id: &AccountId, ticket: Ticket) {
+        if let Some(held) = self.held.get_mut(account_id) {
+            held.parked.insert(ticket.waiting.number, ticket);
+        }
+    }
+
+    /// True: the command is withdrawn, and to be ended.
+    fn end_if_pointless(&mut self, ticket: &Ticket, now: Instant) -> bool {
+        let is_pointless = ticket.withdraw_if_pointless(now);
+        if is_pointless {
+            self.waiting -= 1;
+            if let Some(account_id) = &ticket.waiting.reserved {
+                self.reserved_count -= 1;
+                self.release(account_id.clone());
+            }
+        }
+        is_pointless
+    }
+
+    /// Gives each free lock-wait connection something to wait for.
+    fn start_waits(&mut self) {
+        while self.waits.connection_count < self.config.patient_lanes {
+            let Some(wait) = self.waits.pop() else {
+                return;
+            };
+            let began = Instant::now();
+            let Some(longest) = self.sweep(&wait, began) else {
+                continue;
+            };
+            let connection_count = self.config.patient_lanes;
+            let wait_max = self.waits.turn(&wait, longest, connection_count);
+            self.waits.connection_count += 1;
+            let ledger = self.ledger.clone();
+            let waited_for = wait.clone();
+            let commands = self.parked_commands(&wait);
+            let task = self.running.spawn(Box::pin(async move {
+                match waited_for {
+                    Wait::Accounts(ids) => {
+                        Done::Locks(ledger.await_accounts(&ids, &commands, wait_max).await)
+                    }
+                    Wait::Operation(id) => {
+                        Done::Operation(ledger.await_operation(&id, wait_max).await)
+                    }
+                }
+            }));
+            self.hands.insert(task.id(), Hand::Wait { wait, began });
+        }
+    }
+
+    /// The commands that come first when the accounts are granted.
+    fn parked_commands(&self, wait: &Wait) -> Vec<Arc<Command>> {
+        let Wait::Accounts(account_ids) = wait else {
+            return Vec::new();
+        };
+        let held = account_ids.iter().filter_map(|id| self.held.get(id));
+        let first = held.flat_map(|held| held.parked.values().take(self.config.batch_size_max));
+        first.map(|ticket| ticket.job.command.clone()).collect()
+    }
+
+    /// Ends what waited enough for what `wait` is about, and says how long the rest may still wait. `None`: nothing is left,
+    /// and nobody waits.
+    fn sweep(&mut self, wait: &Wait, now: Instant) -> Option<Duration> {
+        let lock_wait_max = self.config.lock_wait_max;
+        match wait {
+            Wait::Accounts(account_ids) => {
+                let mut end: Option<Instant> = None;
+                for account_id in account_ids {
+                    end = end.max(self.sweep_account(account_id, now));
+                }
+                if end.is_none() {
+                    for account_id in account_ids {
+                        self.release(account_id.clone());
+                    }
+                }
+                Some(end?.saturating_duration_since(now).max(IDLE_MAX))
+            }
+            Wait::Operation(operation_id) => {
+                let awaited = self.waits.operations.get_mut(operation_id)?;
+                let is_over = |ticket: &Ticket| {
+                    ticket.withdraw_if_pointless(now) || has_waited_enough(ticket, None, now)
+                };
+                let parked = std::mem::take(&mut awaited.parked);
+                let (over, staying): (Vec<_>, Vec<_>) = parked.into_iter().partition(is_over);
+                awaited.parked = staying;
+                awaited.is_waited_for = !awaited.parked.is_empty();
+                let is_waited_for = awaited.is_waited_for;
+                self.waiting -= over.len();
+                for ticket in over {
+                    match ticket.job.claim.is_withdrawn() {
+                        true => ticket.end(),
+                        false => ticket.answer(contention(None)),
+                    }
+                }
+                self.waits.forget_operations(now);
+                is_waited_for.then_some(lock_wait_max)
+            }
+        }
+    }
+
+    /// The same for one account. When the oldest command has waited enough.
+    fn sweep_account(&mut self, account_id: &AccountId, now: Instant) -> Option<Instant> {
+        let lock_wait_max = self.config.lock_wait_max;
+        let held = self.held.get_mut(account_id)?;
+        // While the account comes back now and then, its commands wait for each other and not for its lock.
+        let since_end = held.outside_since.map(|since| since + lock_wait_max);
+        let mut over = Vec::new();
+        let is_long = since_end.is_some_and(|end| end <= now);
+        while let Some((_, oldest)) = held.parked.first_key_value() {
+            if !(oldest.withdraw_if_pointless(now)
+                || (is_long && has_waited_enough(oldest, since_end, now)))
+            {
+                break;
+            }
+            over.extend(held.parked.pop_first().map(|(_, ticket)| ticket));
+        }
+        if is_long {
+            let (late, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut held.parked)
+                .into_values()
+                .partition(|ticket| has_waited_enough(ticket, since_end, now));
+            held.parked = staying
+                .into_iter()
+                .map(|ticket| (ticket.waiting.number, ticket))
+                .collect();
+            over.extend(late);
+        }
+        let oldest = held.parked.first_key_value().map(|(_, ticket)| {
+            let end = ticket.waiting.lock_wait_end.or(since_end).unwrap_or(now);
+            end.max(since_end.unwrap_or(end))
+        });
+        self.waiting -= over.len();
+        for mut ticket in over {
+            self.unreserve(&mut ticket);
+            match ticket.withdraw_if_pointless(now) {
+                true => ticket.end(),
+                false => ticket.answer(contention(Some(account_id.clone()))),
+            }
+        }
+        oldest
     }
 
     fn batches(&self) -> impl Iterator<Item = &Batch> {
         self.hands.values().filter_map(|hand| match hand {
-            Hand::Lane(batch) => Some(batch),
-            Hand::PatientLane(_) => None,
+            Hand::Lane(batch) | Hand::Granted { batch, .. } => Some(batch),
+            Hand::Wait { .. } | Hand::Release(_) => None,
         })
     }
 
@@ -368,17 +655,12 @@ impl<L: Ledger> Schedule<L> {
         ends.filter(|end| *end > now).min().unwrap_or(now)
     }
 
-    /// How long a patient lane may wait: as long as one of its commands does, but only in turns while others want it.
-    fn wait_max(&self, tickets: &[Ticket]) -> Duration {
-        let now = Instant::now();
-        let wait_end = |ticket: &Ticket| ticket.lock_wait_end.unwrap_or(now).min(ticket.deadline);
-        let wait_end = tickets.iter().map(wait_end).max().unwrap_or(now);
-        let wait_max = wait_end.saturating_duration_since(now);
-        if self.contended.is_empty() {
-            wait_max
-        } else {
-            wait_max.min(PATIENT_TURN)
-        }
+    /// When to look again, without anything having happened.
+    fn alarm(&self) -> Option<Instant> {
+        let gathering = self.is_gathering().then(|| self.gathering_end());
+        let idle = self.waits.idle_holds.iter().map(|idle| idle.end).min();
+        let quarantine = self.quarantine.next(Instant::now());
+        gathering.into_iter().chain(idle).chain(quarantine).min()
     }
 
     /// As many commands as each lane has if all have the same. A batch that takes all there are leaves the other lanes
@@ -396,20 +678,67 @@ impl<L: Ledger> Schedule<L> {
     /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
     /// would not begin with. Their accounts, which come with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Vec<AccountId>) {
-        let mut tickets = Vec::new();
-        let (mut taken, mut fronted) = (Vec::new(), Vec::new());
         self.batch_count += 1;
-        let lane = Holder::Lane(self.batch_count);
+        let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
+        self.gather_ready(&mut gathering);
+        self.end_gathering(gathering)
+    }
+
+    /// The batch that makes use of granted locks: all commands that wait for these accounts, and others as for any batch.
+    /// Empty if none of those can go now.
+    fn gather_for(&mut self, account_ids: &[AccountId]) -> (Vec<Ticket>, Vec<AccountId>) {
+        self.batch_count += 1;
+        let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
+        let mut parked: BTreeMap<u64, (AccountId, Ticket)> = BTreeMap::new();
+        for account_id in account_ids {
+            if let Some(held) = self.held.get_mut(account_id) {
+                held.holder = gathering.lane;
+                let tickets = std::mem::take(&mut held.parked);
+                let here = |(number, ticket)| (number, (account_id.clone(), ticket));
+                parked.extend(tickets.into_iter().map(here));
+            }
+        }
+        let now = Instant::now();
+        let mut blocked = Vec::new();
+        while gathering.tickets.len() < self.config.batch_size_max
+            && blocked.len() < BLOCKED_COUNT_MAX
+            && let Some((_, (account_id, mut ticket))) = parked.pop_first()
+        {
+            if self.end_if_pointless(&ticket, now) {
+                ticket.end();
+            } else if self.obstacle_beside(&ticket, gathering.lane).is_some() {
+                blocked.push((account_id, ticket));
+            } else {
+                self.take_into(&mut ticket, &mut gathering);
+                gathering.tickets.push(ticket);
+            }
+        }
+        for (account_id, ticket) in parked.into_values().chain(blocked) {
+            self.repark(&account_id, ticket);
+        }
+        if gathering.tickets.is_empty() {
+            for account_id in account_ids {
+                if let Some(held) = self.held.get_mut(account_id) {
+                    held.holder = Holder::Hold;
+                }
+            }
+            return (Vec::new(), Vec::new());
+        }
+        gathering.taken.extend_from_slice(account_ids);
+        self.gather_ready(&mut gathering);
+        self.end_gathering(gathering)
+    }
+
+    fn gather_ready(&mut self, gathering: &mut Gathering) {
+        let lane = gathering.lane;
         let now = Instant::now();
         let share = self.share(now);
         let (mut left, mut left_on) = (Vec::new(), Set::default());
-        while tickets.len().max(left.len()) < self.config.batch_size_max {
-            let Some(mut ticket) = self.pop_ready() else {
+        while gathering.tickets.len().max(left.len()) < self.config.batch_size_max {
+            let Some(ticket) = self.pop_ready() else {
                 break;
             };
-            if ticket.withdraw_if_pointless(now) {
-                self.waiting -= 1;
-                self.unreserve(&mut ticket);
+            if self.end_if_pointless(&ticket, now) {
                 ticket.end();
                 continue;
             }
@@ -417,36 +746,51 @@ impl<L: Ledger> Schedule<L> {
                 self.park(ticket, account_id);
                 continue;
             }
-            if tickets.len() >= share {
-                let movement = &ticket.job.command.movement;
-                let is_on_taken = movement.account_ids().any(|id| self.holder(id) == lane);
+            if gathering.tickets.len() >= share {
+                let is_on_taken = ticket.account_ids().any(|id| self.holder(id) == lane);
                 // None goes before an older one on its account.
-                if !is_on_taken || movement.account_ids().any(|id| left_on.contains(id)) {
-                    left_on.extend(movement.account_ids().cloned());
+                if !is_on_taken || ticket.account_ids().any(|id| left_on.contains(id)) {
+                    left_on.extend(ticket.account_ids().cloned());
                     left.push(ticket);
                     continue;
                 }
             }
-            self.take(&mut ticket, lane, &mut taken, &mut fronted);
-            tickets.push(ticket);
+            let Some(mut ticket) = self.park_at_operation(ticket) else {
+                continue;
+            };
+            self.take_into(&mut ticket, gathering);
+            gathering.tickets.push(ticket);
         }
-        let mut is_leaving = left.len() >= worth_a_batch_beside(tickets.len());
+        let mut is_leaving = left.len() >= worth_a_batch_beside(gathering.tickets.len());
         for mut ticket in left {
             // Meanwhile its account may have been kept free for another one; those after it may be on its other account.
-            is_leaving |= tickets.len() == self.config.batch_size_max;
+            is_leaving |= gathering.tickets.len() == self.config.batch_size_max;
             is_leaving |= self.obstacle_beside(&ticket, lane).is_some();
             if is_leaving {
                 self.make_ready(ticket);
                 continue;
             }
-            self.take(&mut ticket, lane, &mut taken, &mut fronted);
-            tickets.push(ticket);
+            self.take_into(&mut ticket, gathering);
+            gathering.tickets.push(ticket);
         }
-        self.waiting -= tickets.len();
-        for account_id in &fronted {
+    }
+
+    fn end_gathering(&mut self, gathering: Gathering) -> (Vec<Ticket>, Vec<AccountId>) {
+        self.waiting -= gathering.tickets.len();
+        for account_id in &gathering.fronted {
             self.close_front(account_id);
         }
-        (tickets, taken)
+        (gathering.tickets, gathering.taken)
+    }
+
+    fn take_into(&mut self, ticket: &mut Ticket, gathering: &mut Gathering) {
+        let Gathering {
+            lane,
+            taken,
+            fronted,
+            ..
+        } = gathering;
+        self.take(ticket, *lane, taken, fronted);
     }
 
     /// Gives a command's accounts to the lane that gathers, and adds those to `taken` that it did not have yet. What waits
@@ -458,7 +802,9 @@ impl<L: Ledger> Schedule<L> {
         taken: &mut Vec<AccountId>,
         fronted: &mut Vec<AccountId>,
     ) {
-        ticket.reserved = None;
+        if ticket.waiting.reserved.take().is_some() {
+            self.reserved_count -= 1;
+        }
         for account_id in ticket.job.command.movement.account_ids() {
             match self.held.entry(account_id.clone()) {
                 Entry::Vacant(vacant) => drop(vacant.insert(Held::by(lane))),
@@ -475,84 +821,246 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking) {
+    fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking<L::Hold>) {
+        let ended = lane::run(self.ledger.clone(), tickets, locking);
         let task = self
             .running
-            .spawn(Box::pin(lane::run(self.ledger.clone(), tickets, locking)));
+            .spawn(Box::pin(async move { Done::Batch(ended.await) }));
         self.hands.insert(task.id(), hand);
     }
 
-    /// Takes a batch back from its lane.
-    fn finish(&mut self, finished: Result<(Id, SteppedAside), JoinError>) {
-        let (id, stepped_aside) = finished.unwrap_or_else(|panic| {
+    /// Takes what a task has in hand back from it.
+    fn finish(&mut self, finished: Result<(Id, Done<L::Hold>), JoinError>) {
+        let (id, done) = finished.unwrap_or_else(|panic| {
             // A lane only dies of a bug. Its callers see their answers dropped.
             tracing::error!(%panic, "a lane died");
-            (panic.id(), Vec::new())
+            (panic.id(), Done::Died)
         });
-        let released = match self.hands.remove(&id) {
+        let now = Instant::now();
+        match self.hands.remove(&id) {
             Some(Hand::Lane(batch)) => {
                 self.lanes_running -= 1;
-                batch.account_ids
+                self.finish_batch(batch.account_ids, done, now);
             }
-            Some(Hand::PatientLane(account_id)) => {
-                self.patient_lanes_running -= 1;
-                vec![account_id]
+            Some(Hand::Granted {
+                batch,
+                account_ids,
+                was_contended,
+            }) => {
+                self.waits.connection_count -= 1;
+                self.finish_batch(batch.account_ids, done, now);
+                if was_contended {
+                    self.await_again(&account_ids, now);
+                }
             }
-            None => Vec::new(),
-        };
-        let now = Instant::now();
-        let mut contended: Map<AccountId, Vec<Ticket>> = Map::default();
-        for (account_id, mut ticket) in stepped_aside {
-            self.expect_a_long_wait(&mut ticket);
-            if ticket.has_waited_enough(now) {
-                ticket.answer(contention(account_id));
-                continue;
+            Some(Hand::Wait { wait, began }) => self.finish_wait(wait, done, began, now),
+            Some(Hand::Release(account_ids)) => {
+                self.waits.connection_count -= 1;
+                account_ids.into_iter().for_each(|id| self.release(id));
             }
-            self.waiting += 1;
-            contended.entry(account_id).or_default().push(ticket);
+            None => {}
         }
+    }
+
+    fn finish_batch(&mut self, released: Vec<AccountId>, done: Done<L::Hold>, now: Instant) {
+        let Ended {
+            stepped_aside,
+            suspects,
+            has_decided,
+        } = match done {
+            Done::Batch(ended) => ended,
+            _ => Ended::default(),
+        };
+        if has_decided {
+            // In quarantine each command is alone: all accounts of the batch are its own.
+            released
+                .iter()
+                .filter(|id| !suspects.contains(id))
+                .for_each(|id| self.quarantine.note_executed(id));
+        }
+        let apart_count = self.quarantine.note_rejected(&suspects, now);
+        if apart_count > 0 {
+            tracing::warn!(
+                accounts = apart_count,
+                "the database rejects commands on accounts; for a while each of these commands is executed alone"
+            );
+        }
+        let mut obstructed = Vec::new();
+        for (obstacle, mut ticket) in stepped_aside {
+            ticket.waiting.step_aside_count += 1;
+            self.expect_a_long_wait(&mut ticket);
+            self.waiting += 1;
+            match obstacle {
+                Obstacle::Account(account_id) => obstructed.push((account_id, ticket)),
+                Obstacle::Operation(operation_id) => {
+                    // It was not the id: something else that it alone needs is locked, and its neighbours do not pay for it.
+                    if ticket.waiting.step_aside_count > 1 {
+                        let suspects: Vec<AccountId> = ticket.account_ids().cloned().collect();
+                        self.quarantine.note_rejected(&suspects, now);
+                    }
+                    if has_waited_enough(&ticket, None, now) {
+                        self.waiting -= 1;
+                        ticket.answer(contention(None));
+                    } else {
+                        self.await_operation(operation_id, ticket);
+                    }
+                }
+            }
+        }
+        let contended: Set<AccountId> = obstructed.iter().map(|(id, _)| id.clone()).collect();
         for account_id in released {
-            if !contended.contains_key(&account_id) {
+            if !contended.contains(&account_id) {
                 self.release(account_id);
             }
         }
-        for (account_id, tickets) in contended {
+        for (account_id, ticket) in obstructed {
+            self.step_aside(account_id, ticket, now);
+        }
+    }
+
+    /// Lets a command wait for an account that somebody outside has.
+    fn step_aside(&mut self, account_id: AccountId, ticket: Ticket, now: Instant) {
+        let is_new = self.holder(&account_id) != Holder::Outside;
+        if is_new {
             self.hold_outside(&account_id, now);
-            match self.contended.iter_mut().find(|(id, _)| *id == account_id) {
-                Some((_, waiting)) => waiting.extend(tickets),
-                None => self.contended.push_back((account_id, tickets)),
+        }
+        let needs_all = ticket.waiting.step_aside_count > STEP_ASIDE_COUNT_MAX
+            && ticket.account_ids().all(|id| {
+                let is_joinable = match self.holder(id) {
+                    Holder::Nobody => true,
+                    Holder::Outside => (is_new && *id == account_id) || self.waits.can_join(id),
+                    Holder::Lane(_) | Holder::Hold | Holder::Ticket | Holder::Quarantine => false,
+                };
+                is_joinable && self.waits.comes_back_soon(id, now)
+            });
+        if needs_all {
+            let account_ids: Vec<AccountId> = ticket.account_ids().cloned().collect();
+            for id in &account_ids {
+                if self.holder(id) == Holder::Nobody {
+                    self.hold_outside(id, now);
+                }
+            }
+            self.waits.push_together(&account_ids);
+        } else if is_new {
+            self.waits.push(Wait::Accounts(vec![account_id.clone()]));
+        }
+        self.repark(&account_id, ticket);
+        if self.config.lock_wait_max.is_zero() {
+            self.sweep_account(&account_id, now);
+        }
+    }
+
+    /// Waits for accounts once more that another instance had in hand before: it takes them in turns with this one, and
+    /// what comes meanwhile gathers.
+    fn await_again(&mut self, account_ids: &[AccountId], now: Instant) {
+        let is_wanted = |held: &Held| held.holder == Holder::Nobody && !held.parked.is_empty();
+        let wanted: Vec<AccountId> = account_ids
+            .iter()
+            .filter(|id| self.held.get(*id).is_some_and(is_wanted))
+            .cloned()
+            .collect();
+        if wanted.is_empty() {
+            return;
+        }
+        for account_id in &wanted {
+            self.hold_outside(account_id, now);
+        }
+        self.waits.push(Wait::Accounts(wanted));
+    }
+
+    fn finish_wait(&mut self, wait: Wait, done: Done<L::Hold>, began: Instant, now: Instant) {
+        match (wait, done) {
+            // The connection keeps the locks, and is used up or released later.
+            (Wait::Accounts(account_ids), Done::Locks(Ok(hold))) => {
+                self.waits.note_granted(&account_ids, now);
+                for account_id in &account_ids {
+                    if let Some(held) = self.held.get_mut(account_id) {
+                        held.holder = Holder::Hold;
+                        held.outside_since = None;
+                    }
+                }
+                self.waits.idle_holds.push(IdleHold {
+                    hold,
+                    account_ids,
+                    was_contended: now - began > GRANTED_AT_ONCE,
+                    end: now + IDLE_MAX,
+                });
+            }
+            (Wait::Accounts(account_ids), Done::Locks(Err(StoreError::LockTimeout))) => {
+                self.waits.connection_count -= 1;
+                self.waits.forget_granted(&account_ids);
+                for account_id in account_ids {
+                    let wait = Wait::Accounts(vec![account_id]);
+                    if self.sweep(&wait, now).is_some() {
+                        self.waits.push(wait);
+                    }
+                }
+            }
+            (Wait::Accounts(account_ids), _) => {
+                // Its commands meet what is wrong in a lane, which tells their callers.
+                self.waits.connection_count -= 1;
+                account_ids.into_iter().for_each(|id| self.release(id));
+            }
+            (wait @ Wait::Operation(_), Done::Operation(Err(StoreError::LockTimeout))) => {
+                self.waits.connection_count -= 1;
+                if self.sweep(&wait, now).is_some() {
+                    self.waits.push(wait);
+                }
+            }
+            (Wait::Operation(operation_id), _) => {
+                self.waits.connection_count -= 1;
+                let awaited = self.waits.operations.remove(&operation_id);
+                for ticket in awaited.into_iter().flat_map(|awaited| awaited.parked) {
+                    match self.obstacle(&ticket) {
+                        Some(account_id) => self.park(ticket, account_id),
+                        None => self.make_ready(ticket),
+                    }
+                }
             }
         }
     }
 
-    /// Notes that somebody outside holds an account. Those who wait for it, wait for a lock from now on, and those who
-    /// waited enough are told.
+    /// Notes that somebody outside has an account. Those who wait for it, wait for a lock from now on.
     fn hold_outside(&mut self, account_id: &AccountId, now: Instant) {
         self.hold(account_id, Holder::Outside);
-        let parked = self.held.get_mut(account_id).map(|held| &mut held.parked);
-        let parked = parked.map(std::mem::take).unwrap_or_default();
-        let mut staying = BTreeMap::new();
-        for (number, mut ticket) in parked {
-            self.expect_a_long_wait(&mut ticket);
-            if ticket.has_waited_enough(now) {
-                self.waiting -= 1;
-                ticket.answer(contention(account_id.clone()));
-            } else {
-                staying.insert(number, ticket);
-            }
-        }
         if let Some(held) = self.held.get_mut(account_id) {
-            held.parked = staying;
+            held.outside_since.get_or_insert(now);
+        }
+        self.unreserve_for_those_at(account_id);
+    }
+
+    /// The commands that wait for an account may wait long from now on: what they reserved is free for others meanwhile.
+    fn unreserve_for_those_at(&mut self, account_id: &AccountId) {
+        if self.reserved_count == 0 {
+            return;
+        }
+        let parked = self.held.get_mut(account_id).map(|held| &mut held.parked);
+        let reserved: Vec<AccountId> = parked
+            .into_iter()
+            .flat_map(BTreeMap::values_mut)
+            .filter_map(|ticket| ticket.waiting.reserved.take())
+            .collect();
+        for reserved in reserved {
+            self.reserved_count -= 1;
+            self.release(reserved);
         }
     }
 
     /// Takes an account out of all hands.
     fn release(&mut self, account_id: AccountId) {
+        let is_apart = self.quarantine.contains(&account_id);
         let Entry::Occupied(mut entry) = self.held.entry(account_id) else {
             return;
         };
         let held = entry.get_mut();
         if held.holder == Holder::Nobody {
+            return;
+        }
+        held.outside_since = None;
+        if is_apart {
+            held.holder = Holder::Quarantine;
+            let account_id = entry.key().clone();
+            self.unreserve_for_those_at(&account_id);
             return;
         }
         match held.parked.first_key_value() {
@@ -572,8 +1080,33 @@ fn is_filling(inbox: &mpsc::Receiver<Ticket>) -> bool {
     inbox.capacity() <= inbox.max_capacity() / 2
 }
 
-fn contention(account_id: AccountId) -> Answer {
-    Answer::Failed(Failure::Contention {
-        account_id: Some(account_id),
-    })
+/// `since_end` is for a command that waited already when somebody outside took its account.
+fn has_waited_enough(ticket: &Ticket, since_end: Option<Instant>, now: Instant) -> bool {
+    let end = ticket.waiting.lock_wait_end.or(since_end);
+    end.is_some_and(|end| end <= now)
+}
+
+fn contention(account_id: Option<AccountId>) -> Answer {
+    Answer::Failed(Failure::Contention { account_id })
+}
+
+/// A batch that is being gathered.
+struct Gathering {
+    lane: Holder,
+    tickets: Vec<Ticket>,
+    /// The accounts in its hands.
+    taken: Vec<AccountId>,
+    /// Those of them that commands wait for which may still go along.
+    fronted: Vec<AccountId>,
+}
+
+impl Gathering {
+    fn new(lane: Holder) -> Self {
+        Self {
+            lane,
+            tickets: Vec::new(),
+            taken: Vec::new(),
+            fronted: Vec::new(),
+        }
+    }
 }

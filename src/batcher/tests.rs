@@ -13,7 +13,7 @@ use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Currency, Movement, Note, Operation, OperationId,
     Outcome, Timestamp,
 };
-use crate::store::{Locking, Outcome as StoreOutcome, Retries, StoreError, Verdict};
+use crate::store::{InDoubt, Locking, Outcome as StoreOutcome, Retries, StoreError, Verdict};
 
 /// What the ledger does with the next batch.
 enum Script {
@@ -21,19 +21,31 @@ enum Script {
     Replay,
     Contended(&'static str),
     Fail(StoreError),
-    /// Waits for `gate`, then fails.
-    GatedFail(StoreError),
     Panic,
     /// Waits for `gate`, then decides.
     Gated,
 }
 
-/// A ledger that notes the batches it gets. Without a script left, it decides.
+/// What becomes of the next wait for somebody outside. Without one left, it is granted.
+enum Waited {
+    /// After `wait_gate` was opened.
+    Granted,
+    /// After `wait_gate` was opened.
+    Late,
+}
+
+/// A ledger that notes the batches and waits it gets. Without a script left, it decides.
 #[derive(Default)]
 struct Scripted {
     scripts: Mutex<VecDeque<Script>>,
+    waits: Mutex<VecDeque<Waited>>,
     batches: Mutex<Vec<Vec<String>>>,
-    waited: Mutex<Vec<bool>>,
+    /// Of each batch: whether it held locks before.
+    held: Mutex<Vec<bool>>,
+    /// What was waited for.
+    awaited: Mutex<Vec<String>>,
+    released: Mutex<Vec<String>>,
+    wait_gate: Notify,
     retries: Retries,
     arrived: Notify,
     gate: Notify,
@@ -45,6 +57,48 @@ impl Scripted {
             scripts: Mutex::new(scripts.into_iter().collect()),
             ..Self::default()
         })
+    }
+
+    fn with_waits(
+        scripts: impl IntoIterator<Item = Script>,
+        waits: impl IntoIterator<Item = Waited>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            scripts: Mutex::new(scripts.into_iter().collect()),
+            waits: Mutex::new(waits.into_iter().collect()),
+            ..Self::default()
+        })
+    }
+
+    fn held(&self) -> Vec<bool> {
+        self.held.lock().expect("no test panics in here").clone()
+    }
+
+    fn awaited(&self) -> Vec<String> {
+        self.awaited.lock().expect("no test panics in here").clone()
+    }
+
+    async fn wait(&self, what: String) -> Result<(), StoreError> {
+        self.awaited
+            .lock()
+            .expect("no test panics in here")
+            .push(what);
+        self.arrived.notify_one();
+        let waited = self
+            .waits
+            .lock()
+            .expect("no test panics in here")
+            .pop_front();
+        match waited {
+            None => Ok(()),
+            Some(waited) => {
+                self.wait_gate.notified().await;
+                match waited {
+                    Waited::Granted => Ok(()),
+                    Waited::Late => Err(StoreError::LockTimeout),
+                }
+            }
+        }
     }
 
     fn batches(&self) -> Vec<Vec<String>> {
@@ -68,8 +122,45 @@ fn receipt(job: &Job, replayed: bool) -> Verdict {
     }))
 }
 
+fn names(account_ids: &[AccountId]) -> String {
+    let names: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
+    names.join(",")
+}
+
 impl Ledger for Scripted {
-    async fn execute(&self, jobs: &[Job], locking: &Locking) -> Result<Vec<Verdict>, StoreError> {
+    type Hold = String;
+
+    async fn await_accounts(
+        &self,
+        account_ids: &[AccountId],
+        _commands: &[Arc<Command>],
+        _wait_max: Duration,
+    ) -> Result<String, StoreError> {
+        let names = names(account_ids);
+        self.wait(names.clone()).await?;
+        Ok(names)
+    }
+
+    async fn release(&self, hold: String) {
+        self.released
+            .lock()
+            .expect("no test panics in here")
+            .push(hold);
+    }
+
+    async fn await_operation(
+        &self,
+        operation_id: &OperationId,
+        _wait_max: Duration,
+    ) -> Result<(), StoreError> {
+        self.wait(operation_id.to_string()).await
+    }
+
+    async fn execute(
+        &self,
+        jobs: &[Job],
+        locking: Locking<String>,
+    ) -> Result<Vec<Verdict>, StoreError> {
         let ids = jobs
             .iter()
             .map(|job| job.command.operation_id.to_string())
@@ -78,10 +169,10 @@ impl Ledger for Scripted {
             .lock()
             .expect("no test panics in here")
             .push(ids);
-        self.waited
+        self.held
             .lock()
             .expect("no test panics in here")
-            .push(*locking != Locking::Skip);
+            .push(matches!(locking, Locking::Held(_)));
         self.arrived.notify_one();
         let script = self
             .scripts
@@ -91,10 +182,6 @@ impl Ledger for Scripted {
         match script.unwrap_or(Script::Decide) {
             Script::Gated => self.gate.notified().await,
             Script::Fail(error) => return Err(error),
-            Script::GatedFail(error) => {
-                self.gate.notified().await;
-                return Err(error);
-            }
             Script::Panic => panic!("a bug in the ledger"),
             Script::Contended(account) => {
                 let contended = AccountId::from_stored(account);
@@ -435,8 +522,8 @@ async fn a_batch_has_a_largest_size() {
 }
 
 #[tokio::test]
-async fn a_contended_account_steps_aside_and_waits_alone() {
-    let ledger = Scripted::new([Script::Contended("locked"), Script::Gated]);
+async fn a_contended_account_is_waited_for_and_what_came_meanwhile_goes_along() {
+    let ledger = Scripted::with_waits([Script::Contended("locked")], [Waited::Granted]);
     let (batcher, _running) = Batcher::start(
         &Handle::current(),
         ledger.clone(),
@@ -446,7 +533,7 @@ async fn a_contended_account_steps_aside_and_waits_alone() {
         },
     );
     let locked = send(&batcher, "1", "locked").await;
-    while ledger.batches().len() < 2 {
+    while ledger.awaited().is_empty() {
         ledger.arrived.notified().await;
     }
     let behind = send(&batcher, "2", "locked").await;
@@ -454,26 +541,203 @@ async fn a_contended_account_steps_aside_and_waits_alone() {
         decided(send(&batcher, "3", "other").await).await,
         "the only lane is not held up"
     );
-    ledger.gate.notify_one();
+    ledger.wait_gate.notify_one();
     assert!(decided(locked).await && decided(behind).await);
+    assert_eq!(ledger.batches(), [vec!["1"], vec!["3"], vec!["1", "2"]]);
+    assert_eq!(ledger.held(), [false, false, true]);
+    assert_eq!(ledger.awaited(), ["locked"]);
+}
+
+/// The locked account is granted while a lane has the other one: its lock is kept, and used as soon as the lane is done.
+#[tokio::test]
+async fn a_granted_lock_is_kept_until_the_other_account_is_free() {
+    let ledger = Scripted::with_waits(
+        [Script::Contended("payer"), Script::Gated],
+        [Waited::Granted],
+    );
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let command = transfer("pays", "payer", "merchant");
+    let pays = {
+        let batcher = batcher.clone();
+        tokio::spawn(async move { batcher.execute(command, later()).await })
+    };
+    while ledger.awaited().is_empty() {
+        ledger.arrived.notified().await;
+    }
+    let busy = send(&batcher, "busy", "merchant").await;
+    let behind = send(&batcher, "behind", "merchant").await;
+    ledger.wait_gate.notify_one();
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ledger.batches().len(), 2, "it holds the lock and waits");
+    ledger.gate.notify_one();
+    assert!(decided(busy).await && decided(pays).await && decided(behind).await);
+    assert_eq!(ledger.batches()[2], ["pays", "behind"]);
+    assert_eq!(ledger.held(), [false, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_granted_lock_that_cannot_be_used_is_given_back() {
+    let ledger = Scripted::with_waits(
+        [Script::Contended("payer"), Script::Gated],
+        [Waited::Granted],
+    );
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let pays = batcher
+        .submit(transfer("pays", "payer", "merchant"), later())
+        .expect("there is room");
+    while ledger.awaited().is_empty() {
+        ledger.arrived.notified().await;
+    }
+    let busy = send(&batcher, "busy", "merchant").await;
+    ledger.wait_gate.notify_one();
+    // Time stands still in this test unless nothing else happens.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(
-        ledger.batches(),
-        [vec!["1"], vec!["1"], vec!["3"], vec!["2"]]
+        *ledger.released.lock().expect("no panic"),
+        ["payer"],
+        "a lane has the merchant for very long"
+    );
+    ledger.gate.notify_one();
+    assert!(decided(busy).await);
+    let mut pays = pays;
+    assert!(matches!(pays.answer().await, Answer::Decided(Ok(_))));
+    assert_eq!(ledger.held(), [false, false, false]);
+}
+
+/// Two accounts that another instance has in hand, in turns: one lock alone would never be enough.
+#[tokio::test]
+async fn accounts_that_come_back_soon_are_waited_for_together() {
+    let contended = |account| Script::Contended(account);
+    let ledger = Scripted::new([
+        contended("a"),
+        contended("b"),
+        contended("a"),
+        contended("b"),
+    ]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let mut both = batcher
+        .submit(transfer("both", "a", "b"), later())
+        .expect("there is room");
+    assert!(matches!(both.answer().await, Answer::Decided(Ok(_))));
+    assert_eq!(ledger.awaited(), ["a", "b", "a,b", "a,b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_id_that_somebody_else_records_is_waited_for_without_its_neighbours() {
+    let late = || Script::Fail(StoreError::LockTimeout);
+    // The batch of three, its half, and then the one that is in the way.
+    let scripts = [Script::Gated, late(), Script::Decide, late(), late()];
+    let ledger = Scripted::with_waits(scripts, [Waited::Granted]);
+    let (batcher, _running) = Batcher::start(
+        &Handle::current(),
+        ledger.clone(),
+        BatcherConfig {
+            lanes: 1,
+            ..config()
+        },
+    );
+    let mut sent = Vec::new();
+    for operation in ["0", "1", "2", "3"] {
+        sent.push(send(&batcher, operation, "a").await);
+    }
+    ledger.gate.notify_one();
+    let obstructed = sent.remove(2);
+    for sent in sent {
+        assert!(decided(sent).await);
+    }
+    let again = send(&batcher, "2", "b").await;
+    assert!(decided(send(&batcher, "4", "a").await).await);
+    assert_eq!(ledger.awaited(), ["2"]);
+    ledger.wait_gate.notify_one();
+    assert!(decided(obstructed).await && decided(again).await);
+    let batches = ledger.batches();
+    assert_eq!(
+        batches[1..6].concat(),
+        ["1", "2", "3", "1", "2", "3", "2", "3"]
     );
     assert_eq!(
-        *ledger.waited.lock().expect("no panic"),
-        [false, true, false, false]
+        batches[6],
+        ["4"],
+        "the same id did not get into its way again"
+    );
+    assert_eq!(batches[7], ["2", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_alone_stays_alone_for_a_while() {
+    let rejected = || {
+        Script::Fail(StoreError::Rejected {
+            sqlstate: "22000".to_owned(),
+            message: "poison".to_owned(),
+        })
+    };
+    // All pay the merchant; the payer `bad` is rejected: the batch of two, and each of them alone.
+    let scripts = [
+        Script::Gated,
+        rejected(),
+        Script::Decide,
+        rejected(),
+        Script::Gated,
+        rejected(),
+    ];
+    let ledger = Scripted::new(scripts);
+    let (batcher, _running) = Batcher::start(
+        &Handle::current(),
+        ledger.clone(),
+        BatcherConfig {
+            lanes: 1,
+            ..config()
+        },
+    );
+    let pay = |operation: &str, payer: &str| {
+        let (batcher, command) = (batcher.clone(), transfer(operation, payer, "merchant"));
+        async move {
+            let sent = tokio::spawn(async move { batcher.execute(command, later()).await });
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            sent
+        }
+    };
+    let first = send(&batcher, "first", "merchant").await;
+    let (good, bad) = (pay("good", "a").await, pay("bad", "bad").await);
+    ledger.gate.notify_one();
+    assert!(decided(first).await && decided(good).await);
+    assert_eq!(failure(bad).await, Failure::Internal);
+    // From now on it is alone, and the others go together.
+    let running = pay("running", "b").await;
+    let bad = pay("bad-2", "bad").await;
+    let others = [pay("c", "c").await, pay("d", "d").await];
+    ledger.gate.notify_one();
+    assert!(decided(running).await);
+    for other in others {
+        assert!(decided(other).await);
+    }
+    assert_eq!(failure(bad).await, Failure::Internal);
+    // What is executed ends it, and the pause is over by then.
+    assert!(decided(pay("bad-3", "bad").await).await);
+    let batches = ledger.batches();
+    assert_eq!(
+        batches,
+        [
+            vec!["first"],
+            vec!["good", "bad"],
+            vec!["good"],
+            vec!["bad"],
+            vec!["running"],
+            vec!["bad-2"],
+            vec!["c", "d"],
+            vec!["bad-3"],
+        ]
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_never_comes_is_contention() {
     let contended = || Script::Contended("locked");
-    let ledger = Scripted::new(
-        [contended()]
-            .into_iter()
-            .chain((0..1000).map(|_| Script::Fail(StoreError::LockTimeout))),
-    );
+    let ledger = Scripted::with_waits([contended()], (0..1000).map(|_| Waited::Late));
     let (batcher, _running) = Batcher::start(
         &Handle::current(),
         ledger.clone(),
@@ -492,7 +756,7 @@ async fn a_lock_that_never_comes_is_contention() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_that_is_rejected_runs_one_by_one() {
+async fn a_batch_that_is_rejected_runs_in_halves() {
     let rejected = || StoreError::Rejected {
         sqlstate: "22000".to_owned(),
         message: "poison".to_owned(),
@@ -501,6 +765,7 @@ async fn a_batch_that_is_rejected_runs_one_by_one() {
         Script::Gated,
         Script::Fail(rejected()),
         Script::Decide,
+        Script::Fail(rejected()),
         Script::Fail(rejected()),
         Script::Decide,
     ];
@@ -542,7 +807,10 @@ async fn a_lost_race_is_repeated_within_bounds() {
 }
 
 fn lost_commit(operation: &str) -> Script {
-    let outcome = StoreOutcome::Unknown(vec![OperationId::from_stored(operation)]);
+    let outcome = StoreOutcome::Unknown(vec![InDoubt {
+        operation_id: OperationId::from_stored(operation),
+        create_time: Timestamp::default(),
+    }]);
     Script::Fail(StoreError::Unavailable {
         outcome,
         cause: "connection reset".to_owned(),
@@ -558,10 +826,27 @@ async fn a_lost_commit_is_resolved_and_is_the_first_answer() {
         "found, and not called a replay"
     );
     assert_eq!(
-        *ledger.waited.lock().expect("no panic"),
+        ledger.held(),
         [false, true],
         "its locks may still be held: it waits for them"
     );
+    assert_eq!(ledger.awaited(), ["a"]);
+}
+
+/// The lost commit did not happen, and another instance recorded the operation meanwhile for somebody else.
+#[tokio::test(start_paused = true)]
+async fn what_another_instance_recorded_after_a_lost_commit_is_a_replay() {
+    let outcome = StoreOutcome::Unknown(vec![InDoubt {
+        operation_id: OperationId::from_stored("1"),
+        create_time: Timestamp::from_micros(7),
+    }]);
+    let lost = Script::Fail(StoreError::Unavailable {
+        outcome,
+        cause: "connection reset".to_owned(),
+    });
+    let ledger = Scripted::new([lost, Script::Replay]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    assert!(!decided(send(&batcher, "1", "a").await).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -752,36 +1037,21 @@ async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
     );
 }
 
-/// Nobody else comes by: what a patient lane no longer needs must reach an ordinary lane by itself.
+/// Nobody else comes by: what a lock-wait connection no longer needs must reach an ordinary lane by itself.
 #[tokio::test(start_paused = true)]
 async fn what_waits_behind_an_abandoned_command_goes_on() {
-    let scripts = [
-        Script::Contended("x"),
-        Script::GatedFail(StoreError::LockTimeout),
-    ];
-    let ledger = Scripted::new(scripts);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
-        BatcherConfig {
-            patient_lanes: 1,
-            ..config()
-        },
-    );
+    let ledger = Scripted::with_waits([Script::Contended("x")], [Waited::Late]);
+    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
     let hasty = batcher.submit(credit("1", "x"), later());
     let behind = send(&batcher, "2", "x").await;
-    while ledger.batches().len() < 2 {
+    while ledger.awaited().is_empty() {
         tokio::task::yield_now().await;
     }
     drop(hasty);
-    ledger.gate.notify_one();
+    ledger.wait_gate.notify_one();
     assert!(decided(behind).await);
-    assert_eq!(ledger.batches(), [["1"], ["1"], ["2"]]);
-    assert_eq!(
-        *ledger.waited.lock().expect("no panic"),
-        [false, true, false],
-        "a patient lane waited for the first one"
-    );
+    assert_eq!(ledger.batches(), [["1"], ["2"]]);
+    assert_eq!(ledger.awaited(), ["x", "x"]);
 }
 
 /// Hands commands on one account over to a group, waiting for room.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio_postgres::{Client, NoTls};
 
-use super::BenchError;
 use super::preload::Preload;
-use super::scenario::{Accounts, LOCKED_ACCOUNT};
+use super::scenario::Accounts;
+use super::{BenchError, Build};
 use crate::store::{schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,9 +35,22 @@ pub(super) struct Ledger {
     accounts: Accounts,
 }
 
-/// A lock on one balance, as somebody holds it from psql; it ends with this value.
-pub(super) struct HeldLock {
-    _session: Client,
+/// Locks on balances, as somebody holds them from psql; they end with this value.
+pub(super) struct HeldLocks {
+    session: Client,
+}
+
+impl HeldLocks {
+    /// Gives them back. An error if they were lost before, since what was measured means nothing then.
+    pub(super) async fn release(self) -> Result<(), BenchError> {
+        let ended = self.session.batch_execute("ROLLBACK").await;
+        ended.map_err(|error| {
+            let cause = crate::store::with_source(&error);
+            BenchError::Database(format!(
+                "the session that held rows locked has ended: {cause}"
+            ))
+        })
+    }
 }
 
 /// How much has been written.
@@ -60,11 +73,11 @@ impl Size {
 }
 
 impl Ledger {
-    /// A fresh database of this name, filled.
+    /// A fresh database of this name with the schema of this build, or of another one, filled.
     pub(super) async fn create(
         admin_url: &str,
         name: &str,
-        tables: Tables,
+        (tables, build): (Tables, Option<&Build>),
         preload: &Preload,
         bar: &ProgressBar,
     ) -> Result<Self, BenchError> {
@@ -76,14 +89,16 @@ impl Ledger {
             .batch_execute(&format!("CREATE DATABASE {name}"))
             .await?;
         let url = with_database(admin_url, name)?;
-        let mut migrating = schema::connect(&url, CONNECT_TIMEOUT)
-            .await
-            .map_err(|error| BenchError::Database(error.to_string()))?;
-        schema::migrate(&mut migrating)
-            .await
-            .map_err(|error| BenchError::Database(error.to_string()))?;
+        match build {
+            Some(build) => build.migrate(&url).await?,
+            None => migrate(&url).await?,
+        }
         let clients = [connect(&url).await?, connect(&url).await?];
-        preload.run([&clients[0], &clients[1]], bar).await?;
+        let filled = preload.run([&clients[0], &clients[1]], bar).await;
+        filled.map_err(|error| match build {
+            Some(build) => build.failed(&format!("this build cannot fill its tables: {error}")),
+            None => error,
+        })?;
         let client = connect(&url).await?;
         if tables == Tables::Usual {
             client.batch_execute(USUAL_TABLES).await?;
@@ -113,15 +128,19 @@ impl Ledger {
         &self.client
     }
 
-    /// Locks a balance in a session of its own.
-    pub(super) async fn lock_balance(&self) -> Result<HeldLock, BenchError> {
+    /// Locks the balances of these accounts, which have one each, in a session of its own.
+    pub(super) async fn lock_balances(&self, ids: &[String]) -> Result<HeldLocks, BenchError> {
         let session = connect(&self.url).await?;
         session.batch_execute("BEGIN").await?;
-        let sql = "SELECT 1 FROM balances WHERE account_id = $1 FOR UPDATE";
-        session
-            .query(sql, &[&self.accounts.id(LOCKED_ACCOUNT)])
-            .await?;
-        Ok(HeldLock { _session: session })
+        let sql = "SELECT FROM balances WHERE account_id = ANY($1) ORDER BY account_id FOR UPDATE";
+        let locked_count = session.query(sql, &[&ids]).await?.len();
+        match locked_count == ids.len() {
+            true => Ok(HeldLocks { session }),
+            false => Err(BenchError::Database(format!(
+                "{locked_count} rows are locked, {} were to be",
+                ids.len()
+            ))),
+        }
     }
 
     pub(super) fn url(&self) -> &str {
@@ -175,6 +194,14 @@ impl Ledger {
             .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
             .await?)
     }
+}
+
+/// Brings a fresh database to the schema of this build.
+async fn migrate(url: &str) -> Result<(), BenchError> {
+    let failed = |error: schema::SchemaError| BenchError::Database(error.to_string());
+    let connecting = schema::connect(url, CONNECT_TIMEOUT).await;
+    let mut client = connecting.map_err(failed)?;
+    schema::migrate(&mut client).await.map_err(failed)
 }
 
 /// How long it may take to clean up after a run that failed.

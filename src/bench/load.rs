@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
@@ -31,6 +32,12 @@ pub enum Pace {
     Open(u64),
 }
 
+impl Pace {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed(_))
+    }
+}
+
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -44,6 +51,8 @@ impl fmt::Display for Pace {
 const IN_FLIGHT_MAX: usize = 50_000;
 /// How many tasks send an open loop's unary calls and batches.
 const OPEN_SENDER_COUNT: usize = 8;
+/// How much longer a warm-up may be, so that the server has answered before it is measured.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer: a batch has some hundred bytes for each of its members.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -54,9 +63,13 @@ pub(super) const LOCKED_PARTS: [&str; 3] = [
     "on the locked balance",
 ];
 
+/// The operations in [`Scenario::LockedPayers`], by name, in the order in which they are shown.
+pub(super) const PAYER_PARTS: [&str; 2] = ["others", "locked payers"];
+
 /// One turn of load.
 pub(super) struct Load {
-    pub(super) endpoint: Endpoint,
+    /// Of each server process; connections are spread over them.
+    pub(super) endpoints: Vec<Endpoint>,
     pub(super) connection_count: usize,
     pub(super) scenario: Scenario,
     pub(super) way: Way,
@@ -83,9 +96,49 @@ pub(super) struct Shared {
     stopping: CancellationToken,
     locked: AtomicBool,
     in_flight: AtomicUsize,
+    /// The first answer that counts has come, in the warm-up mostly.
+    is_answered: AtomicBool,
+    answered: Notify,
     started: OnceLock<Instant>,
     ended: OnceLock<Instant>,
-    parts_by_lock: bool,
+    parts: Parts,
+}
+
+/// How the operations of a turn are told apart.
+#[derive(Debug, Clone, Copy, Default)]
+enum Parts {
+    #[default]
+    None,
+    /// By [`LOCKED_PARTS`].
+    ByTime,
+    /// By [`PAYER_PARTS`].
+    ByPayer,
+}
+
+impl Parts {
+    fn of(scenario: Scenario) -> Self {
+        match scenario {
+            Scenario::Locked => Self::ByTime,
+            Scenario::LockedPayers(_) => Self::ByPayer,
+            _ => Self::None,
+        }
+    }
+
+    /// The part of an operation.
+    fn name(self, facts: Facts, is_locked: bool) -> Option<&'static str> {
+        let [free, locked, apart] = LOCKED_PARTS;
+        let [others, payers] = PAYER_PARTS;
+        match (self, facts.is_apart, is_locked) {
+            (Self::None, ..) => None,
+            (Self::ByTime, false, false) => Some(free),
+            (Self::ByTime, false, true) => Some(locked),
+            // Neither one of the others nor locked.
+            (Self::ByTime, true, false) => None,
+            (Self::ByTime, true, true) => Some(apart),
+            (Self::ByPayer, false, _) => Some(others),
+            (Self::ByPayer, true, _) => Some(payers),
+        }
+    }
 }
 
 impl Shared {
@@ -104,6 +157,14 @@ impl Shared {
         self.phase.load(Ordering::Acquire) == MEASURING
     }
 
+    fn book(&self, measured: &mut Measured, facts: Facts, answer: &Answer) {
+        measured.book(facts, answer);
+        if !facts.is_apart && !self.is_answered.load(Ordering::Relaxed) {
+            self.is_answered.store(true, Ordering::Relaxed);
+            self.answered.notify_one();
+        }
+    }
+
     /// Books an answer, and counts it if it is measured.
     pub(super) fn note(
         &self,
@@ -112,7 +173,7 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        measured.book(facts, answer);
+        self.book(measured, facts, answer);
         if self.is_measuring() {
             self.note_measured(measured, facts, answer, latency);
         }
@@ -163,7 +224,7 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        measured.book(facts, answer);
+        self.book(measured, facts, answer);
         match self.phase.load(Ordering::Acquire) {
             WARMING_UP => {}
             MEASURING => self.note_measured(measured, facts, answer, latency),
@@ -179,18 +240,9 @@ impl Shared {
         answer: &Answer,
         latency: Duration,
     ) {
-        if self.parts_by_lock {
-            let [free, locked, apart] = LOCKED_PARTS;
-            let name = match (facts.is_apart, self.locked.load(Ordering::Acquire)) {
-                (false, false) => Some(free),
-                (false, true) => Some(locked),
-                // Neither one of the others nor locked.
-                (true, false) => None,
-                (true, true) => Some(apart),
-            };
-            if let Some(name) = name {
-                measured.part(name).note(answer, latency);
-            }
+        let is_locked = self.locked.load(Ordering::Acquire);
+        if let Some(name) = self.parts.name(facts, is_locked) {
+            measured.part(name).note(answer, latency);
         }
         if !facts.is_apart {
             let since_start = self.started.get().map(Instant::elapsed).unwrap_or_default();
@@ -215,11 +267,15 @@ impl Load {
     /// Runs the load.
     pub(super) async fn run(&self, watch: &mut impl Watch) -> Result<Measured, BenchError> {
         let shared = Arc::new(Shared {
-            parts_by_lock: self.scenario == Scenario::Locked,
+            parts: Parts::of(self.scenario),
             ..Shared::default()
         });
         let mut senders = self.spawn_senders(&shared)?;
-        passing(self.warmup, watch).await;
+        if !self.warmup.is_zero() {
+            passing(self.warmup, watch).await;
+            // On a busy machine the first connection may take longer. A server that never answers is measured, too.
+            let _silent = timeout(FIRST_ANSWER_TIMEOUT, shared.answered.notified()).await;
+        }
         watch.start().await?;
         let started = *shared.started.get_or_init(Instant::now);
         shared.phase.store(MEASURING, Ordering::Release);
@@ -230,8 +286,25 @@ impl Load {
         shared.end();
         watch.end().await?;
         let mut measured = Measured::new();
+        if let Scenario::LockedPayers(locked) = self.scenario
+            && locked.count > 0
+        {
+            // Shown even if none of them had an answer.
+            for name in PAYER_PARTS {
+                measured.part(name);
+            }
+        }
         while let Some(sender) = senders.join_next().await {
             measured.add(&sender.map_err(|panic| BenchError::Database(panic.to_string()))?);
+        }
+        let paid_count = measured
+            .parts
+            .get(PAYER_PARTS[1])
+            .map_or(0, |part| part.ok_count);
+        if paid_count > 0 {
+            // Their rows were not locked, so the turn shows nothing.
+            let paid = "OK for a locked payer".to_owned();
+            measured.all.errors.insert(paid, paid_count);
         }
         let elapsed = shared
             .ended
@@ -252,11 +325,21 @@ impl Load {
             senders.spawn(long_account.clone().probe(client(0), shared.clone()));
             return Ok(senders);
         }
+        if let Scenario::LockedPayers(locked) = self.scenario {
+            for index in 0..locked.count {
+                let calls = calls()?.of_locked(index);
+                let client = client(index as usize);
+                senders.spawn(way::call(client, calls, None, shared.clone()));
+            }
+        }
         match self.pace {
             Pace::Closed(count) => {
                 let callers = self.way.callers(count, self.connection_count);
+                let mut payer_count = 0;
                 for (index, size) in callers.into_iter().enumerate() {
-                    let (client, calls, shared) = (client(index), calls()?, shared.clone());
+                    let calls = calls()?.of_others(payer_count, size);
+                    payer_count += size;
+                    let (client, shared) = (client(index), shared.clone());
                     match self.way {
                         Way::Stream => {
                             let feed = Feed::Window(size);
@@ -289,13 +372,18 @@ impl Load {
     }
 
     fn clients(&self) -> Vec<Client> {
-        (0..self.connection_count)
-            .map(|_| {
-                BalanceServiceClient::new(self.endpoint.connect_lazy())
+        spread(&self.endpoints, self.connection_count)
+            .map(|endpoint| {
+                BalanceServiceClient::new(endpoint.connect_lazy())
                     .max_decoding_message_size(ANSWER_BYTES_MAX)
             })
             .collect()
     }
+}
+
+/// Where each of so many connections goes: to all of them alike.
+fn spread(endpoints: &[Endpoint], connection_count: usize) -> impl Iterator<Item = &Endpoint> {
+    endpoints.iter().cycle().take(connection_count)
 }
 
 pub(super) type Client = BalanceServiceClient<Channel>;
@@ -381,6 +469,15 @@ fn locked(measured: &Mutex<Measured>) -> MutexGuard<'_, Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_are_spread_over_all_servers() {
+        let servers = ["http://a", "http://b"].map(Endpoint::from_static);
+        let hosts: Vec<Option<&str>> = spread(&servers, 4)
+            .map(|endpoint| endpoint.uri().host())
+            .collect();
+        assert_eq!(hosts, [Some("a"), Some("b"), Some("a"), Some("b")]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_due_before_the_end_is_sent_and_nothing_after_it() {

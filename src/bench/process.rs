@@ -1,4 +1,4 @@
-//! Processes: the servers that are measured, started from this same binary, and what they use.
+//! Processes: the servers that are measured, started from this same binary or another build's, and what they use.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -23,12 +23,16 @@ impl Served {
             name: variant.name(),
             cause,
         };
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = match variant {
+            Variant::Build(build) => Command::new(build.path()),
+            _ => Command::new(std::env::current_exe()?),
+        };
         command
             .env("BALLAST_DATABASE_URL", database_url)
             .env("BALLAST_LISTEN", "127.0.0.1:0");
         match variant {
             Variant::Ballast(arguments) => command.args(["serve", "--log", "warn"]).args(arguments),
+            Variant::Build(_) => command.args(["serve", "--log", "warn"]),
             Variant::Baseline(config) => command
                 .args(["bench-baseline", config.baseline.name()])
                 .args(["--connections", &config.connection_count.to_string()]),
@@ -38,7 +42,8 @@ impl Served {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .kill_on_drop(true);
-        let mut child = command.spawn()?;
+        let spawned = command.spawn();
+        let mut child = spawned.map_err(|error| failed(error.to_string()))?;
         let stdout = child
             .stdout
             .take()
@@ -82,7 +87,7 @@ impl Served {
 pub struct Usage {
     /// CPU seconds of the client, which is this process.
     pub client_cpu_seconds: Option<f64>,
-    /// CPU seconds of the server.
+    /// CPU seconds of the server, all its processes together.
     pub server_cpu_seconds: Option<f64>,
     /// CPU seconds of all processes of PostgreSQL.
     pub database_cpu_seconds: Option<f64>,
@@ -91,10 +96,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn of(server: Option<i32>, postmaster: Option<i32>) -> Self {
+    pub(crate) fn of(servers: &[i32], postmaster: Option<i32>) -> Self {
+        let of_servers = servers.iter().map(|pid| cpu_seconds(*pid)).sum();
         Self {
             client_cpu_seconds: i32::try_from(std::process::id()).ok().map(own_cpu_seconds),
-            server_cpu_seconds: server.map(cpu_seconds),
+            server_cpu_seconds: (!servers.is_empty()).then_some(of_servers),
             database_cpu_seconds: postmaster.map(|pid| {
                 cpu_seconds(pid) + children(pid).into_iter().map(cpu_seconds).sum::<f64>()
             }),

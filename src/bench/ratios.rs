@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::report::{Figures, Report, Row};
+use super::report::{Figures, Row};
+use super::scenario::LockedPayers;
 
 /// The median of the rounds, and their range.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -61,10 +62,25 @@ pub struct Ratio {
     pub p99: Option<Spread>,
     /// Of the 99.9th percentiles; in an open loop, by the other's median.
     pub p99_9: Option<Spread>,
+    /// Of the server's processor time for an answer.
+    pub server_cpu: Option<Spread>,
+    /// Of PostgreSQL's processor time for an answer.
+    pub database_cpu: Option<Spread>,
+    /// Of the WAL for an answer.
+    pub wal: Option<Spread>,
+}
+
+/// The latency of this name; none if nothing was answered.
+fn latency(figures: &Figures, name: &str) -> f64 {
+    match figures.latency(name) {
+        0.0 => f64::NAN,
+        us => us,
+    }
 }
 
 impl Ratio {
     fn new(load: String, of: (&Row, String), by: (&Row, String)) -> Self {
+        let known = |figure: Option<f64>| figure.unwrap_or(f64::NAN);
         let spread = |figure: &dyn Fn(&Figures) -> f64| {
             let rounds = of.0.rounds.iter().zip(&by.0.rounds);
             Spread::of(rounds.map(|(of, by)| figure(of) / figure(by)))
@@ -72,9 +88,12 @@ impl Ratio {
         Self {
             load,
             throughput: spread(&|figures| figures.ok_per_second),
-            p50: spread(&|figures| figures.latency("p50")),
-            p99: spread(&|figures| figures.latency("p99")),
-            p99_9: spread(&|figures| figures.latency("p99.9")),
+            p50: spread(&|figures| latency(figures, "p50")),
+            p99: spread(&|figures| latency(figures, "p99")),
+            p99_9: spread(&|figures| latency(figures, "p99.9")),
+            server_cpu: spread(&|figures| known(figures.server_cpu_seconds_per_thousand)),
+            database_cpu: spread(&|figures| known(figures.database_cpu_seconds_per_thousand)),
+            wal: spread(&|figures| known(figures.wal_bytes_per_answer)),
             of: of.1,
             by: by.1,
         }
@@ -84,7 +103,7 @@ impl Ratio {
     fn in_medians(load: String, of: (&Row, String), by: (&Row, String)) -> Self {
         let spread = |name: &str| {
             let rounds = of.0.rounds.iter().zip(&by.0.rounds);
-            Spread::of(rounds.map(|(of, by)| of.latency(name) / by.latency("p50")))
+            Spread::of(rounds.map(|(of, by)| latency(of, name) / latency(by, "p50")))
         };
         Self {
             load,
@@ -92,21 +111,19 @@ impl Ratio {
             p50: spread("p50"),
             p99: spread("p99"),
             p99_9: spread("p99.9"),
+            server_cpu: None,
+            database_cpu: None,
+            wal: None,
             of: of.1,
             by: by.1,
         }
     }
 
-    /// All that the report can say.
-    pub(super) fn all(report: &Report) -> Vec<Self> {
+    /// All that can be said of these rows.
+    pub(super) fn all(rows: &[Row]) -> Vec<Self> {
         let mut ratios = Vec::new();
-        for row in &report.rows {
-            let earlier = || {
-                report
-                    .rows
-                    .iter()
-                    .take_while(|other| !std::ptr::eq(*other, row))
-            };
+        for row in rows {
+            let earlier = || rows.iter().take_while(|other| !std::ptr::eq(*other, row));
             let Row {
                 scenario,
                 way,
@@ -145,9 +162,23 @@ impl Ratio {
                     (first, first.table.clone()),
                 ));
             }
+            if let Some(locked) = row.locked_payers.filter(|locked| locked.count > 0) {
+                // This number of locked payers by none, the rest alike.
+                let none_locked = LockedPayers { count: 0, ..locked };
+                let none = rows.iter().find(|other| {
+                    other.locked_payers == Some(none_locked)
+                        && (&other.way, &other.pace) == (way, pace)
+                        && (&other.table, &other.variant) == (table, variant)
+                });
+                if let Some(none) = none {
+                    let LockedPayers { count, merchant } = locked;
+                    let load = format!("{merchant}, {way}, {pace}, {table}, {variant}");
+                    let (of, by) = (format!("{count} locked payers"), "none locked".to_owned());
+                    ratios.push(Self::new(load, (row, of), (none, by)));
+                }
+            }
             if row.is_open {
-                let alone: Vec<&Row> = report
-                    .rows
+                let alone: Vec<&Row> = rows
                     .iter()
                     .filter(|other| {
                         other.is_alone && other.scenario == *scenario && other.table == *table
@@ -176,7 +207,7 @@ impl Ratio {
     }
 
     /// The head of a table of ratios.
-    pub(super) const HEAD: [&str; 7] = [
+    pub(super) const HEAD: [&str; 10] = [
         "load",
         "ratio of",
         "by",
@@ -184,6 +215,9 @@ impl Ratio {
         "p50",
         "p99",
         "p99.9",
+        "server CPU",
+        "database CPU",
+        "WAL",
     ];
 
     /// Its line in such a table.
@@ -198,6 +232,9 @@ impl Ratio {
             shown(self.p50),
             shown(self.p99),
             shown(self.p99_9),
+            shown(self.server_cpu),
+            shown(self.database_cpu),
+            shown(self.wal),
         ]
     }
 }

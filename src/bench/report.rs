@@ -7,10 +7,11 @@ use serde::Serialize;
 use super::environment::Environment;
 use super::history;
 use super::ledger::Size;
-use super::load::{LOCKED_PARTS, Pace};
+use super::load::{LOCKED_PARTS, PAYER_PARTS, Pace};
 use super::measured::{Measured, Tally};
 use super::process::{MachineTime, Usage};
-use super::ratios::Spread;
+use super::ratios::{Ratio, Spread};
+use super::scenario::{LockedPayers, Scenario};
 use super::turn::{Cell, Running};
 use super::{Plan, TableSize};
 
@@ -107,7 +108,10 @@ impl Figures {
             let machine = usage.machine?;
             Some(part(machine) / machine.all_seconds.max(f64::EPSILON))
         };
-        let names = LOCKED_PARTS.into_iter().chain(history::PARTS);
+        let names = LOCKED_PARTS
+            .into_iter()
+            .chain(PAYER_PARTS)
+            .chain(history::PARTS);
         let parts = names.filter_map(|name| Some((name, measured.parts.remove(name)?)));
         Self {
             parts: parts.map(|(name, tally)| Part::new(name, &tally)).collect(),
@@ -159,6 +163,8 @@ pub struct Row {
     pub table: String,
     /// The variant.
     pub variant: String,
+    /// Whose rows another session holds, in the scenario that is about that.
+    pub locked_payers: Option<LockedPayers>,
     /// One per round.
     pub rounds: Vec<Figures>,
     /// How many are in flight, in a closed loop.
@@ -225,6 +231,8 @@ pub struct Report {
     pub operation_ids: &'static str,
     /// TCP connections of the client.
     pub connection_count: usize,
+    /// Server processes of each ballast that is measured.
+    pub instance_count: usize,
     /// Seconds of each turn.
     pub duration_seconds: f64,
     /// How often each had its turn.
@@ -233,6 +241,8 @@ pub struct Report {
     pub verified: bool,
     /// What was measured, in order.
     pub rows: Vec<Row>,
+    /// Some of it divided by other, round by round.
+    pub ratios: Vec<Ratio>,
     /// What has to be known to read it: what was asked for and not measured, for instance.
     pub notes: Vec<String>,
 }
@@ -244,12 +254,19 @@ impl Report {
             ledgers: plan.tables.iter().copied().map(LedgerSize::of).collect(),
             operation_ids: plan.operation_ids.name(),
             connection_count: plan.connection_count,
+            instance_count: plan.instance_count,
             duration_seconds: plan.duration.as_secs_f64(),
             round_count: plan.rounds,
             verified: plan.verify,
             rows: Vec::new(),
+            ratios: Vec::new(),
             notes,
         }
+    }
+
+    /// All turns are in it: divides them.
+    pub(super) fn compare(&mut self) {
+        self.ratios = Ratio::all(&self.rows);
     }
 
     pub(super) fn add(&mut self, cell: &Cell, running: &Running, figures: Figures) {
@@ -271,6 +288,10 @@ impl Report {
                 pace,
                 table,
                 variant,
+                locked_payers: match cell.scenario {
+                    Scenario::LockedPayers(locked) => Some(locked),
+                    _ => None,
+                },
                 rounds: vec![figures],
                 concurrency: match cell.pace {
                     Pace::Closed(count) => Some(count),
@@ -300,6 +321,10 @@ impl Report {
             round_count,
             ..
         } = self;
+        let instances = match self.instance_count {
+            1 => String::new(),
+            count => format!(" to {count} instances of each ballast"),
+        };
         let ledgers: Vec<String> = self
             .ledgers
             .iter()
@@ -314,7 +339,7 @@ impl Report {
             })
             .collect();
         format!(
-            "{}; {operation_ids} operation ids; {connection_count} connections; {round_count} x {duration_seconds} s, in alternation; \
+            "{}; {operation_ids} operation ids; {connection_count} connections{instances}; {round_count} x {duration_seconds} s, in alternation; \
              medians of the rounds",
             ledgers.join("; ")
         )

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand_distr::{Distribution, Zipf};
+use serde::Serialize;
 
 use super::BenchError;
 use crate::rpc::proto::operation_request::Request;
@@ -34,8 +35,67 @@ pub enum Scenario {
     Mixed,
     /// Transfers between any two accounts, while somebody holds the row of one of them during the second half.
     Locked,
+    /// Transfers from many payers to one merchant, while somebody holds the rows of some of the payers, who go on paying.
+    LockedPayers(LockedPayers),
     /// Reads of one account that has a long history, one in flight: its balance, now and at a time, and its pages.
     History,
+}
+
+/// How many payers are locked, and where the merchant's id is in the order in which rows are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct LockedPayers {
+    /// How many payers' rows another session holds.
+    pub count: u64,
+    /// Where the merchant's id sorts.
+    pub merchant: Merchant,
+}
+
+/// Where the id of the account that everybody pays sorts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Merchant {
+    /// Before the ids of all payers.
+    First,
+    /// After the ids of all payers.
+    Last,
+}
+
+impl fmt::Display for Merchant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::First => "merchant first",
+            Self::Last => "merchant last",
+        })
+    }
+}
+
+impl LockedPayers {
+    /// The fewest accounts that a ledger needs: those that are locked, the merchant, and one that pays beside them.
+    pub(super) fn account_count_min(self) -> u64 {
+        self.count + 2
+    }
+
+    /// The account that everybody pays.
+    fn merchant(self, accounts: &Accounts) -> u64 {
+        match self.merchant {
+            // No other number begins with a 0.
+            Merchant::First => 0,
+            Merchant::Last => accounts.last_by_id(),
+        }
+    }
+
+    /// The n-th account that pays. The first [`Self::count`] of them are locked.
+    fn payer(self, accounts: &Accounts, index: u64) -> u64 {
+        index + u64::from(index >= self.merchant(accounts))
+    }
+
+    /// The ids of the accounts that are locked.
+    pub(super) fn locked_ids(self, accounts: &Accounts) -> Vec<String> {
+        let locked = 0..self.count;
+        locked
+            .map(|index| accounts.id(self.payer(accounts, index)))
+            .collect()
+    }
 }
 
 /// The names of all scenarios, for messages.
@@ -67,8 +127,26 @@ impl Scenario {
     pub fn only_transfers(self) -> bool {
         matches!(
             self,
-            Self::Uniform | Self::Zipf(_) | Self::Hot | Self::Mutual | Self::Locked
+            Self::Uniform
+                | Self::Zipf(_)
+                | Self::Hot
+                | Self::Mutual
+                | Self::Locked
+                | Self::LockedPayers(_)
         )
+    }
+
+    /// Whether somebody holds rows locked while it runs.
+    pub(super) fn locks(self) -> bool {
+        matches!(self, Self::Locked | Self::LockedPayers(_))
+    }
+
+    /// How many operations are in flight in a closed loop if nothing else is asked for.
+    pub(super) fn concurrency_default(self) -> usize {
+        match self {
+            Self::LockedPayers(_) => 24,
+            _ => 256,
+        }
     }
 
     /// Whether it reads: reads are no operations, so batches and streams do not carry them.
@@ -88,6 +166,9 @@ impl fmt::Display for Scenario {
             Self::Reads => f.write_str("reads"),
             Self::Mixed => f.write_str("mixed"),
             Self::Locked => f.write_str("locked"),
+            Self::LockedPayers(LockedPayers { count, merchant }) => {
+                write!(f, "{count} locked payers, {merchant}")
+            }
             Self::History => f.write_str("history"),
         }
     }
@@ -108,6 +189,17 @@ impl Accounts {
     pub(super) fn id(&self, index: u64) -> String {
         format!("{}{index}", self.prefix)
     }
+
+    /// The account whose id is the last one, compared byte by byte: 9 of a dozen, 99 of two hundred.
+    fn last_by_id(&self) -> u64 {
+        let last = self.count.saturating_sub(1);
+        let nines =
+            std::iter::successors(Some(9_u64), |nines| nines.checked_mul(10)?.checked_add(9));
+        let candidates = nines.take_while(|nines| *nines < last).chain([last]);
+        candidates
+            .max_by_key(|index| self.id(*index))
+            .unwrap_or(last)
+    }
 }
 
 /// One request.
@@ -121,7 +213,7 @@ pub(super) enum Call {
 pub(super) struct Facts {
     /// How much money it brings into the ledger.
     pub(super) net_minor_units: i64,
-    /// It is about the account that somebody locks; its figures are kept apart.
+    /// It is about an account that somebody locks; its figures are kept apart.
     pub(super) is_apart: bool,
 }
 
@@ -132,6 +224,18 @@ pub(super) struct Calls {
     operation_ids: OperationIds,
     zipf: Option<Zipf<f64>>,
     random: SmallRng,
+    payers: Payers,
+}
+
+/// Who pays in [`Scenario::LockedPayers`].
+#[derive(Debug, Clone, Copy)]
+enum Payers {
+    /// Any account that is not locked.
+    AnyOther,
+    /// In turn so many of those that are not locked, from this one on, counted from the last one; `sent` is how many paid.
+    Others { first: u64, count: u64, sent: u64 },
+    /// This one, which is locked.
+    Locked(u64),
 }
 
 impl Calls {
@@ -153,7 +257,25 @@ impl Calls {
             operation_ids,
             zipf,
             random: rand::make_rng(),
+            payers: Payers::AnyOther,
         })
+    }
+
+    /// In [`Scenario::LockedPayers`]: only these pay, in turn, so that none has two calls in flight. They are counted from the
+    /// last account on, so they are the same however many are locked, if there are accounts enough.
+    pub(super) fn of_others(self, first: usize, count: usize) -> Self {
+        let payers = Payers::Others {
+            first: first as u64,
+            count: count as u64,
+            sent: 0,
+        };
+        Self { payers, ..self }
+    }
+
+    /// In [`Scenario::LockedPayers`]: only this locked one pays.
+    pub(super) fn of_locked(self, index: u64) -> Self {
+        let payers = Payers::Locked(index);
+        Self { payers, ..self }
     }
 
     pub(super) fn next(&mut self) -> (Call, Facts) {
@@ -178,6 +300,10 @@ impl Calls {
                 let from = self.random.random_range(0..2);
                 self.transfer_of(from, 1 - from)
             }
+            Scenario::LockedPayers(locked) => {
+                let from = self.payer(locked);
+                self.transfer_of(from, locked.merchant(&self.accounts))
+            }
             Scenario::Debit => self.debit(),
             Scenario::Mixed => match self.random.random_range(0..10) {
                 0..8 => self.transfer(),
@@ -201,6 +327,21 @@ impl Calls {
         self.transfer_of(from, to)
     }
 
+    fn payer(&mut self, locked: LockedPayers) -> u64 {
+        // The merchant pays nobody.
+        let payer_count = self.accounts.count - 1;
+        let index = match &mut self.payers {
+            Payers::Locked(index) => *index,
+            Payers::AnyOther => self.random.random_range(locked.count..payer_count),
+            Payers::Others { first, count, sent } => {
+                let next = *first + *sent % (*count).max(1);
+                *sent += 1;
+                payer_count - 1 - next % (payer_count - locked.count)
+            }
+        };
+        locked.payer(&self.accounts, index)
+    }
+
     fn transfer_of(&mut self, from: u64, to: u64) -> (Request, Facts) {
         let request = TransferRequest {
             operation_id: self.operation_id(),
@@ -211,7 +352,11 @@ impl Calls {
         };
         let facts = Facts {
             net_minor_units: 0,
-            is_apart: self.scenario == Scenario::Locked && [from, to].contains(&LOCKED_ACCOUNT),
+            is_apart: match self.scenario {
+                Scenario::Locked => [from, to].contains(&LOCKED_ACCOUNT),
+                Scenario::LockedPayers(_) => matches!(self.payers, Payers::Locked(_)),
+                _ => false,
+            },
         };
         (request.into(), facts)
     }
@@ -325,7 +470,74 @@ fn one_cent() -> Option<Money> {
 
 #[cfg(test)]
 mod tests {
-    use super::OperationIds;
+    use super::*;
+
+    /// Who pays whom in so many calls.
+    fn paid(mut calls: Calls, count: usize) -> Vec<(String, String)> {
+        let pair = |(operation, _): (OperationRequest, Facts)| match operation.request {
+            Some(Request::Transfer(transfer)) => match transfer.destination {
+                Some(Destination::DestinationAccountId(to)) => (transfer.source_account_id, to),
+                _ => panic!("it pays an account"),
+            },
+            _ => panic!("it transfers"),
+        };
+        (0..count).map(|_| pair(calls.operation())).collect()
+    }
+
+    #[test]
+    fn everybody_pays_a_merchant_that_sorts_first_or_last_and_nobody_who_is_not_locked_pays_for_who_is()
+     {
+        let accounts = |count| Accounts {
+            prefix: "a-".into(),
+            count,
+        };
+        for account_count in [4, 9, 10, 11, 100, 5_000, 10_000] {
+            for merchant in [Merchant::First, Merchant::Last] {
+                let locked = LockedPayers { count: 2, merchant };
+                let calls = || {
+                    let scenario = Scenario::LockedPayers(locked);
+                    Calls::new(scenario, accounts(account_count), OperationIds::Random)
+                        .expect("calls")
+                };
+                let locked_ids = locked.locked_ids(&accounts(account_count));
+                let others = [calls(), calls().of_others(1, 3)].map(|calls| paid(calls, 50));
+                for (payer, paid) in others.iter().flatten() {
+                    assert!(!locked_ids.contains(payer), "{payer}");
+                    let all: Vec<String> = (0..account_count)
+                        .map(|n| accounts(account_count).id(n))
+                        .collect();
+                    let expected = match merchant {
+                        Merchant::First => all.iter().min(),
+                        Merchant::Last => all.iter().max(),
+                    };
+                    assert_eq!(Some(paid), expected);
+                    assert_ne!(payer, paid);
+                }
+                for (index, id) in locked_ids.iter().enumerate() {
+                    let payments = paid(calls().of_locked(index as u64), 2);
+                    assert!(
+                        payments.iter().all(|(payer, _)| payer == id),
+                        "{payments:?}"
+                    );
+                }
+            }
+        }
+        // Three callers' payers take turns, and are no others' payers.
+        let scenario = |count| {
+            Scenario::LockedPayers(LockedPayers {
+                count,
+                merchant: Merchant::First,
+            })
+        };
+        let payers = |count, first| -> Vec<String> {
+            let calls =
+                Calls::new(scenario(count), accounts(10), OperationIds::Random).expect("calls");
+            let payments = paid(calls.of_others(first, 2), 3);
+            payments.into_iter().map(|(payer, _)| payer).collect()
+        };
+        assert_eq!(payers(0, 0), ["a-9", "a-8", "a-9"]);
+        assert_eq!(payers(4, 2), ["a-7", "a-6", "a-7"]);
+    }
 
     #[test]
     fn ids_have_the_shape_of_a_uuid_and_may_begin_with_the_time() {

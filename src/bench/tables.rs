@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::load::LOCKED_PARTS;
+use super::load::{LOCKED_PARTS, PAYER_PARTS};
 use super::ratios::Ratio;
 use super::report::{Figures, LATENCIES, Part, Report, Row};
 
@@ -60,7 +60,7 @@ impl Report {
     /// The table of all ratios, head first.
     pub(super) fn ratio_table(&self) -> Vec<Vec<String>> {
         let head = Ratio::HEAD.map(str::to_owned).to_vec();
-        let ratios = Ratio::all(self).into_iter().map(|ratio| ratio.cells());
+        let ratios = self.ratios.iter().map(Ratio::cells);
         std::iter::once(head).chain(ratios).collect()
     }
 
@@ -119,7 +119,8 @@ impl Report {
         for row in &self.rows {
             for (round, figures) in (1..).zip(&row.rounds) {
                 let parts = figures.parts.iter().map(|part| (part.name, &part.not_ok));
-                let apart = parts.filter(|(name, _)| *name == LOCKED_PARTS[2]);
+                let apart =
+                    parts.filter(|(name, _)| [LOCKED_PARTS[2], PAYER_PARTS[1]].contains(name));
                 let all = [("refused", &figures.refusals), ("failed", &figures.errors)];
                 for (what, counts) in all.into_iter().chain(apart) {
                     for (reason, count) in counts {

@@ -8,14 +8,16 @@ use tonic::transport::Endpoint;
 
 use super::baseline::{Baseline, BaselineConfig};
 use super::history::LongAccount;
-use super::ledger::{HeldLock, Ledger, Size, Tables};
+use super::ledger::{HeldLocks, Ledger, Size, Tables};
 use super::load::{Load, Pace, Watch};
 use super::measured::Measured;
 use super::pgbench::{self, Pgbench};
 use super::preload::Preload;
 use super::process::{Served, Usage, rss_bytes};
 use super::report::Costs;
+use super::scenario::{Accounts, LOCKED_ACCOUNT};
 use super::target::Target;
+use super::way::AskedWay;
 use super::{BenchError, Database, Figures, Plan, Scenario, TableSize, Variant, Way};
 use crate::embedded::Embedded;
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
@@ -49,17 +51,38 @@ impl Cell {
                 });
                 continue;
             }
-            for &pace in &plan.paces {
-                for &way in &plan.ways {
-                    cells.push(Self {
-                        scenario,
-                        pace,
-                        way,
-                    });
-                }
-            }
+            let loads = plan.ways.iter().flat_map(|asked| {
+                let paces = Self::paces(plan, scenario, *asked);
+                paces.map(|(order, pace)| (order, asked.way, pace))
+            });
+            let mut loads: Vec<(usize, Way, Pace)> = loads.collect();
+            // All ways at one pace follow each other.
+            loads.sort_by_key(|(order, ..)| *order);
+            cells.extend(loads.into_iter().map(|(_, way, pace)| Self {
+                scenario,
+                pace,
+                way,
+            }));
         }
         cells
+    }
+
+    /// The paces of a way, numbered in the order in which they are measured. One with a concurrency of its own has one
+    /// closed loop.
+    fn paces(
+        plan: &Plan,
+        scenario: Scenario,
+        asked: AskedWay,
+    ) -> impl Iterator<Item = (usize, Pace)> {
+        let own = asked.concurrency.map(Pace::Closed);
+        let usual = Pace::Closed(scenario.concurrency_default());
+        let usual = plan.paces.is_empty().then_some(usual);
+        let planned = plan.paces.iter().enumerate();
+        let planned = planned.filter(move |(_, pace)| own.is_none() || !pace.is_closed());
+        let first = own.or(usual).map(|pace| (0, pace));
+        first
+            .into_iter()
+            .chain(planned.map(|(order, pace)| (order, *pace)))
     }
 
     /// Why a variant is not measured under this load.
@@ -69,19 +92,17 @@ impl Cell {
             pace,
             way,
         } = *self;
-        let is_open = matches!(pace, Pace::Open(_));
+        let is_open = !pace.is_closed();
         if way != Way::Unary && scenario.reads() {
             return Some("batches and streams carry operations, and this reads");
         }
         match variant {
-            Variant::Ballast(_) => None,
-            Variant::Target => matches!(scenario, Scenario::Locked | Scenario::History)
+            Variant::Ballast(_) | Variant::Build(_) => None,
+            Variant::Target => (scenario.locks() || scenario == Scenario::History)
                 .then_some("it needs the database, which --target does not show"),
             Variant::Baseline(config) => {
-                let has_closed = plan
-                    .paces
-                    .iter()
-                    .any(|pace| matches!(pace, Pace::Closed(_)));
+                let has_closed = plan.paces.iter().any(Pace::is_closed)
+                    || plan.ways.iter().any(|asked| asked.concurrency.is_some());
                 if way != Way::Unary {
                     return Some("a baseline knows no batches and no streams");
                 }
@@ -95,9 +116,7 @@ impl Cell {
                 }
                 match config.baseline {
                     Baseline::Transaction => None,
-                    Baseline::Echo => {
-                        (scenario == Scenario::Locked).then_some("it has no balance to lock")
-                    }
+                    Baseline::Echo => scenario.locks().then_some("it has no balance to lock"),
                     Baseline::Pgbench => Pgbench::skips(scenario),
                 }
             }
@@ -114,9 +133,16 @@ pub(super) struct Running {
 }
 
 enum Kind {
-    Server { ledger: Ledger, served: Served },
-    Pgbench { ledger: Ledger, pgbench: Pgbench },
-    Target(Target),
+    /// One process, or several on one database.
+    Server {
+        ledger: Ledger,
+        served: Vec<Served>,
+    },
+    Pgbench {
+        ledger: Ledger,
+        pgbench: Pgbench,
+    },
+    Target(Box<Target>),
 }
 
 impl Running {
@@ -128,8 +154,12 @@ impl Running {
         database: &str,
         embedded: Option<&Embedded>,
     ) -> Result<Self, BenchError> {
-        let has_history =
-            plan.scenarios.contains(&Scenario::History) && matches!(variant, Variant::Ballast(_));
+        let build = match variant {
+            Variant::Build(build) => Some(build),
+            _ => None,
+        };
+        let is_ballast = build.is_some() || matches!(variant, Variant::Ballast(_));
+        let has_history = plan.scenarios.contains(&Scenario::History) && is_ballast;
         let preload = Preload {
             table,
             history_entry_count: if has_history {
@@ -149,7 +179,7 @@ impl Running {
                 return Ok(Self {
                     variant: variant.clone(),
                     table,
-                    kind: Kind::Target(target),
+                    kind: Kind::Target(Box::new(target)),
                     long_account: None,
                 });
             }
@@ -161,9 +191,10 @@ impl Running {
         };
         let tables = match variant {
             Variant::Baseline(_) => Tables::Usual,
-            Variant::Ballast(_) | Variant::Target => Tables::Ballast,
+            Variant::Ballast(_) | Variant::Build(_) | Variant::Target => Tables::Ballast,
         };
-        let ledger = Ledger::create(&admin_url, database, tables, &preload, &bar).await?;
+        let schema = (tables, build);
+        let ledger = Ledger::create(&admin_url, database, schema, &preload, &bar).await?;
         bar.finish_and_clear();
         let kind = match variant {
             Variant::Baseline(BaselineConfig {
@@ -175,7 +206,11 @@ impl Running {
                 Kind::Pgbench { ledger, pgbench }
             }
             _ => {
-                let served = Served::start(variant, ledger.url()).await?;
+                let count = if is_ballast { plan.instance_count } else { 1 };
+                let mut served = Vec::new();
+                for _ in 0..count {
+                    served.push(Served::start(variant, ledger.url()).await?);
+                }
                 Kind::Server { ledger, served }
             }
         };
@@ -210,21 +245,38 @@ impl Running {
         }
     }
 
-    fn server_pid(&self) -> Option<i32> {
+    fn server_pids(&self) -> Vec<i32> {
         match &self.kind {
-            Kind::Server { served, .. } => served.pid(),
-            Kind::Pgbench { .. } | Kind::Target(_) => None,
+            Kind::Server { served, .. } => served.iter().filter_map(Served::pid).collect(),
+            Kind::Pgbench { .. } | Kind::Target(_) => Vec::new(),
         }
     }
 
-    fn endpoint(&self) -> Result<Endpoint, BenchError> {
+    /// Of each of its processes that serve.
+    fn endpoints(&self) -> Result<Vec<Endpoint>, BenchError> {
+        let endpoint = |served: &Served| {
+            let uri = format!("http://{}", served.address());
+            Endpoint::from_shared(uri).map_err(|error| BenchError::Database(error.to_string()))
+        };
         match &self.kind {
-            Kind::Server { served, .. } => {
-                let uri = format!("http://{}", served.address());
-                Endpoint::from_shared(uri).map_err(|error| BenchError::Database(error.to_string()))
-            }
-            Kind::Target(target) => Ok(target.endpoint().clone()),
-            Kind::Pgbench { .. } => Err(BenchError::Database("pgbench serves nothing".to_owned())),
+            Kind::Server { served, .. } => served.iter().map(endpoint).collect(),
+            Kind::Target(target) => Ok(vec![target.endpoint().clone()]),
+            Kind::Pgbench { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// Locks these balances, if it has a ledger.
+    async fn lock_balances(&self, ids: &[String]) -> Result<Option<HeldLocks>, BenchError> {
+        match self.ledger() {
+            Some(ledger) => Ok(Some(ledger.lock_balances(ids).await?)),
+            None => Ok(None),
+        }
+    }
+
+    fn accounts(&self) -> &Accounts {
+        match &self.kind {
+            Kind::Target(target) => target.accounts(),
+            Kind::Server { ledger, .. } | Kind::Pgbench { ledger, .. } => ledger.accounts(),
         }
     }
 
@@ -233,7 +285,9 @@ impl Running {
         let name = self.name();
         let ledger = match self.kind {
             Kind::Server { ledger, served } => {
-                served.stop().await;
+                for served in served {
+                    served.stop().await;
+                }
                 ledger
             }
             Kind::Pgbench { ledger, .. } => ledger,
@@ -248,7 +302,10 @@ impl Running {
             let bar = super::bar(1, "{spinner} {elapsed}  {msg}");
             bar.enable_steady_tick(std::time::Duration::from_millis(200));
             bar.set_message(format!("verifying the ledger of {name}, {}", self.table));
-            let verified = ledger.verify(&name).await;
+            let verified = match &self.variant {
+                Variant::Build(build) => build.verify(ledger.url()).await,
+                _ => ledger.verify(&name).await,
+            };
             bar.finish_and_clear();
             verified?;
         }
@@ -260,12 +317,16 @@ impl Running {
         if let Some(known) = &self.long_account {
             return Ok(known.clone());
         }
-        let client = BalanceServiceClient::new(self.endpoint()?.connect_lazy());
-        let walked = LongAccount::walk(client, entry_count).await;
-        let walked = walked.map_err(|status| BenchError::Server {
+        let failed = |why: &str| BenchError::Server {
             name: self.name(),
-            cause: format!("its history cannot be read: {}", status.message()),
-        })?;
+            cause: format!("its history cannot be read: {why}"),
+        };
+        let endpoint = self.endpoints()?.into_iter().next();
+        let channel = endpoint
+            .ok_or_else(|| failed("it serves nothing"))?
+            .connect_lazy();
+        let walked = LongAccount::walk(BalanceServiceClient::new(channel), entry_count).await;
+        let walked = walked.map_err(|status| failed(status.message()))?;
         Ok(self.long_account.insert(Arc::new(walked)).clone())
     }
 }
@@ -289,12 +350,19 @@ pub(super) async fn take(
     let mut watcher = Watcher {
         running,
         postmaster: embedded.and_then(Embedded::pid),
-        locks: cell.scenario == Scenario::Locked,
+        locks_in_half: cell.scenario == Scenario::Locked,
         bar,
         before: None,
         after: None,
         rss_bytes: Vec::new(),
-        held: None,
+        held: match cell.scenario {
+            // From the first call on, warm-up included.
+            Scenario::LockedPayers(locked) => {
+                let ids = locked.locked_ids(running.accounts());
+                running.lock_balances(&ids).await?
+            }
+            _ => None,
+        },
     };
     let measured = match &running.kind {
         Kind::Pgbench { ledger, pgbench } => {
@@ -302,16 +370,11 @@ pub(super) async fn take(
         }
         Kind::Server { .. } | Kind::Target(_) => {
             let load = Load {
-                endpoint: running.endpoint()?,
+                endpoints: running.endpoints()?,
                 connection_count: plan.connection_count,
                 scenario: cell.scenario,
                 way: cell.way,
-                accounts: match &running.kind {
-                    Kind::Target(target) => target.accounts().clone(),
-                    Kind::Server { ledger, .. } | Kind::Pgbench { ledger, .. } => {
-                        ledger.accounts().clone()
-                    }
-                },
+                accounts: running.accounts().clone(),
                 operation_ids: plan.operation_ids,
                 long_account,
                 pace: cell.pace,
@@ -355,18 +418,18 @@ struct Watcher<'a> {
     running: &'a Running,
     postmaster: Option<i32>,
     /// A balance is to be locked in the second half.
-    locks: bool,
+    locks_in_half: bool,
     bar: &'a ProgressBar,
     before: Option<(Usage, Option<Size>)>,
     after: Option<(Usage, Option<Size>)>,
     /// Of the server, at the start and after each second of the measured time.
     rss_bytes: Vec<u64>,
-    held: Option<HeldLock>,
+    held: Option<HeldLocks>,
 }
 
 impl Watcher<'_> {
     async fn used(&self) -> Result<(Usage, Option<Size>), BenchError> {
-        let mut usage = Usage::of(self.running.server_pid(), self.postmaster);
+        let mut usage = Usage::of(&self.running.server_pids(), self.postmaster);
         if matches!(self.running.kind, Kind::Pgbench { .. }) {
             // It is a client of its own.
             usage.client_cpu_seconds = None;
@@ -379,8 +442,10 @@ impl Watcher<'_> {
     }
 
     fn sample(&mut self) {
-        self.rss_bytes
-            .extend(self.running.server_pid().map(rss_bytes));
+        let pids = self.running.server_pids();
+        if !pids.is_empty() {
+            self.rss_bytes.push(pids.into_iter().map(rss_bytes).sum());
+        }
     }
 
     fn costs(self) -> Costs {
@@ -415,15 +480,18 @@ impl Watch for Watcher<'_> {
     }
 
     async fn half(&mut self) -> Result<bool, BenchError> {
-        if let (true, Some(ledger)) = (self.locks, self.running.ledger()) {
-            self.held = Some(ledger.lock_balance().await?);
+        if self.locks_in_half {
+            let id = self.running.accounts().id(LOCKED_ACCOUNT);
+            self.held = self.running.lock_balances(&[id]).await?;
         }
         Ok(self.held.is_some())
     }
 
     async fn end(&mut self) -> Result<(), BenchError> {
         self.after = Some(self.used().await?);
-        self.held = None;
-        Ok(())
+        match self.held.take() {
+            Some(held) => held.release().await,
+            None => Ok(()),
+        }
     }
 }

@@ -32,6 +32,15 @@ pub enum Way {
     Stream,
 }
 
+/// A way that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedWay {
+    /// Which one.
+    pub way: Way,
+    /// How many operations are in flight by it in a closed loop, if not as many as by the others.
+    pub concurrency: Option<usize>,
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

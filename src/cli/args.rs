@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, bench, health, migrate, serve, stress, verify};
+use super::{CliError, bench, configuration, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
 use crate::server::ServerConfig;
 use crate::store::{Isolation, StoreConfig};
@@ -45,6 +45,9 @@ enum Command {
     StressClient(stress::ClientArgs),
     /// Ask a running server whether it can serve, and exit with 0 if so
     Health(HealthArgs),
+    /// Print the page of the documentation that lists all options
+    #[command(hide = true)]
+    Configuration,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +207,9 @@ struct TuningArgs {
     /// The most operations that wait, and the most reads; beyond it callers get OVERLOADED
     #[arg(long, env = "BALLAST_QUEUE_DEPTH_MAX", default_value = "50000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     queue_depth_max: u64,
+    /// The most categories of one account, main included; one that has more keeps them and gets no new one
+    #[arg(long, env = "BALLAST_CATEGORIES_PER_ACCOUNT_MAX", default_value = "256", value_name = "COUNT", value_parser = count(1, 10_000))]
+    categories_per_account_max: u64,
     /// The most TCP connections
     #[arg(long, env = "BALLAST_CONNECTION_COUNT_MAX", default_value = "30000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     connection_count_max: u64,
@@ -244,6 +250,7 @@ impl Cli {
             Some(Command::Stress(args)) => stress::run(args).await,
             Some(Command::StressClient(args)) => stress::run_client(args).await,
             Some(Command::Health(args)) => health::run(&args).await,
+            Some(Command::Configuration) => Ok(configuration::run(&Self::command())?),
         }
     }
 }
@@ -282,6 +289,7 @@ impl ServeArgs {
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
                 allow_data_loss: self.allow_data_loss,
+                categories_per_account_max: size(tuning.categories_per_account_max),
                 statement_timeout_ms: tuning.statement_timeout_ms,
                 connect_timeout_ms: tuning.connect_timeout_ms,
                 request_queue_depth_max: size(tuning.queue_depth_max),

@@ -10,14 +10,15 @@ use clap::{Args, ValueEnum};
 use super::CliError;
 use super::signals::{PLAIN_WORDS, stop_signal};
 use crate::bench::{
-    Baseline, BaselineConfig, Database, OperationIds, Pace, Page, Plan, Scenario, TableSize,
-    Variant, Way, run as run_plan, serve_baseline,
+    AskedWay, Baseline, BaselineConfig, BenchError, Build, Database, LockedPayers, Merchant,
+    OperationIds, Pace, Page, Plan, Scenario, TableSize, Variant, Way, run as run_plan,
+    serve_baseline,
 };
 
 /// What the ledgers begin with if nothing else is asked for.
 const ACCOUNT_COUNT_DEFAULT: u64 = 10_000;
-/// How many requests are in flight if nothing else is asked for.
-const CONCURRENCY_DEFAULT: usize = 256;
+/// The most payers that are locked, each with a call in flight.
+const LOCKED_PAYERS_MAX: u64 = 10_000;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -27,6 +28,8 @@ Examples:
   ballast bench --scenario uniform --concurrency 1 --rate 4000 --way unary,stream --baseline transaction
   ballast bench --scenario uniform --table-size 10k,10m+5m
   ballast bench --scenario history,locked
+  ballast bench --scenario locked --locked-payers 1,4,20,100 --instances 2
+  ballast bench --scenario uniform,hot --way unary:256,stream:2000 --against ../before/ballast
   ballast bench --target 10.0.0.5:50051
 
 All that is compared takes turns on one machine, in every round; look at the ratios. Each variant has a database of its
@@ -56,10 +59,19 @@ struct LoadArgs {
     ///
     /// uniform: transfers between any accounts; zipf[:EXPONENT]: few of them are busy; hot: all pay one account; mutual:
     /// two accounts pay each other; debit, reads (GetBalance), mixed (half reads); locked: as uniform, and in the second
-    /// half of each turn somebody holds one balance locked; history: reads of one account with a long history.
+    /// half of each turn somebody holds one balance locked, or see --locked-payers; history: reads of one account with a long history.
     #[arg(long, value_delimiter = ',', default_value = "uniform,hot", value_name = "NAMES", value_parser = Scenario::parse)]
     scenario: Vec<Scenario>,
-    /// Closed loop: how many operations are in flight; each number is measured on its own [default: 256]
+    /// In the scenario `locked`: how many payers are locked, while all pay one merchant; each number is measured on its own
+    ///
+    /// Another session holds their balances for the whole turn, and each of them goes on paying, with one unary call in
+    /// flight that does not count. Measured are the other payers, as many as --concurrency says, and compared with a turn in
+    /// which nobody is locked. All of it with a merchant whose id sorts before those of all payers, and with one that sorts
+    /// after them.
+    #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = clap::value_parser!(u64).range(..=LOCKED_PAYERS_MAX))]
+    locked_payers: Vec<u64>,
+    /// Closed loop: how many operations are in flight; each number is measured on its own [default: 256, and 24 with
+    /// --locked-payers]
     #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = at_least_one)]
     concurrency: Vec<usize>,
     /// Open loop: how many operations are sent per second, come what may; each rate is measured on its own
@@ -71,13 +83,10 @@ struct LoadArgs {
     rate: Vec<u64>,
     /// By which RPC operations come, each measured on its own: unary (Debit, Credit, Transfer), batch (ExecuteBatch),
     /// stream (SubmitOperations, one stream on each connection)
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "unary",
-        value_name = "NAMES"
-    )]
-    way: Vec<WayName>,
+    ///
+    /// stream:2000 has 2000 operations in flight, whatever --concurrency says of the others.
+    #[arg(long, value_delimiter = ',', default_value = "unary", value_name = "NAMES", value_parser = AskedWayName::parse)]
+    way: Vec<AskedWayName>,
     /// How many members each batch has. As many batches are in flight as --concurrency fills, but two if it is more than 1
     #[arg(long, default_value = "500", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     batch_size: u64,
@@ -94,7 +103,7 @@ struct LoadArgs {
     /// How long a turn is
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration_s: u64,
-    /// How long a turn runs before it is measured
+    /// How long a turn runs before it is measured; unless it is 0, up to 10 s more until the server has answered once
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     warmup_s: u64,
 }
@@ -112,12 +121,21 @@ struct ComparedArgs {
     /// Compare with a ballast that has these arguments, such as "--lanes 4"; may be given several times
     #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
     variant: Vec<String>,
+    /// Compare with another build: the binary of another ballast, such as that of an earlier version; may be given several times
+    ///
+    /// It takes turns with this one on the same PostgreSQL, each on a fresh database of its own, which it migrates and verifies
+    /// itself. It gets no arguments but what every build understands. The ratios are of this build by that one.
+    #[arg(long, value_name = "PATH", value_parser = Build::parse)]
+    against: Vec<Build>,
+    /// How many processes serve each ballast, all on its one database; the client's connections are spread over them
+    #[arg(long, default_value = "1", value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=16))]
+    instances: u8,
     /// Measure the server that runs at this address instead of starting any
     ///
     /// Accounts are made through gRPC, with ids that begin with bench- and a random number, and stay there. Afterwards
     /// their money is counted. Nothing is known of the server's processors and database, and there is nothing beside it
     /// to compare with.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["baseline", "variant", "serve", "table_size", "preload_operations", "data_dir"])]
+    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["baseline", "variant", "against", "instances", "serve", "table_size", "preload_operations", "data_dir"])]
     target: Option<String>,
 }
 
@@ -165,12 +183,38 @@ struct LedgerArgs {
     no_verify: bool,
 }
 
-/// The name of a way in.
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// The name of a way in, and how many operations are in flight by it if that is its own affair.
+#[derive(Debug, Clone, Copy)]
+struct AskedWayName {
+    way: WayName,
+    concurrency: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy)]
 enum WayName {
     Unary,
     Batch,
     Stream,
+}
+
+impl AskedWayName {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (name, concurrency) = match text.split_once(':') {
+            Some((name, count)) => (name, Some(at_least_one(count)?)),
+            None => (text, None),
+        };
+        let way = match name {
+            "unary" => WayName::Unary,
+            "batch" => WayName::Batch,
+            "stream" => WayName::Stream,
+            _ => {
+                return Err(
+                    "must be one of unary, batch, stream, or such as stream:2000".to_owned(),
+                );
+            }
+        };
+        Ok(Self { way, concurrency })
+    }
 }
 
 /// The name of a kind of operation ids.
@@ -197,25 +241,56 @@ fn entries(text: &str) -> Result<u64, String> {
 }
 
 impl LoadArgs {
+    /// The scenarios, with `locked` for each number of locked payers that is asked for, and for none.
+    fn scenarios(&self) -> Result<Vec<Scenario>, BenchError> {
+        if self.locked_payers.is_empty() {
+            return Ok(self.scenario.clone());
+        }
+        if !self.scenario.contains(&Scenario::Locked) {
+            let why = "--locked-payers is about the scenario locked: add --scenario locked";
+            return Err(BenchError::Nothing(why.to_owned()));
+        }
+        let mut counts = vec![0];
+        for &count in &self.locked_payers {
+            if !counts.contains(&count) {
+                counts.push(count);
+            }
+        }
+        let locked = [Merchant::First, Merchant::Last]
+            .into_iter()
+            .flat_map(|merchant| {
+                counts
+                    .iter()
+                    .map(move |&count| LockedPayers { count, merchant })
+            })
+            .map(Scenario::LockedPayers);
+        let locked: Vec<Scenario> = locked.collect();
+        let scenarios = self.scenario.iter().flat_map(|scenario| match scenario {
+            Scenario::Locked => locked.clone(),
+            scenario => vec![*scenario],
+        });
+        Ok(scenarios.collect())
+    }
+
     fn paces(&self) -> Vec<Pace> {
-        let closed = match (self.concurrency.is_empty(), self.rate.is_empty()) {
-            (true, true) => &[CONCURRENCY_DEFAULT][..],
-            _ => &self.concurrency,
-        };
-        let closed = closed.iter().map(|count| Pace::Closed(*count));
+        let closed = self.concurrency.iter().map(|count| Pace::Closed(*count));
         closed
             .chain(self.rate.iter().map(|rate| Pace::Open(*rate)))
             .collect()
     }
 
-    fn ways(&self) -> Vec<Way> {
+    fn ways(&self) -> Vec<AskedWay> {
         let size = usize::try_from(self.batch_size).unwrap_or(usize::MAX);
-        let way = |name: &WayName| match name {
+        let way = |name: WayName| match name {
             WayName::Unary => Way::Unary,
             WayName::Batch => Way::Batch(size),
             WayName::Stream => Way::Stream,
         };
-        self.way.iter().map(way).collect()
+        let ways = self.way.iter().map(|asked| AskedWay {
+            way: way(asked.way),
+            concurrency: asked.concurrency,
+        });
+        ways.collect()
     }
 }
 
@@ -238,6 +313,7 @@ impl ComparedArgs {
             .variant
             .iter()
             .map(|variant| Variant::Ballast(words(variant)));
+        let builds = self.against.iter().cloned().map(Variant::Build);
         let baselines = self.baseline.iter().map(|baseline| {
             Variant::Baseline(BaselineConfig {
                 baseline: *baseline,
@@ -247,6 +323,7 @@ impl ComparedArgs {
         let first = Variant::Ballast(serve.to_vec());
         std::iter::once(first)
             .chain(others)
+            .chain(builds)
             .chain(baselines)
             .collect()
     }
@@ -265,7 +342,7 @@ impl LedgerArgs {
 }
 
 impl BenchArgs {
-    fn plan(self) -> Plan {
+    fn plan(self) -> Result<Plan, BenchError> {
         let Self {
             load,
             compared,
@@ -273,15 +350,18 @@ impl BenchArgs {
             serve,
             ..
         } = self;
-        Plan {
+        let instance_count = usize::from(compared.instances);
+        Ok(Plan {
             paces: load.paces(),
             ways: load.ways(),
             operation_ids: load.operation_ids.kind(),
-            scenarios: load.scenario,
+            scenarios: load.scenarios()?,
             rounds: load.rounds,
             duration: Duration::from_secs(load.duration_s),
             warmup: Duration::from_secs(load.warmup_s),
-            connection_count: load.connections,
+            // Every process has at least one.
+            connection_count: load.connections.max(instance_count),
+            instance_count,
             variants: compared.variants(&serve),
             tables: ledger.tables(),
             history_entry_count: ledger.history_entries,
@@ -292,7 +372,7 @@ impl BenchArgs {
                 (None, Some(url)) => Database::Named(url),
                 (None, None) => Database::Embedded(ledger.data_dir),
             },
-        }
+        })
     }
 }
 
@@ -313,7 +393,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     super::serve::raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
-    let report = run_plan(&args.plan(), &stop).await?;
+    let report = run_plan(&args.plan()?, &stop).await?;
     if let Some(mut file) = json.map(emptied).transpose()? {
         serde_json::to_writer_pretty(&mut file, &report).map_err(std::io::Error::other)?;
         writeln!(file)?;

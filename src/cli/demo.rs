@@ -12,7 +12,7 @@ use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Claim, Command, Currency, Movement, Note, OperationId,
     OwnerId,
 };
-use crate::store::{AccountSpec, Job, Ledger, Locking, Store, StoreError};
+use crate::store::{AccountSpec, Job, Ledger, Locking, Store, StoreError, Verdict};
 
 /// The account that has money.
 pub(super) const RICH: &str = "alice";
@@ -63,10 +63,13 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
     let job = Job {
         command: Arc::new(command),
         claim: Arc::<Claim>::default(),
+        deadline: Instant::now() + TIMEOUT,
     };
-    let verdicts = store.execute(&[job], &Locking::Skip).await?;
-    match verdicts.len() {
-        1 => Ok(true),
-        count => Err(StoreError::Corrupt(format!("{count} verdicts for one command")).into()),
+    match &store.execute(&[job], Locking::Skip).await?[..] {
+        [Verdict::Decided(Ok(_))] => Ok(true),
+        other => {
+            let cause = format!("the opening credit of the demo was answered {other:?}");
+            Err(StoreError::Corrupt(cause).into())
+        }
     }
 }

@@ -69,7 +69,7 @@ pub struct Account {
     pub debits_frozen: bool,
     /// Credits are refused.
     pub credits_frozen: bool,
-    /// Its balances. A category that is missing has a zero balance.
+    /// Its balances, as far as the batch names them. A category that is named and missing has a zero balance.
     pub balances: Balances,
 }
 
@@ -79,11 +79,14 @@ impl Account {
     }
 }
 
-/// The balances of an account: `main`, which every account has, and mostly no others. They know which of them a book changed.
+/// The balances of an account: `main`, which every account has, and mostly no others. They know which of them a book changed,
+/// and how many there are that were not read because nobody asks about them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Balances {
     main: Pocket,
+    /// Ordered by category.
     others: Vec<(Category, Pocket)>,
+    unread_count: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,10 +107,42 @@ impl Pocket {
 impl Balances {
     /// Those of an account that has no category but `main`.
     pub fn new(main: Balance) -> Self {
+        Self::with_unread(main, 0)
+    }
+
+    /// Those of an account that has so many categories besides `main`, none of which was read yet.
+    pub fn with_unread(main: Balance, unread_count: usize) -> Self {
         Self {
             main: Pocket::new(main),
             others: Vec::new(),
+            unread_count,
         }
+    }
+
+    /// How many categories the account has that are not here.
+    pub fn unread_count(&self) -> usize {
+        self.unread_count
+    }
+
+    /// How many categories the account has, `main` included.
+    fn category_count(&self) -> usize {
+        1 + self.others.len() + self.unread_count
+    }
+
+    fn has(&self, category: &Category) -> bool {
+        self.get(category).is_some()
+    }
+
+    /// Adds a category that the account has and that was not read before. `false`: it has none of those any more, so what
+    /// was said of their number is wrong.
+    #[must_use]
+    pub fn add_read(&mut self, category: &Category, balance: Balance) -> bool {
+        let Some(unread_count) = self.unread_count.checked_sub(1) else {
+            return false;
+        };
+        self.unread_count = unread_count;
+        *self.get_or_insert(category) = balance;
+        true
     }
 
     /// The balance of a category; `None`: it has none yet.
@@ -115,8 +150,8 @@ impl Balances {
         if category.is_main() {
             return Some(&self.main.balance);
         }
-        let (_, pocket) = self.others.iter().find(|(other, _)| other == category)?;
-        Some(&pocket.balance)
+        let index = self.position(category).ok()?;
+        Some(&self.others[index].1.balance)
     }
 
     /// The balance of a category, to change it. Zero, if it had none yet.
@@ -128,12 +163,18 @@ impl Balances {
         if category.is_main() {
             return &mut self.main;
         }
-        let found = self.others.iter().position(|(other, _)| other == category);
-        let index = found.unwrap_or_else(|| {
-            self.others.push((category.clone(), Pocket::default()));
-            self.others.len() - 1
+        let index = self.position(category).unwrap_or_else(|index| {
+            self.others
+                .insert(index, (category.clone(), Pocket::default()));
+            index
         });
         &mut self.others[index].1
+    }
+
+    /// Where a category is among the others, or where it belongs.
+    fn position(&self, category: &Category) -> Result<usize, usize> {
+        self.others
+            .binary_search_by(|(other, _)| other.cmp(category))
     }
 
     /// Sets the balance of a category.
@@ -172,6 +213,7 @@ pub struct BalanceChange {
 #[derive(Debug)]
 pub struct Book {
     now: Timestamp,
+    categories_per_account_max: usize,
     accounts: Map<AccountId, Account>,
     known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
@@ -182,15 +224,21 @@ pub struct Book {
 pub use merge::{Closures, Role};
 
 impl Book {
-    /// An empty book. `now` is a time after which all its accounts were locked.
-    pub fn new(now: Timestamp) -> Self {
-        Self::with_capacity(now, 0)
+    /// An empty book. `now` is a time after which all its accounts were locked. An account gets no new category beyond so
+    /// many, `main` included; one that has more keeps them.
+    pub fn new(now: Timestamp, categories_per_account_max: usize) -> Self {
+        Self::with_capacity(now, categories_per_account_max, 0)
     }
 
     /// An empty book with room for so many commands.
-    pub fn with_capacity(now: Timestamp, command_count: usize) -> Self {
+    pub fn with_capacity(
+        now: Timestamp,
+        categories_per_account_max: usize,
+        command_count: usize,
+    ) -> Self {
         Self {
             now,
+            categories_per_account_max,
             accounts: Map::default(),
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
@@ -309,6 +357,8 @@ impl Book {
         let destination = destination
             .map(|(key, account)| {
                 check_limit(key, account, amount.minor_units())?;
+                let category = std::slice::from_ref(&key.category);
+                self.check_category_count(&key.account_id, account, category)?;
                 time = time.max(account.balance(&key.category).update_time.next());
                 Ok(key.clone())
             })
@@ -326,6 +376,29 @@ impl Book {
         account.ok_or_else(|| Refusal::AccountNotFound {
             account_id: account_id.clone(),
         })
+    }
+
+    /// Whether the account may have all these categories: the first one beyond the limit is refused.
+    fn check_category_count<'a>(
+        &self,
+        account_id: &AccountId,
+        account: &Account,
+        categories: impl IntoIterator<Item = &'a Category>,
+    ) -> Result<(), Refusal> {
+        let room = self
+            .categories_per_account_max
+            .saturating_sub(account.balances.category_count());
+        let is_new = |category: &&Category| !account.balances.has(category);
+        match categories.into_iter().filter(is_new).nth(room) {
+            None => Ok(()),
+            Some(category) => Err(Refusal::CategoryLimitExceeded {
+                balance: BalanceKey {
+                    account_id: account_id.clone(),
+                    category: category.clone(),
+                },
+                limit: self.categories_per_account_max,
+            }),
+        }
     }
 
     /// The time of an operation that changes these balances.

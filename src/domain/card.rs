@@ -61,7 +61,8 @@ impl Code {
             | Refusal::BalanceNegative { .. }
             | Refusal::AccountClosed { .. }
             | Refusal::AccountFrozen { .. }
-            | Refusal::BalanceLimitExceeded { .. } => Self::Declined,
+            | Refusal::BalanceLimitExceeded { .. }
+            | Refusal::CategoryLimitExceeded { .. } => Self::Declined,
         }
     }
 }

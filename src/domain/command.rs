@@ -150,6 +150,16 @@ impl Movement {
             .chain(destination.filter(|id| Some(*id) != source))
     }
 
+    /// The balances that the movement names; of a merge none, since it moves whatever there is.
+    pub fn named_balances(&self) -> impl Iterator<Item = (&AccountId, &Category)> {
+        let paying = self.source().into_iter().flat_map(|source| {
+            let categories = source.categories.iter();
+            categories.map(|category| (&source.account_id, category))
+        });
+        let receiving = self.destination();
+        paying.chain(receiving.map(|key| (&key.account_id, &key.category)))
+    }
+
     fn kind(&self) -> std::mem::Discriminant<Self> {
         std::mem::discriminant(self)
     }

@@ -109,6 +109,13 @@ pub enum Refusal {
         /// The account's currency.
         currency: Currency,
     },
+    /// The account would get one category more than an account may have. Final and recorded.
+    CategoryLimitExceeded {
+        /// The balance that it has not yet.
+        balance: BalanceKey,
+        /// How many categories an account may have, `main` included.
+        limit: usize,
+    },
 }
 
 /// The variables of a refusal by name: what an error's metadata shows and what the store keeps.
@@ -128,6 +135,7 @@ impl Refusal {
             Self::BalanceNegative { .. } => "BALANCE_NEGATIVE",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
+            Self::CategoryLimitExceeded { .. } => "CATEGORY_LIMIT_EXCEEDED",
         }
     }
 
@@ -143,7 +151,8 @@ impl Refusal {
             | Self::HoldsOpen { .. }
             | Self::BalanceNegative { .. }
             | Self::InsufficientFunds { .. }
-            | Self::BalanceLimitExceeded { .. } => true,
+            | Self::BalanceLimitExceeded { .. }
+            | Self::CategoryLimitExceeded { .. } => true,
         }
     }
 
@@ -236,6 +245,11 @@ impl Refusal {
                 ("amount_minor_units", amount.to_string()),
                 ("currency_code", currency.to_string()),
             ],
+            Self::CategoryLimitExceeded { balance, limit } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("limit", limit.to_string()),
+            ],
         };
         facts
             .into_iter()
@@ -300,6 +314,13 @@ impl Refusal {
                 posted: number("posted_minor_units")?,
                 amount: number("amount_minor_units")?,
                 currency: currency()?,
+            }),
+            "CATEGORY_LIMIT_EXCEEDED" => Some(Self::CategoryLimitExceeded {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                limit: text("limit")?.parse().ok()?,
             }),
             _ => None,
         }
@@ -408,6 +429,17 @@ impl std::fmt::Display for Refusal {
                     "account {account_id} has {posted} in {category}, {amount} more would exceed its limit of {limit} ({currency} minor units)"
                 )
             }
+            Self::CategoryLimitExceeded {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                limit,
+            } => write!(
+                f,
+                "account {account_id} may have {limit} categories, {category} would be one more; use one that it has"
+            ),
         }
     }
 }

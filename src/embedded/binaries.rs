@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::unistd::Uid;
+
 use super::EmbeddedError;
 use super::folder::Folder;
 
@@ -34,6 +36,11 @@ impl Binaries {
             ),
         };
         let mut found: Vec<Self> = folders.into_iter().filter_map(Self::in_folder).collect();
+        let too_old = found.iter().find(|binaries| binaries.major < VERSION_MIN);
+        let looked = match too_old {
+            Some(old) => format!("{looked}, only {} in {}", old.version, old.folder.display()),
+            None => looked,
+        };
         found.retain(|binaries| binaries.major >= VERSION_MIN);
         if let (false, Some(version)) = (found.is_empty(), data.cluster_version()) {
             found.retain(|binaries| binaries.major.to_string() == version);
@@ -49,7 +56,10 @@ impl Binaries {
         let first = found
             .into_iter()
             .find(|binaries| Some(binaries.major) == newest);
-        first.ok_or(EmbeddedError::NoBinaries { looked })
+        first.ok_or_else(|| EmbeddedError::NoBinaries {
+            looked,
+            install: install_command(),
+        })
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -87,6 +97,40 @@ impl Binaries {
     }
 }
 
+/// The command that installs PostgreSQL on this system, as its user types it.
+fn install_command() -> String {
+    if cfg!(target_os = "macos") {
+        return "brew install postgresql@17".to_owned();
+    }
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    match package_manager(&release) {
+        Some(command) if Uid::effective().is_root() => command.to_owned(),
+        Some(command) => format!("sudo {command}"),
+        None => "the server package of your system".to_owned(),
+    }
+}
+
+/// What installs PostgreSQL's server on the system that `/etc/os-release` describes: by its own name, or by that of a
+/// system that it is like.
+fn package_manager(release: &str) -> Option<&'static str> {
+    let value_of = |key: &str| {
+        let mut lines = release.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.unwrap_or("").trim_matches('"')
+    };
+    let names = value_of("ID")
+        .split_whitespace()
+        .chain(value_of("ID_LIKE").split_whitespace());
+    names.into_iter().find_map(|name| match name {
+        "debian" | "ubuntu" => Some("apt-get install -y postgresql"),
+        "fedora" | "rhel" | "centos" => Some("dnf install -y postgresql-server"),
+        "opensuse" | "suse" => Some("zypper install -y postgresql-server"),
+        "arch" => Some("pacman -S --noconfirm postgresql"),
+        "alpine" => Some("apk add postgresql"),
+        _ => None,
+    })
+}
+
 fn candidates() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path: Vec<PathBuf> = std::env::split_paths(&path)
@@ -105,4 +149,32 @@ fn candidates() -> Vec<PathBuf> {
 fn real_folder(folder: &Path) -> Option<PathBuf> {
     let postgres = folder.join("postgres").canonicalize().ok()?;
     postgres.parent().map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_system_has_its_own_command() {
+        let debian = "PRETTY_NAME=\"Debian GNU/Linux 12\"\nID=debian\n";
+        assert_eq!(
+            package_manager(debian),
+            Some("apt-get install -y postgresql")
+        );
+        let mint = "ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n";
+        assert_eq!(package_manager(mint), Some("apt-get install -y postgresql"));
+        let fedora = "ID=fedora\nVERSION_ID=42\n";
+        assert_eq!(
+            package_manager(fedora),
+            Some("dnf install -y postgresql-server")
+        );
+        let rocky = "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n";
+        assert_eq!(
+            package_manager(rocky),
+            Some("dnf install -y postgresql-server")
+        );
+        assert_eq!(package_manager("ID=nobody-knows\n"), None);
+        assert_eq!(package_manager(""), None);
+    }
 }

@@ -31,7 +31,9 @@ impl AccountService for AccountRpc {
         request: Request<proto::CreateAccountRequest>,
     ) -> Result<Response<proto::CreateAccountResponse>, Status> {
         let deadline = Deadline::of(&request);
-        let spec = request::create_account(request.into_inner()).map_err(RpcError::from)?;
+        let categories_max = self.store.categories_per_account_max();
+        let spec = request::create_account(request.into_inner(), categories_max);
+        let spec = spec.map_err(RpcError::from)?;
         let (account_id, owner_id) = (spec.account_id.clone(), spec.owner_id.clone());
         let created = self
             .store

@@ -98,9 +98,10 @@ impl From<StoreError> for Failure {
     /// A failure of a read, or of a write on one connection. Logged here, where it is handled.
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Serialization | StoreError::LockTimeout | StoreError::Duplicate { .. } => {
-                Failure::Contention { account_id: None }
-            }
+            StoreError::Serialization
+            | StoreError::LockTimeout
+            | StoreError::TableLocked
+            | StoreError::Duplicate { .. } => Failure::Contention { account_id: None },
             StoreError::StatementTimeout => Failure::Deadline {
                 outcome_unknown: false,
             },
@@ -282,7 +283,8 @@ fn refused(refusal: &Refusal) -> Problem {
         }
         Refusal::HoldsOpen { balance, .. }
         | Refusal::BalanceNegative { balance, .. }
-        | Refusal::BalanceLimitExceeded { balance, .. } => precondition(format!(
+        | Refusal::BalanceLimitExceeded { balance, .. }
+        | Refusal::CategoryLimitExceeded { balance, .. } => precondition(format!(
             "accounts/{}/balances/{}",
             balance.account_id, balance.category
         )),

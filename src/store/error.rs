@@ -3,7 +3,7 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
-use crate::domain::OperationId;
+use crate::domain::{Operation, OperationId, Timestamp};
 
 /// Whether a transaction that failed left something behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +11,26 @@ pub enum Outcome {
     /// Nothing was committed.
     None,
     /// The commit was under way. These operations may or may not have been recorded by it.
-    Unknown(Vec<OperationId>),
+    Unknown(Vec<InDoubt>),
+}
+
+/// An operation whose commit was under way when its answer was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InDoubt {
+    /// Its id.
+    pub operation_id: OperationId,
+    /// When that transaction decided it. Of all transactions that may record the id, only that one has this time: each
+    /// reads the clock after it has the locks, and there only one at a time has them.
+    pub create_time: Timestamp,
+}
+
+impl InDoubt {
+    pub(super) fn of(operation: &Operation) -> Self {
+        Self {
+            operation_id: operation.command.operation_id.clone(),
+            create_time: operation.create_time,
+        }
+    }
 }
 
 /// A failure of the store. A refusal is not one.
@@ -23,6 +42,9 @@ pub enum StoreError {
     /// SQLSTATE 55P03: a lock was not granted in time.
     #[error("a lock was not granted in time")]
     LockTimeout,
+    /// A table of the ledger stayed locked, as by ALTER TABLE. Nothing was committed.
+    #[error("a table of the ledger stayed locked")]
+    TableLocked,
     /// SQLSTATE 23505: another transaction made this row first.
     #[error("unique constraint {constraint} is taken")]
     Duplicate {
@@ -63,19 +85,16 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The same error for a flight that carried the COMMIT of `operation_ids`: without an answer from PostgreSQL the
+    /// The same error for a flight that carried the COMMIT of `in_doubt`: without an answer from PostgreSQL the
     /// outcome is unknown. Only 40001, 40P01 and class 23 on COMMIT itself say "not committed".
-    pub(super) fn during_commit(
-        error: &tokio_postgres::Error,
-        operation_ids: Vec<OperationId>,
-    ) -> Self {
+    pub(super) fn during_commit(error: &tokio_postgres::Error, in_doubt: Vec<InDoubt>) -> Self {
         let not_committed = error
             .code()
             .is_some_and(|code| is_serialization(code) || code.code().starts_with("23"));
         match Self::from(error) {
             error if not_committed => error,
             error => Self::Unavailable {
-                outcome: Outcome::Unknown(operation_ids),
+                outcome: Outcome::Unknown(in_doubt),
                 cause: error.to_string(),
             },
         }
@@ -102,6 +121,7 @@ impl StoreError {
             }
             Self::Serialization
             | Self::LockTimeout
+            | Self::TableLocked
             | Self::Duplicate { .. }
             | Self::StatementTimeout
             | Self::Exhausted
@@ -115,6 +135,7 @@ impl StoreError {
         match self {
             Self::Serialization | Self::LockTimeout | Self::Duplicate { .. } => true,
             Self::StatementTimeout
+            | Self::TableLocked
             | Self::Deadline { .. }
             | Self::Exhausted
             | Self::Unavailable { .. }

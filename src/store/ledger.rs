@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::error::StoreError;
 use super::retry::Retries;
-use crate::domain::{AccountId, Claim, Command, Receipt, Refusal};
+use crate::domain::{AccountId, Claim, Command, OperationId, Receipt, Refusal};
 
 /// A command on its way, and the claim that decides between it and its caller's deadline.
 #[derive(Debug, Clone)]
@@ -14,20 +16,17 @@ pub struct Job {
     pub command: Arc<Command>,
     /// Started right before the decision, when all locks are held.
     pub claim: Arc<Claim>,
+    /// A command whose deadline has passed before the decision is withdrawn.
+    pub deadline: Instant,
 }
 
-/// What a batch does about an account that is locked elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Locking {
+/// What a batch does about an account that is locked elsewhere. `H` is the ledger's [`Ledger::Hold`].
+#[derive(Debug)]
+pub enum Locking<H> {
     /// Skips it; its commands come back as [`Verdict::Contended`].
     Skip,
-    /// Waits for it, up to the given time.
-    Wait {
-        /// The account that was found locked, on which all jobs wait.
-        account_id: AccountId,
-        /// The longest wait.
-        wait_max: Duration,
-    },
+    /// Skips it, but already holds the locks of some accounts, and runs in the transaction that holds them.
+    Held(H),
 }
 
 /// What became of one job.
@@ -42,14 +41,40 @@ pub enum Verdict {
 }
 
 /// Something that executes batches durably. The store is one; tests of the coalescing loop bring another.
+///
+/// Whoever waits for an account or an operation id that somebody outside holds, does it with `await_accounts` or
+/// `await_operation`, and holds nothing else meanwhile.
 pub trait Ledger: Send + Sync + 'static {
+    /// The locks of some accounts, in a transaction that has done nothing else yet. To be used up by `execute` or `release`.
+    type Hold: Send + std::fmt::Debug + 'static;
+
     /// Executes the jobs in one transaction and answers after its commit, one verdict for each job in order. May be
     /// repeated after an error: what was committed is then replayed. Not cancel safe: run it to its end.
     fn execute(
         &self,
         jobs: &[Job],
-        locking: &Locking,
+        locking: Locking<Self::Hold>,
     ) -> impl Future<Output = Result<Vec<Verdict>, StoreError>> + Send;
+
+    /// Waits for the locks of these accounts, in the order of their ids, and of those of their balances that the commands
+    /// name, at most `wait_max` for each, and keeps them. [`StoreError::LockTimeout`]: one was not granted.
+    fn await_accounts(
+        &self,
+        account_ids: &[AccountId],
+        commands: &[Arc<Command>],
+        wait_max: Duration,
+    ) -> impl Future<Output = Result<Self::Hold, StoreError>> + Send;
+
+    /// Gives the locks back.
+    fn release(&self, hold: Self::Hold) -> impl Future<Output = ()> + Send;
+
+    /// Waits until no transaction outside is about to record this operation id, at most `wait_max`.
+    /// [`StoreError::LockTimeout`]: one still is.
+    fn await_operation(
+        &self,
+        operation_id: &OperationId,
+        wait_max: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Counts the batches that lost and were repeated.
     fn retries(&self) -> &Retries;

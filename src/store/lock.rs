@@ -5,8 +5,9 @@
 //! statement than the locks, because a lock wait does not refresh the snapshot of its own statement.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use futures_util::future::join3;
+use futures_util::future::{join, join3};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
@@ -16,16 +17,16 @@ use super::merges;
 use super::row::{self, PgTime, RowId};
 use super::write::Transaction;
 use crate::domain::{
-    Account, AccountId, BalanceKey, Balances, Book, Category, Map, Movement, Set, Timestamp,
+    Account, AccountId, BalanceKey, Balances, Book, Category, Command, Map, Movement, Set,
+    Timestamp,
 };
 
 pub(super) const LOCK_PLACES: &str = include_str!("sql/lock_places.sql");
 pub(super) const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
 pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
+pub(super) const LOCK_CATEGORIES: &str = include_str!("sql/lock_categories.sql");
 pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
-const LOCK_ACCOUNTS_SKIP: &str = concat!(include_str!("sql/lock_accounts.sql"), "SKIP LOCKED");
-const LOCK_SIBLINGS_SKIP: &str = concat!(include_str!("sql/lock_siblings.sql"), "SKIP LOCKED");
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 pub(super) struct Locked<'a> {
@@ -66,7 +67,6 @@ struct Main<'a> {
     row_id: RowId,
     account_id: &'a str,
     account: Account,
-    sibling_count: i32,
     now: Timestamp,
 }
 
@@ -74,6 +74,8 @@ impl<'a> Main<'a> {
     /// The columns by their places in the select list, which is quicker than by their names.
     fn from_row(row: &'a Row) -> Result<Self, StoreError> {
         let balance = row::balance_from(row, 8);
+        // A CHECK keeps it from being negative.
+        let sibling_count = usize::try_from(row.get::<_, i32>(6)).unwrap_or(0);
         Ok(Self {
             row_id: row.get(0),
             account_id: row.get(1),
@@ -82,9 +84,8 @@ impl<'a> Main<'a> {
                 closed: row.get(3),
                 debits_frozen: row.get(4),
                 credits_frozen: row.get(5),
-                balances: Balances::new(balance),
+                balances: Balances::with_unread(balance, sibling_count),
             },
-            sibling_count: row.get(6),
             now: row.get::<_, PgTime>(7).0,
         })
     }
@@ -94,7 +95,7 @@ impl<'a> Main<'a> {
 struct Mains<'a> {
     wanted: Wanted<'a>,
     accounts: Map<AccountId, Account>,
-    sibling_counts: Map<AccountId, i32>,
+    with_siblings: Set<&'a AccountId>,
     /// The latest time that a row came with.
     now: Option<Timestamp>,
 }
@@ -111,7 +112,7 @@ impl<'a> Mains<'a> {
         Self {
             accounts: Map::with_capacity_and_hasher(wanted.len(), <_>::default()),
             wanted,
-            sibling_counts: Map::default(),
+            with_siblings: Set::default(),
             now: None,
         }
     }
@@ -131,9 +132,8 @@ impl<'a> Mains<'a> {
             };
             account.row_id = Some(main.row_id);
             let account_id = account.id.clone();
-            if main.sibling_count > 0 {
-                self.sibling_counts
-                    .insert(account_id.clone(), main.sibling_count);
+            if main.account.balances.unread_count() > 0 {
+                self.with_siblings.insert(account.id);
             }
             self.now = self.now.max(Some(main.now));
             self.accounts.insert(account_id, main.account);
@@ -150,13 +150,57 @@ impl<'a> Mains<'a> {
     }
 }
 
+/// The balances besides `main` that the commands of a batch need, of those accounts that have any.
+pub(super) struct Siblings<'a> {
+    /// All of these accounts: a merge moves whatever there is.
+    pub(super) whole: Vec<&'a str>,
+    /// Those that commands name, of the other accounts: each balance once, as two columns.
+    pub(super) account_ids: Vec<&'a str>,
+    pub(super) categories: Vec<&'a str>,
+}
+
+impl<'a> Siblings<'a> {
+    pub(super) fn of(
+        commands: impl Iterator<Item = &'a Arc<Command>> + Clone,
+        with_siblings: &Set<&AccountId>,
+    ) -> Self {
+        let movements = commands.map(|command| &command.movement);
+        let whole: BTreeSet<&str> = movements
+            .clone()
+            .filter(|movement| matches!(movement, Movement::Merge { .. }))
+            .flat_map(Movement::account_ids)
+            .filter(|account_id| with_siblings.contains(account_id))
+            .map(AccountId::as_str)
+            .collect();
+        let named: BTreeSet<(&str, &str)> = movements
+            .flat_map(Movement::named_balances)
+            .filter(|(account_id, category)| {
+                !category.is_main()
+                    && with_siblings.contains(account_id)
+                    && !whole.contains(account_id.as_str())
+            })
+            .map(|(account_id, category)| (account_id.as_str(), category.as_str()))
+            .collect();
+        let (account_ids, categories) = named.into_iter().unzip();
+        Self {
+            whole: whole.into_iter().collect(),
+            account_ids,
+            categories,
+        }
+    }
+}
+
+fn wrong_sibling_count(account_id: &AccountId) -> StoreError {
+    StoreError::Corrupt(format!("sibling_count of account {account_id}"))
+}
+
 impl Transaction<'_> {
     pub(super) async fn lock<'a>(&self, jobs: &'a [Job]) -> Result<Locked<'a>, StoreError> {
         let mut mains = Mains::new(jobs);
-        let book = if self.is_optimist {
+        let book = if self.mode.is_optimist {
             self.lock_as_optimist(&mut mains).await?;
             // Without a row nothing will be recorded, and nothing needs the time.
-            Book::with_capacity(mains.now.unwrap_or_default(), jobs.len())
+            self.book(mains.now.unwrap_or_default(), jobs)
         } else {
             self.lock_and_look_up(jobs, &mut mains).await?
         };
@@ -164,7 +208,7 @@ impl Transaction<'_> {
         let Mains {
             wanted,
             mut accounts,
-            sibling_counts,
+            with_siblings,
             now: _,
         } = mains;
         let mut locked = Locked {
@@ -175,8 +219,12 @@ impl Transaction<'_> {
             },
             contended,
         };
-        self.lock_siblings(&mut accounts, sibling_counts, &mut locked)
-            .await?;
+        if !with_siblings.is_empty() {
+            let commands = jobs.iter().map(|job| &job.command);
+            let siblings = Siblings::of(commands, &with_siblings);
+            self.lock_siblings(&siblings, &mut accounts, &mut locked)
+                .await?;
+        }
         self.add_roles(jobs, &accounts, &mut locked.book).await?;
         locked.book.add_accounts(accounts);
         Ok(locked)
@@ -187,7 +235,7 @@ impl Transaction<'_> {
         // In no order: the statements see to theirs.
         let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
         let at_places = self.prepare(LOCK_PLACES).await?;
-        let by_keys = self.prepare(LOCK_ACCOUNTS_SKIP).await?;
+        let by_keys = self.prepare(LOCK_ACCOUNTS).await?;
         let begin = self.begin();
         let (begun, placed, keyed) = join3(
             self.client.batch_execute(&begin),
@@ -217,8 +265,7 @@ impl Transaction<'_> {
             .iter()
             .map(|job| job.command.operation_id.as_str())
             .collect();
-        let lock = self.either(LOCK_ACCOUNTS, LOCK_ACCOUNTS_SKIP);
-        let lock = self.prepare(lock).await?;
+        let lock = self.prepare(LOCK_ACCOUNTS).await?;
         let look_up = self.prepare(KNOWN_OPERATIONS).await?;
         let begin = self.begin();
         let (begun, rows, known) = join3(
@@ -230,7 +277,7 @@ impl Transaction<'_> {
         begun?;
         mains.add(&rows?)?;
         let known = known?;
-        let mut book = Book::with_capacity(row::time(&known, "now"), jobs.len());
+        let mut book = self.book(row::time(&known, "now"), jobs);
         let operation_ids: Vec<&str> = known.get("operation_ids");
         if !operation_ids.is_empty() {
             self.replays.expect_more();
@@ -239,6 +286,10 @@ impl Transaction<'_> {
             }
         }
         Ok(book)
+    }
+
+    fn book(&self, now: Timestamp, jobs: &[Job]) -> Book {
+        Book::with_capacity(now, self.categories_per_account_max, jobs.len())
     }
 
     /// Whether an operation that an optimist would answer without recording it was recorded before: its caller gets the
@@ -264,50 +315,57 @@ impl Transaction<'_> {
         Ok(!known.is_empty())
     }
 
-    /// Adds the other balances of accounts that have some. An account of which one is locked elsewhere is contended.
+    /// Adds the balances besides `main` that the commands need. An account of which one is locked elsewhere is contended.
     async fn lock_siblings(
         &self,
+        siblings: &Siblings<'_>,
         accounts: &mut Map<AccountId, Account>,
-        mut sibling_counts: Map<AccountId, i32>,
         locked: &mut Locked<'_>,
     ) -> Result<(), StoreError> {
-        if sibling_counts.is_empty() {
+        let Siblings {
+            whole,
+            account_ids,
+            categories,
+        } = siblings;
+        if whole.is_empty() && account_ids.is_empty() {
             return Ok(());
         }
-        let account_ids: Vec<&str> = sibling_counts.keys().map(AccountId::as_str).collect();
-        let statement = self
-            .prepare(self.either(LOCK_SIBLINGS, LOCK_SIBLINGS_SKIP))
-            .await?;
-        for sibling in self.client.query(&statement, &[&account_ids]).await? {
-            let account_id = AccountId::from_stored(sibling.get("account_id"));
-            let category = Category::from_stored(sibling.get("category"));
-            if let (Some(account), Some(count)) = (
-                accounts.get_mut(&account_id),
-                sibling_counts.get_mut(&account_id),
-            ) {
-                account
-                    .balances
-                    .insert(category.clone(), row::balance(&sibling));
-                let key = BalanceKey {
-                    account_id,
-                    category,
-                };
-                locked.row_ids.siblings.insert(key, sibling.get("ctid"));
-                *count -= 1;
+        let by_account = self.prepare(LOCK_SIBLINGS).await?;
+        let by_category = self.prepare(LOCK_CATEGORIES).await?;
+        let (of_whole, named) = join(
+            self.query_unless(whole.is_empty(), &by_account, &[whole]),
+            self.query_unless(
+                account_ids.is_empty(),
+                &by_category,
+                &[account_ids, categories],
+            ),
+        )
+        .await;
+        for row in of_whole?.iter().chain(&named?) {
+            let account_id = AccountId::from_stored(row.get("account_id"));
+            let Some(account) = accounts.get_mut(&account_id) else {
+                // One of its rows was locked elsewhere.
+                continue;
+            };
+            let Some(row_id) = row.get("row_id") else {
+                accounts.remove(&account_id);
+                locked.contended.insert(account_id);
+                continue;
+            };
+            let category = Category::from_stored(row.get("category"));
+            if !account.balances.add_read(&category, row::balance(row)) {
+                return Err(wrong_sibling_count(&account_id));
             }
+            let key = BalanceKey {
+                account_id,
+                category,
+            };
+            locked.row_ids.siblings.insert(key, row_id);
         }
-        for (account_id, missing_count) in sibling_counts {
-            match missing_count {
-                0 => {}
-                1.. if self.lock_timeout.is_none() => {
-                    accounts.remove(&account_id);
-                    locked.contended.insert(account_id);
-                }
-                _ => {
-                    return Err(StoreError::Corrupt(format!(
-                        "sibling_count of account {account_id}"
-                    )));
-                }
+        for account_id in whole.iter().copied().map(AccountId::from_stored) {
+            let account = accounts.get(&account_id);
+            if account.is_some_and(|account| account.balances.unread_count() > 0) {
+                return Err(wrong_sibling_count(&account_id));
             }
         }
         Ok(())
@@ -315,7 +373,7 @@ impl Transaction<'_> {
 
     /// Which of the accounts that were not locked exist: somebody else holds those.
     async fn contended(&self, missing: Vec<&str>) -> Result<Set<AccountId>, StoreError> {
-        if missing.is_empty() || self.lock_timeout.is_some() {
+        if missing.is_empty() {
             return Ok(Set::default());
         }
         let statement = self.prepare(EXISTING_ACCOUNTS).await?;
@@ -355,13 +413,6 @@ impl Transaction<'_> {
         match skip {
             true => Ok(Vec::new()),
             false => self.client.query(statement, params).await,
-        }
-    }
-
-    fn either(&self, waiting: &'static str, skipping: &'static str) -> &'static str {
-        match self.lock_timeout {
-            Some(_) => waiting,
-            None => skipping,
         }
     }
 }

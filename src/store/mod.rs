@@ -30,7 +30,7 @@ pub use cards::{
     card_rule_key,
 };
 pub(crate) use error::with_source;
-pub use error::{Outcome, StoreError};
+pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
 pub use ledger::{Job, Ledger, Locking, Verdict};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
@@ -38,7 +38,7 @@ pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
 pub use standing::{NEEDED_PRIVILEGES, Obstacle, Standing};
-pub use write::WRITE_STATEMENTS;
+pub use write::{Hold, WRITE_STATEMENTS};
 
 use tokio::sync::Notify;
 
@@ -77,8 +77,9 @@ pub struct Store {
     requests: Connections,
     health: Connections,
     isolation: Isolation,
-    retries: Retries,
+    categories_per_account_max: usize,
     statement_timeout: Duration,
+    retries: Retries,
     /// Tells health that the database may not take writes.
     write_failures: Arc<Notify>,
     places: Arc<Places>,
@@ -103,12 +104,18 @@ impl Store {
             )?,
             health: Connections::new("health", config, Session::Requests, HEALTH_CONNECTIONS)?,
             isolation: config.isolation,
-            retries: Retries::default(),
+            categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
+            retries: Retries::default(),
             write_failures: Arc::default(),
             places: Arc::default(),
             replays: Arc::default(),
         })
+    }
+
+    /// How many categories an account may have, `main` included; one that has more from before keeps them.
+    pub fn categories_per_account_max(&self) -> usize {
+        self.categories_per_account_max
     }
 
     /// The reads, and the opening of accounts, for a caller that waits until `deadline`.

@@ -21,6 +21,9 @@ pub struct StoreConfig {
     pub isolation: Isolation,
     /// Whether a commit may be answered that a crash could lose. Without, a session turns synchronous_commit on.
     pub allow_data_loss: bool,
+    /// How many categories an account may have, `main` included. One that has more from before keeps them and gets no new
+    /// one.
+    pub categories_per_account_max: usize,
     /// The longest that one statement may run.
     pub statement_timeout_ms: u64,
     /// The longest that a new connection may take, with its settings. No caller's deadline cuts it short.
@@ -106,9 +109,12 @@ impl Session {
              SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
              SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off"
         );
+        let lock_timeout_ms = super::write::LOCK_TIMEOUT
+            .as_millis()
+            .min(u128::from(statement_timeout_ms));
         match self {
             Self::Batches => format!(
-                "{common}; SET lock_timeout = {statement_timeout_ms};
+                "{common}; SET lock_timeout = {lock_timeout_ms};
                  SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off;
                  SET enable_bitmapscan = off"
             ),

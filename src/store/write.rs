@@ -4,7 +4,7 @@
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_places` and `lock_accounts`          | 1          |
 //! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
-//! | (rare)  | `lookup_operations`, only for replays; `lock_siblings`, only for accounts with categories; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
+//! | (rare)  | `lookup_operations`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for merges of such accounts; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
 //! | write   | `write_plain` or `write_plain_marked`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
@@ -23,41 +23,178 @@ use std::time::Duration;
 
 use deadpool_postgres::Client;
 use futures_util::join;
+use tokio::time::Instant;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Store;
 use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
-use super::error::StoreError;
+use super::connections::Connection;
+use super::error::{InDoubt, StoreError};
 use super::ledger::{Job, Ledger, Locking, Verdict};
-use super::lock::{self, Locked, RowIds};
+use super::lock::{self, Locked, RowIds, Siblings};
 use super::merges::{self, MergeWrites};
 use super::places::Places;
 use super::pool::Isolation;
 use super::replays::Replays;
 use super::retry::Retries;
 use super::row::RowId;
-use crate::domain::{AccountId, BalanceChange, Book, Operation, Set};
+use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, OperationId, Set};
 
-/// How long a batch that waits may hold its other locks. Other instances hold theirs for some milliseconds; whoever
-/// holds one longer is an outsider, and is waited for without holding anything.
-const WAIT_WHILE_HOLDING: Duration = Duration::from_millis(100);
+/// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
+/// for is an operation id that another transaction is about to record, or a table that is being altered.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
+/// A probe of the tables' locks that takes longer than this had to wait for one.
+const TABLE_LOCK_GRANTED_AT_ONCE: Duration = Duration::from_millis(20);
+/// How often a transaction is repeated that found an operation recorded since its look-up. Each repetition looks up anew,
+/// so whatever is still in the way then is no operation.
+const DUPLICATE_ATTEMPTS_MAX: u32 = 3;
+
+/// The locks of some accounts, on a connection in an open transaction. Dropped, it closes the connection, which releases
+/// them too.
+#[derive(Debug)]
+pub struct Hold(Option<Connection>);
+
+impl Hold {
+    fn take(mut self) -> Option<Connection> {
+        self.0.take()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // It has an open transaction: nobody may find it in the pool.
+        if let Some(client) = self.0.take() {
+            client.discard();
+        }
+    }
+}
 
 impl Ledger for Store {
-    async fn execute(&self, jobs: &[Job], locking: &Locking) -> Result<Vec<Verdict>, StoreError> {
-        let (account_id, wait_max) = match locking {
-            Locking::Skip => return self.execute_at_once(jobs).await,
-            Locking::Wait {
-                account_id,
-                wait_max,
-            } => (account_id, *wait_max),
+    type Hold = Hold;
+
+    async fn execute(
+        &self,
+        jobs: &[Job],
+        locking: Locking<Hold>,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let (first, again) = match locking {
+            Locking::Skip => (Mode::for_skipping(self), Mode::CAREFUL),
+            Locking::Held(hold) => {
+                let mode = Mode {
+                    begins: hold.0.is_none(),
+                    ..Mode::CAREFUL
+                };
+                let client = match hold.take() {
+                    Some(client) => client,
+                    None => self.batches.get().await?,
+                };
+                match self.transact_on(client, jobs, mode).await {
+                    Err(StoreError::Duplicate { .. }) => (Mode::CAREFUL, Mode::CAREFUL),
+                    done => return done,
+                }
+            }
         };
-        let careful = |lock_timeout| self.transact(jobs, false, Some(lock_timeout));
-        match careful(WAIT_WHILE_HOLDING.min(wait_max)).await {
-            Err(StoreError::LockTimeout) => self.await_account(account_id, wait_max).await?,
-            done => return done,
+        let mut mode = first;
+        for _ in 1..DUPLICATE_ATTEMPTS_MAX {
+            match self.transact(jobs, mode).await {
+                Err(StoreError::Duplicate { .. }) => self.replays.expect_more(),
+                done => return done,
+            }
+            mode = again;
         }
-        careful(WAIT_WHILE_HOLDING).await
+        match self.transact(jobs, mode).await {
+            Err(StoreError::Duplicate { constraint }) => Err(StoreError::Corrupt(format!(
+                "a row that has to be new is there already ({constraint})"
+            ))),
+            done => done,
+        }
+    }
+
+    async fn await_accounts(
+        &self,
+        account_ids: &[AccountId],
+        commands: &[Arc<Command>],
+        wait_max: Duration,
+    ) -> Result<Hold, StoreError> {
+        // Which of them have other balances than main is not known yet.
+        let siblings = Siblings::of(commands.iter(), &account_ids.iter().collect());
+        let names: [&(dyn ToSql + Sync); 2] = [&siblings.account_ids, &siblings.categories];
+        let account_ids: Vec<&str> = account_ids.iter().map(AccountId::as_str).collect();
+        let client = self.batches.get().await?;
+        let end = Instant::now() + wait_max;
+        // The second limit is for many locks together, each of which is granted in time.
+        let begin = format!(
+            "{}; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
+            self.isolation.begin(),
+            millis(wait_max),
+            millis(2 * wait_max + LOCK_TIMEOUT)
+        );
+        let hold = Hold(Some(client));
+        loop {
+            let Some(client) = &hold.0 else {
+                return Err(StoreError::unavailable("the connection is gone"));
+            };
+            let granted = async {
+                let mains = client.prepare_cached(AWAIT_ACCOUNTS).await?;
+                let named = client.prepare_cached(AWAIT_CATEGORIES).await?;
+                let whole = client.prepare_cached(AWAIT_SIBLINGS).await?;
+                let params: [&(dyn ToSql + Sync); 1] = [&account_ids];
+                let whole_params: [&(dyn ToSql + Sync); 1] = [&siblings.whole];
+                let (begun, mains, named, whole) = join!(
+                    client.batch_execute(&begin),
+                    client.execute(&mains, &params),
+                    execute_unless(siblings.account_ids.is_empty(), client, &named, &names),
+                    execute_unless(siblings.whole.is_empty(), client, &whole, &whole_params),
+                );
+                begun?;
+                mains.and(named).and(whole).map(drop)
+            };
+            let error = match granted.await {
+                Ok(()) => return Ok(hold),
+                Err(error) => StoreError::from(error),
+            };
+            let is_usable = error.leaves_the_connection_usable()
+                && client.batch_execute("ROLLBACK").await.is_ok();
+            match error {
+                // Its snapshot is older than what it waited for. The next one is not.
+                StoreError::Serialization if is_usable && Instant::now() < end => {
+                    self.retries.note();
+                }
+                error => {
+                    let client = hold.take();
+                    if let Some(client) = client.filter(|_| !is_usable) {
+                        client.discard();
+                    }
+                    return Err(match error {
+                        StoreError::StatementTimeout => StoreError::LockTimeout,
+                        error => error,
+                    });
+                }
+            }
+        }
+    }
+
+    async fn release(&self, hold: Hold) {
+        if let Some(client) = hold.take()
+            && client.batch_execute("ROLLBACK").await.is_err()
+        {
+            client.discard();
+        }
+    }
+
+    async fn await_operation(
+        &self,
+        operation_id: &OperationId,
+        wait_max: Duration,
+    ) -> Result<(), StoreError> {
+        self.await_on_one_statement(wait_max, AWAIT_OPERATION, &[&operation_id.as_str()])
+            .await
+            .or_else(|error| match error {
+                // The other one recorded it: it can be replayed.
+                StoreError::Duplicate { .. } => Ok(()),
+                error => Err(error),
+            })
     }
 
     fn retries(&self) -> &Retries {
@@ -66,31 +203,29 @@ impl Ledger for Store {
 }
 
 impl Store {
-    /// Executes the jobs without a wait for locks: as an optimist, and with care if that overlooked a replay.
-    async fn execute_at_once(&self, jobs: &[Job]) -> Result<Vec<Verdict>, StoreError> {
-        let is_optimist =
-            self.isolation == Isolation::ReadCommitted && !self.replays.are_expected();
-        if is_optimist {
-            match self.transact(jobs, true, None).await {
-                Err(StoreError::Duplicate { .. }) => self.replays.expect_more(),
-                done => return done,
+    async fn transact(&self, jobs: &[Job], mode: Mode) -> Result<Vec<Verdict>, StoreError> {
+        let client = self.batches.get().await?;
+        match self.transact_on(client, jobs, mode).await {
+            Err(StoreError::LockTimeout) if self.await_tables().await? => {
+                let client = self.batches.get().await?;
+                self.transact_on(client, jobs, mode).await
             }
+            done => done,
         }
-        self.transact(jobs, false, None).await
     }
 
-    async fn transact(
+    async fn transact_on(
         &self,
+        client: Connection,
         jobs: &[Job],
-        is_optimist: bool,
-        lock_timeout: Option<Duration>,
+        mode: Mode,
     ) -> Result<Vec<Verdict>, StoreError> {
-        let client = self.batches.get().await?;
         let transaction = Transaction {
             client: &client,
             isolation: self.isolation,
-            lock_timeout,
-            is_optimist,
+            statement_timeout: self.statement_timeout,
+            categories_per_account_max: self.categories_per_account_max,
+            mode,
             places: &self.places,
             replays: &self.replays,
         };
@@ -109,29 +244,44 @@ impl Store {
         result
     }
 
-    /// Waits until the account's lock was free for a moment, holding no other.
-    async fn await_account(
+    /// Waits while somebody alters a table of the write path. False: nobody does.
+    async fn await_tables(&self) -> Result<bool, StoreError> {
+        let asked = Instant::now();
+        self.await_on_one_statement(self.statement_timeout, AWAIT_TABLES, &[])
+            .await
+            .map_err(|error| match error {
+                StoreError::LockTimeout => StoreError::TableLocked,
+                error => error,
+            })?;
+        Ok(asked.elapsed() > TABLE_LOCK_GRANTED_AT_ONCE)
+    }
+
+    /// Executes a statement that may wait for a lock, and undoes what it did.
+    async fn await_on_one_statement(
         &self,
-        account_id: &AccountId,
         wait_max: Duration,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
     ) -> Result<(), StoreError> {
         let client = self.batches.get().await?;
         let wait = async {
-            let wait_ms = millis(wait_max);
             // The wait may be longer than a statement usually may take.
             let begin = format!(
-                "BEGIN; SET LOCAL lock_timeout = {wait_ms}; SET LOCAL statement_timeout = 0"
+                "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = 0",
+                millis(wait_max)
             );
             client.batch_execute(&begin).await?;
-            let statement = client.prepare_cached(AWAIT_ACCOUNT).await?;
-            client.execute(&statement, &[&account_id.as_str()]).await?;
-            client.batch_execute("ROLLBACK").await
+            client.execute(sql, params).await.map(drop)
         };
-        let result = wait.await;
-        if result.is_err() {
+        let result = wait.await.map_err(StoreError::from);
+        let is_usable = match &result {
+            Ok(()) => true,
+            Err(error) => error.leaves_the_connection_usable(),
+        };
+        if !(is_usable && client.batch_execute("ROLLBACK").await.is_ok()) {
             client.discard();
         }
-        Ok(result?)
+        result
     }
 }
 
@@ -140,7 +290,11 @@ fn millis(duration: Duration) -> u128 {
     duration.as_millis().max(1)
 }
 
-const AWAIT_ACCOUNT: &str = include_str!("sql/await_account.sql");
+const AWAIT_ACCOUNTS: &str = include_str!("sql/await_accounts.sql");
+const AWAIT_CATEGORIES: &str = include_str!("sql/await_categories.sql");
+const AWAIT_SIBLINGS: &str = include_str!("sql/await_siblings.sql");
+const AWAIT_OPERATION: &str = include_str!("sql/await_operation.sql");
+const AWAIT_TABLES: &str = include_str!("sql/await_tables.sql");
 const UPDATE_BALANCES: &str = concat!(
     include_str!("sql/updated.sql"),
     include_str!("sql/all_updated.sql")
@@ -161,11 +315,14 @@ const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
 const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
-    ("await_account", AWAIT_ACCOUNT),
+pub const WRITE_STATEMENTS: [(&str, &str); 21] = [
+    ("await_accounts", AWAIT_ACCOUNTS),
+    ("await_categories", AWAIT_CATEGORIES),
+    ("await_siblings", AWAIT_SIBLINGS),
     ("lock_places", lock::LOCK_PLACES),
     ("lock_accounts", lock::LOCK_ACCOUNTS),
     ("lock_siblings", lock::LOCK_SIBLINGS),
+    ("lock_categories", lock::LOCK_CATEGORIES),
     ("existing_accounts", lock::EXISTING_ACCOUNTS),
     ("known_operations", lock::KNOWN_OPERATIONS),
     ("lookup_operations", merges::LOOKUP_OPERATIONS),
@@ -182,14 +339,38 @@ pub const WRITE_STATEMENTS: [(&str, &str); 18] = [
     ("insert_merge_parts", merges::INSERT_MERGE_PARTS),
 ];
 
+/// How a transaction locks. It skips what is locked elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mode {
+    /// Whether it believes in places and expects no replay. See [`super::lock`].
+    pub(super) is_optimist: bool,
+    /// False: it goes on with a transaction that has begun.
+    pub(super) begins: bool,
+}
+
+impl Mode {
+    /// Looks up all rows by their keys, and all operations.
+    const CAREFUL: Self = Self {
+        is_optimist: false,
+        begins: true,
+    };
+
+    fn for_skipping(store: &Store) -> Self {
+        Self {
+            is_optimist: store.isolation == Isolation::ReadCommitted
+                && !store.replays.are_expected(),
+            ..Self::CAREFUL
+        }
+    }
+}
+
 /// One transaction on one connection.
 pub(super) struct Transaction<'a> {
     pub(super) client: &'a Client,
     isolation: Isolation,
-    /// How long it waits for a lock; `None`: it skips what is locked.
-    pub(super) lock_timeout: Option<Duration>,
-    /// Whether it believes in places and expects no replay. See [`super::lock`].
-    pub(super) is_optimist: bool,
+    statement_timeout: Duration,
+    pub(super) categories_per_account_max: usize,
+    pub(super) mode: Mode,
     pub(super) places: &'a Places,
     pub(super) replays: &'a Replays,
 }
@@ -201,11 +382,12 @@ impl Transaction<'_> {
             row_ids,
             contended,
         } = self.lock(jobs).await?;
+        let now = Instant::now();
         let verdicts: Vec<Verdict> = jobs
             .iter()
-            .map(|job| decide(job, &mut book, &contended))
+            .map(|job| decide(job, &mut book, &contended, now))
             .collect();
-        if self.is_optimist && self.has_overlooked(jobs, &verdicts).await? {
+        if self.mode.is_optimist && self.has_overlooked(jobs, &verdicts).await? {
             return Err(StoreError::Duplicate {
                 constraint: "operations_pkey".to_owned(),
             });
@@ -226,12 +408,7 @@ impl Transaction<'_> {
         row_ids: &RowIds<'_>,
         merges: &MergeWrites<'_>,
     ) -> Result<(), StoreError> {
-        let operation_ids = || {
-            operations
-                .iter()
-                .map(|operation| operation.command.operation_id.clone())
-                .collect()
-        };
+        let in_doubt = || operations.iter().map(|it| InDoubt::of(it)).collect();
         let commit = self.client.batch_execute("COMMIT");
         if operations.is_empty() {
             return Ok(commit.await?);
@@ -272,9 +449,19 @@ impl Transaction<'_> {
             );
             let (updated, inserted, recorded, marked, merged, committed) = join!(
                 self.update_unless(updates.is_empty(), &update, &update_params),
-                self.execute_unless(inserts.is_empty(), &insert_balances, &insert_params),
+                execute_unless(
+                    inserts.is_empty(),
+                    self.client,
+                    &insert_balances,
+                    &insert_params
+                ),
                 self.client.execute(&insert_operations, &operation_params),
-                self.execute_unless(mark_columns.is_empty(), &insert_marks, &mark_params),
+                execute_unless(
+                    mark_columns.is_empty(),
+                    self.client,
+                    &insert_marks,
+                    &mark_params
+                ),
                 merges.execute(self.client),
                 commit,
             );
@@ -294,9 +481,9 @@ impl Transaction<'_> {
             {
                 StoreError::from(error)
             }
-            _ => StoreError::during_commit(&error, operation_ids()),
+            _ => StoreError::during_commit(&error, in_doubt()),
         })?;
-        committed.map_err(|error| StoreError::during_commit(&error, operation_ids()))?;
+        committed.map_err(|error| StoreError::during_commit(&error, in_doubt()))?;
         let places = updates.mains().zip(row_ids);
         self.places
             .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
@@ -325,35 +512,38 @@ impl Transaction<'_> {
         row.try_get("row_ids")
     }
 
-    async fn execute_unless(
-        &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, tokio_postgres::Error> {
-        if skip {
-            Ok(0)
-        } else {
-            self.client.execute(statement, params).await
-        }
-    }
-
     pub(super) async fn prepare(&self, sql: &str) -> Result<Statement, StoreError> {
         Ok(self.client.prepare_cached(sql).await?)
     }
 
     pub(super) fn begin(&self) -> String {
         let begin = self.isolation.begin();
-        match self.lock_timeout {
-            Some(lock_timeout) => {
-                format!("{begin}; SET LOCAL lock_timeout = {}", millis(lock_timeout))
-            }
-            None => begin.to_owned(),
+        match self.mode.begins {
+            true => begin.to_owned(),
+            // What the wait for a lock was set to is no longer right.
+            false => format!(
+                "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
+                millis(LOCK_TIMEOUT),
+                millis(self.statement_timeout)
+            ),
         }
     }
 }
 
-fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>) -> Verdict {
+async fn execute_unless(
+    skip: bool,
+    client: &Client,
+    statement: &Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<u64, tokio_postgres::Error> {
+    if skip {
+        Ok(0)
+    } else {
+        client.execute(statement, params).await
+    }
+}
+
+fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) -> Verdict {
     let locked_elsewhere = job
         .command
         .movement
@@ -362,7 +552,9 @@ fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>) -> Verdict {
     if let Some(account_id) = locked_elsewhere {
         return Verdict::Contended(account_id.clone());
     }
-    if !job.claim.start() {
+    // Too late is too late, also before the caller's own timer notices. A repetition decides on what was started before.
+    let is_withdrawn = job.deadline <= now && job.claim.withdraw();
+    if is_withdrawn || !job.claim.start() {
         return Verdict::Withdrawn;
     }
     Verdict::Decided(book.apply(&job.command))

@@ -2,12 +2,14 @@
 //! thousand, and one bad command does not sink its neighbours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballast::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     Outcome, Source,
 };
 use ballast::store::{Job, Ledger, Locking, Store, Verdict};
+use tokio::time::Instant;
 
 use crate::support::instance::config;
 use crate::support::postgres::Database;
@@ -79,10 +81,11 @@ async fn answers(batch_size: usize) -> (Vec<String>, Ballast) {
             .map(|command| Job {
                 command: command.clone(),
                 claim: Arc::default(),
+                deadline: Instant::now() + Duration::from_secs(60),
             })
             .collect();
         for verdict in store
-            .execute(&jobs, &Locking::Skip)
+            .execute(&jobs, Locking::Skip)
             .await
             .expect("a batch is executed")
         {

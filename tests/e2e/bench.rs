@@ -1,7 +1,7 @@
 //! The benchmark runs, compares, verifies every ledger, and writes down what it found.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -39,22 +39,30 @@ async fn measured(folder: &Path, arguments: &[&str]) -> (String, Value) {
 }
 
 async fn measured_in(folder: &Path, round: &[&str], arguments: &[&str]) -> (String, Value) {
+    let (code, stdout, report) = ended_in(folder, round, arguments).await;
+    assert_eq!(code, Some(0), "{stdout}");
+    (stdout, report)
+}
+
+/// Runs a benchmark that has a report, though some of its requests may fail: its exit code too.
+async fn ended_in(
+    folder: &Path,
+    round: &[&str],
+    arguments: &[&str],
+) -> (Option<i32>, String, Value) {
     let database = Database::empty().await;
     let (url, json) = (database.url(), folder.join("figures.json"));
     let path = json.to_string_lossy();
     let place = ["--database-url", &url, "--json", &path];
     let arguments = [round, &place, arguments].concat();
     let (code, stdout, stderr) = run(folder, &arguments);
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
     assert!(
         stdout.contains("every ledger was verified and is in order"),
-        "{stdout}"
+        "{stdout}{stderr}"
     );
     let text = std::fs::read_to_string(&json).expect("a file");
-    (
-        stdout,
-        serde_json::from_str(&text).expect("the file is JSON"),
-    )
+    let report = serde_json::from_str(&text).expect("the file is JSON");
+    (code, stdout, report)
 }
 
 fn rows(report: &Value) -> &Vec<Value> {
@@ -251,6 +259,158 @@ async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
                 .all(|(name, ok_count)| name.starts_with("others") && *ok_count > 0),
         "{others:?}"
     );
+}
+
+/// Those of one kind, by what is divided and what it is divided by.
+fn ratio<'a>(report: &'a Value, of: &str, by: &str, load: &str) -> &'a Value {
+    let ratios = report["ratios"].as_array().expect("ratios");
+    let mut found = ratios.iter().filter(|ratio| {
+        let load_of = ratio["load"].as_str().unwrap_or_default();
+        ratio["of"] == of && ratio["by"] == by && load_of.starts_with(load)
+    });
+    let first = found.next();
+    first.unwrap_or_else(|| panic!("{of} by {by}, {load}: {ratios:?}"))
+}
+
+/// A median, and a range around it.
+fn assert_spread(spread: &Value) {
+    let number = |name: &str| spread[name].as_f64().expect("a number");
+    let (low, median, high) = (number("low"), number("median"), number("high"));
+    assert!(0.0 < low && low <= median && median <= high, "{spread}");
+}
+
+#[tokio::test]
+async fn locked_payers_wait_on_every_instance_while_the_others_are_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let arguments = [
+        "--accounts",
+        "50",
+        "--scenario",
+        "locked",
+        "--locked-payers",
+        "2",
+        "--instances",
+        "2",
+    ];
+    let (_, stdout, report) = ended_in(folder.path(), &IN_HALVES, &arguments).await;
+    let scenarios: Vec<&str> = rows(&report)
+        .iter()
+        .filter_map(|row| row["scenario"].as_str())
+        .collect();
+    let expected = [
+        // Nobody is locked: what the others are compared with.
+        "0 locked payers, merchant first",
+        "2 locked payers, merchant first",
+        "0 locked payers, merchant last",
+        "2 locked payers, merchant last",
+    ];
+    assert_eq!(scenarios, expected);
+    assert_eq!(report["instance_count"], 2);
+    for row in rows(&report) {
+        // On a busy machine some of the others may wait too long for the merchant, whom both instances lock; nothing else fails.
+        let errors = row["rounds"][0]["errors"].as_object().expect("errors");
+        assert!(
+            errors.keys().all(|error| error == "Aborted CONTENTION"),
+            "{row}"
+        );
+        let parts = row["rounds"][0]["parts"].as_array().expect("parts");
+        let part = |name: &str| parts.iter().find(|part| part["name"] == name);
+        let others = part("others").expect("others");
+        assert!(others["ok_count"].as_u64() > Some(0), "{row}");
+        if row["locked_payers"]["count"] == 0 {
+            assert_eq!(part("locked payers"), None, "{row}");
+            continue;
+        }
+        // None of them paid: their rows were locked all the time. They were told so.
+        let locked = part("locked payers").expect("locked payers");
+        assert_eq!(locked["ok_count"], 0, "{row}");
+        let told = locked["not_ok"]["Aborted CONTENTION"].as_u64();
+        assert!(told >= Some(1), "{row}");
+        let merchant = row["locked_payers"]["merchant"].as_str().expect("where");
+        let load = format!("merchant {merchant}, unary, 8 in flight");
+        let ratio = ratio(&report, "2 locked payers", "none locked", &load);
+        for figure in ["throughput", "p50", "p99"] {
+            assert_spread(&ratio[figure]);
+        }
+        // By the turn with the same merchant in which nobody was locked.
+        let per_second = |row: &Value| row["rounds"][0]["ok_per_second"].as_f64().expect("a rate");
+        let none = rows(&report).iter().find(|other| {
+            let locked = &other["locked_payers"];
+            locked["count"] == 0 && locked["merchant"] == merchant
+        });
+        let expected = per_second(row) / per_second(none.expect("a turn without locks"));
+        let median = ratio["throughput"]["median"].as_f64().expect("a number");
+        assert!(
+            (median / expected - 1.0).abs() < 1e-6,
+            "{ratio}: {expected}"
+        );
+    }
+    assert!(stdout.contains("to 2 instances of each ballast"));
+    assert!(stdout.contains("2 locked payers  none locked"), "{stdout}");
+}
+
+/// A ballast at another path, which writes down how it is called.
+fn other_build(folder: &Path) -> PathBuf {
+    let (path, calls) = (folder.join("other"), folder.join("calls"));
+    let binary = env!("CARGO_BIN_EXE_ballast");
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >> '{}'\nexec '{binary}' \"$@\"\n",
+        calls.display()
+    );
+    std::fs::write(&path, script).expect("a script");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    path
+}
+
+#[tokio::test]
+async fn another_build_takes_turns_and_is_compared_round_by_round() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let other = other_build(folder.path()).display().to_string();
+    let round = ["bench", "--duration-s", "2", "--warmup-s", "1"];
+    let arguments = [
+        "--rounds",
+        "2",
+        "--accounts",
+        "20",
+        "--scenario",
+        "hot",
+        "--way",
+        "unary:4,stream:16",
+        "--instances",
+        "2",
+        "--against",
+        &other,
+        // Only this build gets it.
+        "--",
+        "--lanes",
+        "2",
+    ];
+    let (stdout, report) = measured_in(folder.path(), &round, &arguments).await;
+    let loads: Vec<[&str; 3]> = rows(&report)
+        .iter()
+        .map(|row| ["way", "pace", "variant"].map(|name| row[name].as_str().unwrap_or_default()))
+        .collect();
+    let expected = [
+        ["unary", "4 in flight", "ballast --lanes 2"],
+        ["unary", "4 in flight", &other],
+        ["stream", "16 in flight", "ballast --lanes 2"],
+        ["stream", "16 in flight", &other],
+    ];
+    assert_eq!(loads, expected);
+    assert_measured(&report);
+    for load in ["hot, unary, 4 in flight", "hot, stream, 16 in flight"] {
+        let ratio = ratio(&report, "ballast --lanes 2", &other, load);
+        for figure in ["throughput", "p50", "p99", "server_cpu", "wal"] {
+            assert_spread(&ratio[figure]);
+        }
+    }
+    // It made its schema, served, and verified its ledger itself, and knows no newer flags.
+    let calls = std::fs::read_to_string(folder.path().join("calls")).expect("it was called");
+    let serve = "serve --log warn";
+    let expected = ["migrate", serve, serve, "--version", "verify"];
+    assert_eq!(calls.lines().collect::<Vec<_>>(), expected);
+    let version = format!("{other}: ballast {}", env!("CARGO_PKG_VERSION"));
+    assert!(stdout.contains(&version), "{stdout}");
 }
 
 #[tokio::test]
@@ -478,9 +638,25 @@ async fn what_cannot_be_measured_is_said_clearly() {
     for (arguments, words) in [
         (&["--scenario", "warm"][..], "must be one of uniform"),
         (&["--scenario", "zipf:-1"], "is not a positive number"),
+        (&["--way", "pigeon"], "must be one of unary, batch, stream"),
+        (&["--way", "stream:none"], "at least 1"),
         (
-            &["--way", "pigeon"],
-            "possible values: unary, batch, stream",
+            &["--against", "/nonexistent/ballast"],
+            "No such file or directory",
+        ),
+        (&["--against", "/tmp"], "it is no file"),
+        (&["--against", "/bin/false"], "cannot start /bin/false"),
+        (&["--locked-payers", "1"], "add --scenario locked"),
+        (
+            &[
+                "--scenario",
+                "locked",
+                "--locked-payers",
+                "1,9",
+                "--accounts",
+                "10",
+            ],
+            "has too few accounts for 9 locked payers, merchant first: it needs 11",
         ),
         (
             &["--baseline", "magic"],

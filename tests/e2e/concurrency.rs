@@ -134,7 +134,7 @@ async fn an_account_that_is_locked_outside_holds_up_nobody_else() {
     ballast.assert_in_order().await;
 }
 
-/// Somebody may hold one category alone; its account then waits as a whole.
+/// Somebody may hold one category alone: who names another one goes on, who names it waits.
 #[tokio::test]
 async fn a_category_that_is_locked_outside_is_waited_for() {
     let mut ballast = Ballast::start().await;
@@ -149,8 +149,14 @@ async fn a_category_that_is_locked_outside_is_waited_for() {
     let one_row =
         "SELECT 1 FROM balances WHERE account_id = 'card' AND category = 'MEAL' FOR UPDATE";
     let lock = ballast.lock_with(one_row).await;
+    let of_main = debit("of-main", "card", 1);
+    ballast.balances.debit(of_main).await.expect("posted");
     let mut waiting = ballast.balances.clone();
-    let waits = tokio::spawn(async move { waiting.debit(debit("waits", "card", 1)).await });
+    let waits = tokio::spawn(async move {
+        let mut request = debit("waits", "card", 1);
+        request.categories = strings(["MEAL"]);
+        waiting.debit(request).await
+    });
     ballast.until_waiting(|count| count > 0).await;
     ballast
         .balances

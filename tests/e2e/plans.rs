@@ -10,6 +10,9 @@ const FILL: &str = "
     SELECT 'account-' || i, 'owner-' || i / 3, 'EUR', false, now() FROM generate_series(1, 30000) i;
     INSERT INTO balances (account_id, category, currency_code, posted, version)
     SELECT 'account-' || i, 'main', 'EUR', 10, 1 FROM generate_series(1, 30000) i;
+    INSERT INTO balances (account_id, category, currency_code)
+    SELECT 'account-' || i, category, 'EUR'
+    FROM generate_series(1, 30000, 2) i, unnest(ARRAY['CASH', 'FOOD', 'MEAL']) category;
     INSERT INTO operations (operation_id, kind, amount, currency_code, create_time, destination_account_id,
                             destination_category, destination_version, destination_posted_after)
     SELECT 'operation-' || i, 'CREDIT', 10, 'EUR', now(), 'account-' || i, 'main', 1, 10
@@ -81,11 +84,28 @@ async fn no_statement_scans_a_table() {
                     "{name} {statistics}:\n{}",
                     plan.join("\n")
                 );
+                // An account may have many categories: one of them is not looked for among all.
+                let mut scanned = "";
+                for line in &plan {
+                    if line.contains("->") || line.contains(" Scan ") {
+                        scanned = line;
+                    }
+                    let is_sought = line.contains("Filter:")
+                        && (line.contains("category = ") || line.contains("category IS "));
+                    let is_found = ["balances_main", "Tid Scan"]
+                        .iter()
+                        .any(|way| scanned.contains(way));
+                    assert!(
+                        !is_sought || is_found || !scanned.contains("on balances"),
+                        "{name} {statistics}:\n{}",
+                        plan.join("\n")
+                    );
+                }
                 let quickest = match (*name, statistics) {
                     ("lock_places", _) => Some("Tid Scan"),
                     // In an empty table the primary key is as good; the first ANALYZE makes all plans anew.
                     ("lock_accounts", "with statistics") => {
-                        Some("Index Scan using balances_account on")
+                        Some("Index Scan using balances_main on")
                     }
                     _ => None,
                 };

@@ -1,17 +1,20 @@
-//! Whatever comes, in whatever order batches end: lanes never share an account, and every command is executed.
+//! Whatever comes, in whatever order batches end: nobody has an account that another one has, and every command is
+//! executed, unless the database rejects it.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::domain::Set;
 
-/// What happens to one batch.
+/// What happens to one batch or wait.
 #[derive(Debug, Clone)]
 struct Fate {
     /// How often others get their turn meanwhile.
     turns: usize,
     /// The account that somebody outside holds.
     contended: Option<AccountId>,
+    /// Somebody outside is about to record one of the operation ids.
+    is_obstructed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -29,41 +32,107 @@ struct Watchful {
     fates: Mutex<VecDeque<Fate>>,
     in_hand: Mutex<Set<AccountId>>,
     has_overlapped: AtomicBool,
+    /// The database rejects every command on this account.
+    poison: Option<AccountId>,
     retries: Retries,
 }
 
-impl Ledger for Watchful {
-    async fn execute(&self, jobs: &[Job], locking: &Locking) -> Result<Vec<Verdict>, StoreError> {
+impl Watchful {
+    /// What happens next, after others had their turns.
+    async fn fate(&self) -> Option<Fate> {
         let fate = self
             .fates
             .lock()
             .expect("nobody panics in here")
             .pop_front();
-        let account_ids: Set<AccountId> = jobs
-            .iter()
-            .flat_map(|job| job.command.movement.account_ids().cloned())
-            .collect();
-        // Who waits for locks waits for lanes as well.
-        let is_lane = *locking == Locking::Skip;
-        if is_lane {
-            let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
-            for account_id in &account_ids {
-                if !in_hand.insert(account_id.clone()) {
-                    self.has_overlapped.store(true, Ordering::Relaxed);
-                }
-            }
-        }
         for _ in 0..fate.as_ref().map_or(0, |fate| fate.turns) {
             tokio::task::yield_now().await;
         }
-        if is_lane {
-            let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
-            in_hand.retain(|account_id| !account_ids.contains(account_id));
+        fate
+    }
+
+    fn take<'a>(&self, account_ids: impl IntoIterator<Item = &'a AccountId>) {
+        let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
+        for account_id in account_ids {
+            if !in_hand.insert(account_id.clone()) {
+                self.has_overlapped.store(true, Ordering::Relaxed);
+            }
         }
-        let contended = fate.and_then(|fate| fate.contended);
-        if contended.is_some() && !is_lane {
+    }
+
+    fn give_back<'a>(&self, account_ids: impl IntoIterator<Item = &'a AccountId>) {
+        let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
+        for account_id in account_ids {
+            in_hand.remove(account_id);
+        }
+    }
+
+    fn is_poisonous(&self, command: &Command) -> bool {
+        let mut account_ids = command.movement.account_ids();
+        account_ids.any(|id| Some(id) == self.poison.as_ref())
+    }
+}
+
+impl Ledger for Watchful {
+    type Hold = Vec<AccountId>;
+
+    async fn await_accounts(
+        &self,
+        account_ids: &[AccountId],
+        _commands: &[Arc<Command>],
+        _wait_max: Duration,
+    ) -> Result<Vec<AccountId>, StoreError> {
+        let contended = self.fate().await.and_then(|fate| fate.contended);
+        if contended.is_some_and(|contended| account_ids.contains(&contended)) {
             return Err(StoreError::LockTimeout);
         }
+        self.take(account_ids);
+        Ok(account_ids.to_vec())
+    }
+
+    async fn release(&self, hold: Vec<AccountId>) {
+        self.give_back(&hold);
+    }
+
+    async fn await_operation(
+        &self,
+        _operation_id: &OperationId,
+        _wait_max: Duration,
+    ) -> Result<(), StoreError> {
+        match self.fate().await {
+            Some(fate) if fate.is_obstructed => Err(StoreError::LockTimeout),
+            _ => Ok(()),
+        }
+    }
+
+    async fn execute(
+        &self,
+        jobs: &[Job],
+        locking: Locking<Vec<AccountId>>,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let hold = match locking {
+            Locking::Skip => Vec::new(),
+            Locking::Held(hold) => hold,
+        };
+        let account_ids: Set<AccountId> = jobs
+            .iter()
+            .flat_map(|job| job.command.movement.account_ids().cloned())
+            .filter(|id| !hold.contains(id))
+            .collect();
+        self.take(&account_ids);
+        let fate = self.fate().await;
+        self.give_back(account_ids.iter().chain(&hold));
+        if jobs.iter().any(|job| self.is_poisonous(&job.command)) {
+            return Err(StoreError::Rejected {
+                sqlstate: "22000".to_owned(),
+                message: "poison".to_owned(),
+            });
+        }
+        if fate.as_ref().is_some_and(|fate| fate.is_obstructed) {
+            return Err(StoreError::LockTimeout);
+        }
+        let contended = fate.and_then(|fate| fate.contended);
+        let contended = contended.filter(|contended| !hold.contains(contended));
         let verdict = |job: &Job| {
             let mut account_ids = job.command.movement.account_ids();
             match &contended {
@@ -107,19 +176,33 @@ fn any_sent() -> impl Strategy<Value = Sent> {
 fn any_fate() -> impl Strategy<Value = Fate> {
     let account = any_account().prop_map(|account| AccountId::from_stored(&account));
     let contended = proptest::option::weighted(0.2, account);
-    (0..6_usize, contended).prop_map(|(turns, contended)| Fate { turns, contended })
+    let is_obstructed = proptest::bool::weighted(0.1);
+    (0..6_usize, contended, is_obstructed).prop_map(|(turns, contended, is_obstructed)| Fate {
+        turns,
+        contended,
+        is_obstructed,
+    })
 }
 
-/// Sends everything, and says how many of those whose callers stayed were executed.
+fn in_a_day() -> Instant {
+    Instant::now() + Duration::from_secs(86_400)
+}
+
+/// Sends everything, and says how many of those whose callers stayed were executed, or rejected if they had to be.
 async fn execute_all(ledger: Arc<Watchful>, config: BatcherConfig, all: &[Sent]) -> usize {
-    let (batcher, running) = Batcher::start(&Handle::current(), ledger, config);
+    let (batcher, running) = Batcher::start(&Handle::current(), ledger.clone(), config);
     let (mut pending, mut impatient) = (Vec::new(), Vec::new());
     for (number, sent) in all.iter().enumerate() {
-        let answer = batcher.submit(sent.command.clone(), later());
+        let command = Command {
+            operation_id: OperationId::from_stored(&number.to_string()),
+            ..sent.command.clone()
+        };
+        let is_poisonous = ledger.is_poisonous(&command);
+        let answer = batcher.submit(command, in_a_day());
         let answer = answer.expect("there is room in the queue");
         match sent.patience {
             Some(patience) => impatient.push((number + patience, answer)),
-            None => pending.push(answer),
+            None => pending.push((is_poisonous, answer)),
         }
         impatient.retain(|(leaves, _)| *leaves > number);
         for _ in 0..sent.turns {
@@ -128,12 +211,17 @@ async fn execute_all(ledger: Arc<Watchful>, config: BatcherConfig, all: &[Sent])
     }
     drop(impatient);
     let mut decided_count = 0;
-    for mut answer in pending {
-        let answered = tokio::time::timeout(Duration::from_secs(60), answer.answer()).await;
-        decided_count += usize::from(matches!(answered, Ok(Answer::Decided(Ok(_)))));
+    for (is_poisonous, mut answer) in pending {
+        let answered = tokio::time::timeout(Duration::from_secs(600), answer.answer()).await;
+        let is_right = match answered {
+            Ok(Answer::Decided(Ok(_))) => !is_poisonous,
+            Ok(Answer::Failed(Failure::Internal)) => is_poisonous,
+            _ => false,
+        };
+        decided_count += usize::from(is_right);
     }
     drop(batcher);
-    let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
+    let ended = tokio::time::timeout(Duration::from_secs(600), running).await;
     assert!(matches!(ended, Ok(Ok(()))), "nothing is left behind");
     decided_count
 }
@@ -145,13 +233,17 @@ proptest! {
         fates in proptest::collection::vec(any_fate(), 0..60),
         lanes in 1..4_usize,
         batch_size_max in prop_oneof![1..8_usize, Just(100)],
+        patient_lanes in 1..4_usize,
+        poison in proptest::option::weighted(0.3, any_account()),
     ) {
         let ledger = Arc::new(Watchful {
             fates: Mutex::new(fates.into()),
+            poison: poison.map(|account| AccountId::from_stored(&account)),
             ..Watchful::default()
         });
         let config = BatcherConfig {
             lanes,
+            patient_lanes,
             batch_size_max,
             lock_wait_max: Duration::from_secs(3600),
             queue_depth_max: 1000,

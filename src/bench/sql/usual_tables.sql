@@ -63,4 +63,4 @@ CREATE INDEX operations_listed_destination ON operations (destination_account_id
 ALTER TABLE entries ADD PRIMARY KEY (account_id, category, version);
 
 -- The usual way finds balances by their primary key.
-DROP INDEX balances_account;
+DROP INDEX balances_main;

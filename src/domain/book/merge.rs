@@ -92,6 +92,8 @@ impl Book {
             let key = key(destination_id, category);
             check_limit(&key, destination, *amount)?;
         }
+        let moved = parts.iter().map(|(category, _)| category);
+        self.check_category_count(destination_id, destination, moved)?;
         Ok(Merge {
             source: source_id.clone(),
             destination: destination_id.clone(),

@@ -63,7 +63,15 @@ fn account(posted: i64) -> Account {
 }
 
 fn book(accounts: impl IntoIterator<Item = (AccountId, Account)>) -> Book {
-    let mut book = Book::new(Timestamp::from_micros(1_000_000));
+    book_with_categories(256, accounts)
+}
+
+fn book_with_categories(
+    categories_per_account_max: usize,
+    accounts: impl IntoIterator<Item = (AccountId, Account)>,
+) -> Book {
+    let now = Timestamp::from_micros(1_000_000);
+    let mut book = Book::new(now, categories_per_account_max);
     book.add_accounts(accounts.into_iter().collect());
     book
 }
@@ -232,6 +240,131 @@ fn the_first_category_that_covers_the_whole_amount_pays() {
 }
 
 #[test]
+fn an_account_gets_no_category_beyond_the_limit() {
+    let credit = |name: &str, pocket: &str| {
+        let destination = key("a", pocket);
+        command(name, Movement::Credit { destination }, 1)
+    };
+    let reason = |answer: Result<Receipt, Refusal>| answer.err().map(|refusal| refusal.reason());
+    // Three of its categories were not read, and count.
+    let of_five = || {
+        let mut account = account(10);
+        account.balances = Balances::with_unread(Balance::default(), 4);
+        let is_counted = account
+            .balances
+            .add_read(&category("FOOD"), Balance::default());
+        assert!(is_counted);
+        account
+    };
+    let mut book = book_with_categories(6, [(id("a"), of_five())]);
+    for (pocket, expected) in [
+        ("FOOD", None),
+        ("MEAL", None),
+        ("CASH", Some("CATEGORY_LIMIT_EXCEEDED")),
+        ("MEAL", None),
+        ("main", None),
+    ] {
+        let name = format!("{pocket}-{}", book.decided.len());
+        assert_eq!(
+            reason(book.apply(&credit(&name, pocket))),
+            expected,
+            "{pocket}"
+        );
+    }
+    let (operations, balances) = book.into_changes();
+    assert_eq!((operations.len(), balances.len()), (5, 3));
+
+    // One that has more from before keeps what it has.
+    let mut book = book_with_categories(2, [(id("a"), of_five())]);
+    assert_eq!(reason(book.apply(&credit("old", "FOOD"))), None);
+    let refusal = book.apply(&credit("new", "MEAL")).expect_err("one more");
+    let facts: Vec<_> = refusal.facts().into_iter().collect();
+    let expected = [("account_id", "a"), ("category", "MEAL"), ("limit", "2")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(facts, expected);
+    let stored = Refusal::from_facts(refusal.reason(), &refusal.facts());
+    assert_eq!(stored, Some(refusal));
+}
+
+#[test]
+fn a_merge_brings_no_category_beyond_the_limit() {
+    let with = |pockets: &[(&str, Balance)]| {
+        let mut account = account(1);
+        for (pocket, balance) in pockets {
+            account.balances.insert(category(pocket), balance.clone());
+        }
+        account
+    };
+    let posted = |posted| Balance {
+        posted,
+        ..Balance::default()
+    };
+    let source = || {
+        let pockets = ["A", "B", "C", "D"].map(|name| (name, posted(1)));
+        let mut account = with(&pockets);
+        account.balances.insert(category("EMPTY"), posted(0));
+        account
+    };
+    let merge = || {
+        let movement = Movement::Merge {
+            source: id("from"),
+            destination: id("to"),
+        };
+        let command = command("merge", movement, 1);
+        let command = Command {
+            amount: None,
+            ..(*command).clone()
+        };
+        Arc::new(command)
+    };
+    let full = Balance {
+        balance_limit: Some(0),
+        ..Balance::default()
+    };
+    // What is there already, and what is empty, takes no room; names are looked at in their order.
+    let rows = [
+        (5, vec![], None),
+        (4, vec![], Some(("CATEGORY_LIMIT_EXCEEDED", "D"))),
+        (
+            4,
+            vec![("A", posted(9)), ("X", posted(9))],
+            Some(("CATEGORY_LIMIT_EXCEEDED", "C")),
+        ),
+        (5, vec![("A", posted(9)), ("D", posted(9))], None),
+        (1, vec![("C", full)], Some(("BALANCE_LIMIT_EXCEEDED", "C"))),
+        (
+            1,
+            vec![("C", posted(9))],
+            Some(("CATEGORY_LIMIT_EXCEEDED", "A")),
+        ),
+    ];
+    for (limit, pockets, expected) in rows {
+        let accounts = [(id("from"), source()), (id("to"), with(&pockets))];
+        let mut book = book_with_categories(limit, accounts);
+        let answer = book.apply(&merge()).err();
+        let answer = answer.map(|refusal| (refusal.reason(), refusal.facts()["category"].clone()));
+        let expected = expected.map(|(reason, category)| (reason, category.to_owned()));
+        assert_eq!(answer, expected, "{limit} {pockets:?}");
+        let (_, balances) = book.into_changes();
+        assert_eq!(balances.is_empty(), expected.is_some());
+    }
+}
+
+#[test]
+fn what_was_not_read_is_counted_down() {
+    let mut balances = Balances::with_unread(Balance::default(), 1);
+    assert!(balances.add_read(&category("b"), Balance::default()));
+    assert_eq!(balances.unread_count(), 0);
+    assert!(!balances.add_read(&category("a"), Balance::default()));
+    for name in ["c", "a", "Z"] {
+        balances.insert(category(name), Balance::default());
+    }
+    let names: Vec<String> = balances.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["main", "Z", "a", "b", "c"]);
+    assert_eq!(balances.category_count(), 5);
+}
+
+#[test]
 fn arithmetic_at_the_edges_of_i64_is_refused_not_wrapped() {
     let credit = |name: &str, minor_units| {
         command(
@@ -385,17 +518,19 @@ proptest! {
 
     #[test]
     fn a_batch_at_once_answers_like_one_by_one(
+        categories_max in 1..3_usize,
         accounts in proptest::array::uniform3(any_account()),
         commands in proptest::collection::vec(any_command(), 1..80),
     ) {
-        let mut at_once = book(ACCOUNTS.map(id).into_iter().zip(accounts.clone()));
+        let accounts_at_once = ACCOUNTS.map(id).into_iter().zip(accounts.clone());
+        let mut at_once = book_with_categories(categories_max, accounts_at_once);
         let answers_at_once: Vec<_> = commands.iter().map(|command| at_once.apply(command)).collect();
 
         let mut state: HashMap<AccountId, Account> = ACCOUNTS.map(id).into_iter().zip(accounts).collect();
         let mut recorded: Vec<Arc<Operation>> = Vec::new();
         let mut answers_one_by_one = Vec::new();
         for command in &commands {
-            let mut single = book(state.clone());
+            let mut single = book_with_categories(categories_max, state.clone());
             let known = recorded.iter().filter(|known| known.command.operation_id == command.operation_id);
             known.for_each(|known| single.add_operation((**known).clone()));
             answers_one_by_one.push(single.apply(command));

@@ -10,8 +10,11 @@ const BATCH_GET_MAX: usize = 1000;
 /// The largest overdraft limit, in minor units: that of an amount.
 const OVERDRAFT_MAX_MINOR_UNITS: i64 = crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
 
-/// An account to open.
-pub fn create_account(request: proto::CreateAccountRequest) -> Result<AccountSpec, Violations> {
+/// An account to open, with at most so many categories.
+pub fn create_account(
+    request: proto::CreateAccountRequest,
+    categories_per_account_max: usize,
+) -> Result<AccountSpec, Violations> {
     let mut violations = Violations::default();
     let proto::CreateAccountRequest {
         account_id,
@@ -26,6 +29,16 @@ pub fn create_account(request: proto::CreateAccountRequest) -> Result<AccountSpe
     let currency = violations.currency("currency_code", &currency_code);
     let labels = violations.map("labels", labels);
     let limits = limit_specs(&mut violations, &limits);
+    if let Some(limits) = &limits {
+        let others = limits.iter().filter(|limit| !limit.category.is_main());
+        let count = 1 + others.count();
+        if count > categories_per_account_max {
+            let rule = format!(
+                "makes {count} categories with main, an account may have {categories_per_account_max}"
+            );
+            violations.add("limits", rule);
+        }
+    }
     let parsed = account_id.zip(owner_id).zip(currency.zip(limits));
     violations.check(
         parsed.map(|((account_id, owner_id), (currency, limits))| AccountSpec {

@@ -7,6 +7,8 @@
 //! | `BALLAST_TEST_POSTGRES_IMAGE` | image:tag for testcontainers; default `postgres:17-bookworm`    |
 //! | `BALLAST_TEST_REQUIRE`        | `testcontainers`: fail instead of using anything else           |
 
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -125,6 +127,12 @@ impl Server {
     }
 }
 
+/// Says something to the person who runs the tests. Not by `eprintln!`, which the test harness keeps for itself as long as
+/// the test passes.
+fn tell(text: &str) {
+    let _nobody_reads = writeln!(std::io::stderr().lock(), "{text}");
+}
+
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     // In a thread with a runtime of its own: it outlives the runtime of the test that came first.
@@ -164,7 +172,7 @@ impl Server {
             (None, None) => match in_container().await {
                 Ok(started) => started,
                 Err(cause) => {
-                    eprintln!("no PostgreSQL through testcontainers: {cause}");
+                    tell(&format!("no PostgreSQL through testcontainers: {cause}"));
                     from_binaries().await
                 }
             },
@@ -175,7 +183,7 @@ impl Server {
             template: format!("ballast_template_{}", std::process::id()),
         };
         let version = server.make_template().await;
-        eprintln!("tests run on PostgreSQL {version} from {what}");
+        tell(&format!("tests run on PostgreSQL {version} from {what}"));
         server
     }
 
@@ -324,9 +332,11 @@ impl OwnServer {
 /// Runs `command` with `argument` when this process ends: then the pipe that it reads from ends.
 fn reaper(command: &str, argument: &str) -> Option<ChildStdin> {
     let script = format!("cat >/dev/null; {command}");
-    let mut shell = Command::new("setsid");
+    let mut shell = Command::new("sh");
+    // In a process group of its own: Ctrl-C in a terminal is not for it.
     shell
-        .args(["sh", "-c", &script, argument])
+        .process_group(0)
+        .args(["-c", &script, argument])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());

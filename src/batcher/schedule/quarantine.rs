@@ -1,0 +1,125 @@
+//! Quarantine: accounts whose commands the database rejects. For some seconds each of their commands is alone in its
+//! transaction, and they go one by one with a pause, so that their neighbours do not pay for them. The first one that is
+//! executed ends it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::{AccountId, Map};
+
+/// The pause between two commands on one account.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long an account is apart after the last rejection.
+const LENGTH: Duration = Duration::from_secs(5);
+/// The most accounts. What fails beyond it fails with its neighbours.
+const COUNT_MAX: usize = 10_000;
+
+#[derive(Debug)]
+struct Apart {
+    /// When its next command may go.
+    next: Instant,
+    end: Instant,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine {
+    accounts: Map<AccountId, Apart>,
+}
+
+impl Quarantine {
+    pub(super) fn contains(&self, account_id: &AccountId) -> bool {
+        !self.accounts.is_empty() && self.accounts.contains_key(account_id)
+    }
+
+    /// Commands on these accounts were rejected alone. Says how many accounts are apart from now on that were not before:
+    /// none, if one of them is known to be the cause. Their next commands may go at once, because one that is executed says
+    /// that its accounts are not the cause.
+    pub(super) fn note_rejected(&mut self, suspects: &[AccountId], now: Instant) -> usize {
+        let mut is_explained = false;
+        for account_id in suspects {
+            if let Some(apart) = self.accounts.get_mut(account_id) {
+                apart.next = now + PAUSE;
+                apart.end = now + LENGTH;
+                is_explained = true;
+            }
+        }
+        if is_explained || self.accounts.len() >= COUNT_MAX {
+            return 0;
+        }
+        for account_id in suspects {
+            let apart = Apart {
+                next: now,
+                end: now + LENGTH,
+            };
+            self.accounts.insert(account_id.clone(), apart);
+        }
+        suspects.len()
+    }
+
+    /// A command on this account was executed.
+    pub(super) fn note_executed(&mut self, account_id: &AccountId) {
+        if !self.accounts.is_empty() {
+            self.accounts.remove(account_id);
+        }
+    }
+
+    /// The accounts whose next command may go, in no order.
+    pub(super) fn due(&self, now: Instant) -> Vec<AccountId> {
+        let due = self.accounts.iter().filter(|(_, apart)| apart.next <= now);
+        due.map(|(account_id, _)| account_id.clone()).collect()
+    }
+
+    /// Lets out those that were long enough without a rejection.
+    pub(super) fn take_over(&mut self, now: Instant) -> Vec<AccountId> {
+        let over = self.accounts.iter().filter(|(_, apart)| apart.end <= now);
+        let over: Vec<AccountId> = over.map(|(account_id, _)| account_id.clone()).collect();
+        for account_id in &over {
+            self.accounts.remove(account_id);
+        }
+        over
+    }
+
+    /// When to look again; `None`: nothing is apart.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        let next = |apart: &Apart| match apart.next > now {
+            true => apart.next.min(apart.end),
+            false => apart.end,
+        };
+        self.accounts.values().map(next).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> AccountId {
+        AccountId::from_stored(text)
+    }
+
+    #[test]
+    fn the_neighbour_of_a_known_cause_is_no_suspect() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        assert_eq!(quarantine.note_rejected(&[id("bad")], now), 1);
+        assert_eq!(quarantine.due(now), [id("bad")]);
+        assert_eq!(quarantine.note_rejected(&[id("bad"), id("good")], now), 0);
+        assert!(quarantine.contains(&id("bad")) && !quarantine.contains(&id("good")));
+        assert!(quarantine.due(now).is_empty(), "after a pause");
+        assert_eq!(quarantine.due(now + PAUSE), [id("bad")]);
+    }
+
+    #[test]
+    fn it_ends_with_an_execution_or_after_its_time() {
+        let mut quarantine = Quarantine::default();
+        let now = Instant::now();
+        quarantine.note_rejected(&[id("a"), id("b")], now);
+        quarantine.note_executed(&id("a"));
+        assert!(!quarantine.contains(&id("a")));
+        assert_eq!(quarantine.next(now), Some(now + LENGTH));
+        assert_eq!(quarantine.take_over(now + LENGTH), [id("b")]);
+        assert_eq!(quarantine.next(now), None);
+    }
+}
