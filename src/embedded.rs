@@ -70,8 +70,7 @@ const MAX_WAL_SIZE_FRACTION: u64 = 10;
 const MAX_WAL_SIZE_MIB: RangeInclusive<u64> = 1024..=8192;
 
 /// Full pages after a checkpoint are most of the WAL of a large ledger; lz4 halves them, where the server has it.
-const COMPRESS_WAL: &str =
-    "SELECT 1 FROM pg_settings WHERE name = 'wal_compression' AND 'lz4' = ANY(enumvals)";
+const COMPRESS_WAL: &str = "SELECT 1 FROM pg_settings WHERE name = 'wal_compression' AND 'lz4' = ANY(enumvals) AND setting <> 'lz4'";
 
 /// Why there is no embedded server.
 #[derive(Debug, thiserror::Error)]

@@ -157,7 +157,7 @@ fn is_worth_halving(error: &StoreError) -> bool {
         // It was repeated for long enough, or would meet the same.
         StoreError::Serialization
         | StoreError::TableLocked
-        | StoreError::Deadline
+        | StoreError::Deadline { .. }
         | StoreError::Exhausted
         | StoreError::Unavailable { .. } => false,
     }
@@ -263,7 +263,7 @@ fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool
         StoreError::Unavailable { .. } | StoreError::Exhausted => in_doubt || attempts == 1,
         StoreError::LockTimeout
         | StoreError::TableLocked
-        | StoreError::Deadline
+        | StoreError::Deadline { .. }
         | StoreError::StatementTimeout
         | StoreError::Duplicate { .. }
         | StoreError::Rejected { .. }
@@ -319,7 +319,7 @@ fn failed(error: &StoreError) -> End {
             };
             (failure, true)
         }
-        StoreError::Deadline => {
+        StoreError::Deadline { .. } => {
             let failure = Failure::DatabaseUnavailable {
                 outcome_unknown: false,
             };

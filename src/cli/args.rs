@@ -204,7 +204,7 @@ struct TuningArgs {
     /// The most operations in one transaction
     #[arg(long, env = "BALLAST_BATCH_SIZE_MAX", default_value = "500", value_name = "COUNT", value_parser = count(1, 10_000))]
     batch_size_max: u64,
-    /// The most operations that wait; beyond it callers get OVERLOADED
+    /// The most operations that wait, and the most reads; beyond it callers get OVERLOADED
     #[arg(long, env = "BALLAST_QUEUE_DEPTH_MAX", default_value = "50000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     queue_depth_max: u64,
     /// The most categories of one account, main included; one that has more keeps them and gets no new one
@@ -292,6 +292,7 @@ impl ServeArgs {
                 categories_per_account_max: size(tuning.categories_per_account_max),
                 statement_timeout_ms: tuning.statement_timeout_ms,
                 connect_timeout_ms: tuning.connect_timeout_ms,
+                request_queue_depth_max: size(tuning.queue_depth_max),
             },
             batcher: BatcherConfig {
                 lanes: size(tuning.lanes),

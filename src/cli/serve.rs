@@ -78,6 +78,7 @@ async fn prepare(args: &ServeArgs, database_url: &str) -> Result<(), CliError> {
             schema::migrate_telling(&mut client, database_url, args.connect_timeout()).await?;
         }
     }
+    schema::check_privileges(&client).await?;
     Ok(())
 }
 

@@ -12,8 +12,7 @@ use super::room::Room;
 use super::status::RpcError;
 use super::violations::Violations;
 use super::{reply, request};
-use crate::batcher::Failure;
-use crate::store::{Created, Store, StoreError, account_id_of};
+use crate::store::{Created, Store, account_id_of};
 
 /// Serves AccountService from the store.
 #[derive(Debug)]
@@ -44,15 +43,7 @@ impl AccountService for AccountRpc {
             .before(deadline)
             .create_account(spec)
             .await
-            .map_err(|error| match error {
-                // Unlike a read, it may have happened.
-                StoreError::StatementTimeout | StoreError::Deadline => {
-                    RpcError::Failure(Failure::Deadline {
-                        outcome_unknown: true,
-                    })
-                }
-                error => error.into(),
-            })?;
+            .map_err(RpcError::of_unnamed_write)?;
         match created {
             Created::Account { account, created } => {
                 let account = Some(reply::account(&account));

@@ -20,7 +20,7 @@ use crate::domain::{Amount, Category, Currency};
 use crate::store::{CardRule, Store, UnsettledPayment, card_rule_key};
 
 use authorizer::{Authorizer, Decision};
-use settlements::{Settled, Settlements, maybe_done};
+use settlements::{Settled, Settlements};
 
 /// Serves CardService: payments through the authorizer, rules from the store.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl CardRpc {
     ) -> Result<proto::CardRule, RpcError> {
         let store = self.store.before(deadline);
         let rule = store.set_card_rule(pattern, category).await;
-        Ok(rule_reply(&rule.map_err(maybe_done)?))
+        Ok(rule_reply(&rule.map_err(RpcError::of_unnamed_write)?))
     }
 
     async fn delete_rule(
@@ -56,7 +56,8 @@ impl CardRpc {
         deadline: tokio::time::Instant,
     ) -> Result<bool, RpcError> {
         let store = self.store.before(deadline);
-        store.delete_card_rule(pattern).await.map_err(maybe_done)
+        let deleted = store.delete_card_rule(pattern).await;
+        deleted.map_err(RpcError::of_unnamed_write)
     }
 }
 

@@ -85,6 +85,8 @@ pub enum RpcError {
     Failure(Failure),
     /// The client leaves so much unread that there is no room for another answer.
     Unread,
+    /// The same in a write that has no operation_id. Whoever repeats it changes nothing that it did.
+    UnnamedWriteFailure(Failure),
     /// The client's deadline for a whole stream passed.
     StreamDeadline,
     /// The instance stops, and with it a stream.
@@ -109,16 +111,26 @@ impl From<StoreError> for RpcError {
     }
 }
 
+impl RpcError {
+    /// The failure of a write that has no operation_id: it opens an account, or changes a rule.
+    pub fn of_unnamed_write(error: StoreError) -> Self {
+        Self::UnnamedWriteFailure(error.into())
+    }
+}
+
 impl From<StoreError> for Failure {
-    /// A failure of a read, or of opening an account. Logged here, where it is handled.
+    /// A failure of a read, or of a write on one connection. Logged here, where it is handled.
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Serialization
             | StoreError::LockTimeout
             | StoreError::TableLocked
             | StoreError::Duplicate { .. } => Failure::Contention { account_id: None },
-            StoreError::StatementTimeout | StoreError::Deadline => Failure::Deadline {
+            StoreError::StatementTimeout => Failure::Deadline {
                 outcome_unknown: false,
+            },
+            StoreError::Deadline { outcome } => Failure::Deadline {
+                outcome_unknown: *outcome != Outcome::None,
             },
             StoreError::Exhausted => Failure::Overloaded,
             StoreError::Unavailable { outcome, cause } => {
@@ -352,7 +364,8 @@ impl Problem {
             }
             RpcError::Payment(error) => error.into(),
             RpcError::Refusal(refusal) => refused(&refusal),
-            RpcError::Failure(failure) => failed(&failure),
+            RpcError::Failure(failure) => failed(&failure, &OPERATION),
+            RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
             RpcError::Unread => {
                 let message = "too many answers are made and not read, on this connection or on others; nothing happened, \
                                read what has come and try again later";
@@ -425,7 +438,23 @@ fn refused(refusal: &Refusal) -> Problem {
     problem(code, message, details)
 }
 
-fn failed(failure: &Failure) -> Problem {
+/// What failed, as its caller knows it.
+struct Failed {
+    name: &'static str,
+    /// How its caller learns what happened.
+    resolve: &'static str,
+}
+
+const OPERATION: Failed = Failed {
+    name: "operation",
+    resolve: "send the operation again with the same operation_id",
+};
+const REQUEST: Failed = Failed {
+    name: "request",
+    resolve: "send the same request again, which is safe",
+};
+
+fn failed(failure: &Failure, what: &Failed) -> Problem {
     match failure {
         Failure::Contention { account_id } => {
             let account_id = account_id.as_ref().map(AccountId::as_str);
@@ -433,8 +462,10 @@ fn failed(failure: &Failure) -> Problem {
                 Some(account_id) => format!(
                     "account {account_id} stayed locked from elsewhere; nothing happened, try again"
                 ),
-                None => "the operation kept losing against others; nothing happened, try again"
-                    .to_owned(),
+                None => format!(
+                    "the {} kept losing against others; nothing happened, try again",
+                    what.name
+                ),
             };
             let details = info(
                 "CONTENTION",
@@ -463,7 +494,7 @@ fn failed(failure: &Failure) -> Problem {
             )
         }
         Failure::DatabaseUnavailable { outcome_unknown } => {
-            let (outcome, text) = outcome(*outcome_unknown);
+            let (outcome, text) = outcome(*outcome_unknown, what);
             let message = format!("the database is unavailable; {text}");
             retry(
                 Code::Unavailable,
@@ -473,7 +504,7 @@ fn failed(failure: &Failure) -> Problem {
             )
         }
         Failure::Deadline { outcome_unknown } => {
-            let (outcome, text) = outcome(*outcome_unknown);
+            let (outcome, text) = outcome(*outcome_unknown, what);
             let message = format!("the deadline passed; {text}");
             problem(
                 Code::DeadlineExceeded,
@@ -498,12 +529,12 @@ fn bug() -> Problem {
     )
 }
 
-fn outcome(unknown: bool) -> (&'static str, &'static str) {
+fn outcome(unknown: bool, what: &Failed) -> (&'static str, String) {
     match unknown {
-        false => ("none", "nothing happened"),
+        false => ("none", "nothing happened".to_owned()),
         true => (
             "unknown",
-            "the outcome is unknown: send the operation again with the same operation_id",
+            format!("the outcome is unknown: {}", what.resolve),
         ),
     }
 }

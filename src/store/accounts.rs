@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use deadpool_postgres::Client;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
-use super::error::{Outcome, StoreError};
+use super::error::StoreError;
 use super::requests::{Requests, Writes};
 use super::row;
 use super::unreadable::{self, UnreadableAccount};
@@ -101,21 +102,11 @@ const SETTLEMENT_ACCOUNTS: &str = include_str!("sql/settlement_accounts.sql");
 const ACCOUNT_OWNERS: &str = include_str!("sql/account_owners.sql");
 
 impl Requests {
-    /// Opens the account unless it is there. Two at once: one opens it, the other finds it. A connection that breaks on
-    /// the way leaves the outcome unknown.
+    /// Opens the account unless it is there. Two at once: one opens it, the other finds it.
     pub async fn create_account(&self, spec: AccountSpec) -> Result<Created, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            create_account(&client, &spec, &writes)
-                .await
-                .map_err(|error| match error {
-                    StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
-                        outcome: Outcome::Unknown(Vec::new()),
-                        cause,
-                    },
-                    error => error,
-                })
-        })
+        self.write(
+            move |client, writes| async move { create_account(&client, &spec, &writes).await },
+        )
         .await
     }
 
@@ -193,24 +184,28 @@ async fn create_account(
     spec: &AccountSpec,
     writes: &Writes,
 ) -> Result<Created, StoreError> {
-    let created = match writes.run(client, || insert_account(client, spec)).await {
-        Err(StoreError::Duplicate { .. }) => false,
-        inserted => inserted?,
-    };
+    match insert_account(client, spec, writes).await {
+        Ok(Some(account)) => {
+            return Ok(Created::Account {
+                account: Box::new(account),
+                created: true,
+            });
+        }
+        Ok(None) => writes.wrote_nothing(),
+        Err(StoreError::Duplicate { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    // What follows only reads.
     if let Some(account) = get_accounts(client, &[spec.account_id.as_str()])
         .await?
         .pop()
         .transpose()?
     {
-        let fields = if created {
-            Vec::new()
-        } else {
-            differing_fields(spec, &account)
-        };
+        let fields = differing_fields(spec, &account);
         return Ok(match fields.is_empty() {
             true => Created::Account {
                 account: Box::new(account),
-                created,
+                created: false,
             },
             false => Created::Different(fields),
         });
@@ -228,7 +223,12 @@ async fn create_account(
     other.map(Created::OtherSettlement).ok_or_else(lost)
 }
 
-async fn insert_account(client: &Client, spec: &AccountSpec) -> Result<bool, StoreError> {
+/// The account if this opened it; `None` if there is one of its id.
+async fn insert_account(
+    client: &Client,
+    spec: &AccountSpec,
+    writes: &Writes,
+) -> Result<Option<AccountDetails>, StoreError> {
     let mut limits: Vec<&LimitSpec> = spec.limits.iter().collect();
     let main = LimitSpec {
         category: Category::main(),
@@ -241,23 +241,24 @@ async fn insert_account(client: &Client, spec: &AccountSpec) -> Result<bool, Sto
     let categories: Vec<&str> = limits.iter().map(|limit| limit.category.as_str()).collect();
     let overdraft_limits: Vec<i64> = limits.iter().map(|limit| limit.overdraft_limit).collect();
     let balance_limits: Vec<Option<i64>> = limits.iter().map(|limit| limit.balance_limit).collect();
-    let statement = client.prepare_cached(INSERT_ACCOUNT).await?;
-    let inserted = client
-        .execute(
-            &statement,
-            &[
-                &spec.account_id.as_str(),
-                &spec.owner_id.as_str(),
-                &spec.currency.as_str(),
-                &spec.settlement,
-                &row::to_json(&spec.labels),
-                &categories,
-                &overdraft_limits,
-                &balance_limits,
-            ],
-        )
-        .await?;
-    Ok(inserted > 0)
+    let (account_id, owner_id, currency) = (
+        spec.account_id.as_str(),
+        spec.owner_id.as_str(),
+        spec.currency.as_str(),
+    );
+    let labels = row::to_json(&spec.labels);
+    let params: [&(dyn ToSql + Sync); 8] = [
+        &account_id,
+        &owner_id,
+        &currency,
+        &spec.settlement,
+        &labels,
+        &categories,
+        &overdraft_limits,
+        &balance_limits,
+    ];
+    let rows = writes.run(client, INSERT_ACCOUNT, &params).await?;
+    Ok(accounts(&rows).pop().transpose()?)
 }
 
 fn differing_fields(spec: &AccountSpec, account: &AccountDetails) -> Vec<&'static str> {
@@ -295,14 +296,19 @@ async fn get_accounts(
     account_ids: &[&str],
 ) -> Result<Vec<ReadAccount>, StoreError> {
     let statement = client.prepare_cached(GET_ACCOUNTS).await?;
+    Ok(accounts(&client.query(&statement, &[&account_ids]).await?))
+}
+
+/// The accounts of rows that are ordered by them.
+fn accounts(rows: &[Row]) -> Vec<ReadAccount> {
     let mut accounts: Vec<ReadAccount> = Vec::new();
-    for row in client.query(&statement, &[&account_ids]).await? {
+    for row in rows {
         let account_id: &str = row.get("account_id");
         let known = accounts
             .last()
             .is_some_and(|account| account_id_of(account).as_str() == account_id);
         if !known {
-            accounts.push(account(&row));
+            accounts.push(account(row));
         }
         let category = Category::from_stored(row.get("category"));
         if let Some(Ok(account)) = accounts.last_mut() {
@@ -310,7 +316,7 @@ async fn get_accounts(
             account.balances.push(BalanceDetails {
                 category,
                 currency,
-                balance: row::balance(&row),
+                balance: row::balance(row),
             });
             if row.get::<_, &str>("category") == Category::MAIN {
                 account.closed = row.get("closed");
@@ -319,7 +325,7 @@ async fn get_accounts(
             }
         }
     }
-    Ok(accounts)
+    accounts
 }
 
 /// The id of an account, whether it can be read or not.

@@ -1,11 +1,10 @@
 //! Cards: their rules, and what an authorization has to know.
 
-use deadpool_postgres::Client;
 use futures_util::future::join;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::error::{Outcome, StoreError};
+use super::error::StoreError;
 use super::requests::Requests;
 use super::row;
 use super::verdicts::{self, Standing};
@@ -129,29 +128,29 @@ impl Requests {
         .await
     }
 
-    /// Sets the rule of a pattern. A connection that breaks on the way leaves the outcome unknown.
+    /// Sets the rule of a pattern.
     pub async fn set_card_rule(
         &self,
         pattern: Pattern,
         category: Category,
     ) -> Result<CardRule, StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
-            let set = || set_card_rule(&client, &pattern, &category);
-            writes.run(&client, set).await
-        });
-        done.await.map_err(maybe_done)
+        self.write(move |client, writes| async move {
+            let (kind, text) = card_rule_key(&pattern);
+            let params: [&(dyn ToSql + Sync); 3] = [&kind, &text, &category.as_str()];
+            card_rule(&writes.run_one(&client, SET_CARD_RULE, &params).await?)
+        })
+        .await
     }
 
-    /// Removes the rule of a pattern; false if there was none. A connection that breaks on the way leaves the outcome
-    /// unknown.
+    /// Removes the rule of a pattern; false if there was none.
     pub async fn delete_card_rule(&self, pattern: Pattern) -> Result<bool, StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
-            let delete = || delete_card_rule(&client, &pattern);
-            writes.run(&client, delete).await
-        });
-        done.await.map_err(maybe_done)
+        self.write(move |client, writes| async move {
+            let (kind, text) = card_rule_key(&pattern);
+            let params: [&(dyn ToSql + Sync); 2] = [&kind, &text];
+            let deleted = writes.run(&client, DELETE_CARD_RULE, &params).await?;
+            Ok(!deleted.is_empty())
+        })
+        .await
     }
 
     /// At most `limit` rules after a position.
@@ -167,34 +166,6 @@ impl Requests {
             rows.iter().map(card_rule).collect()
         })
         .await
-    }
-}
-
-async fn set_card_rule(
-    client: &Client,
-    pattern: &Pattern,
-    category: &Category,
-) -> Result<CardRule, StoreError> {
-    let statement = client.prepare_cached(SET_CARD_RULE).await?;
-    let (kind, text) = card_rule_key(pattern);
-    let params: [&(dyn ToSql + Sync); 3] = [&kind, &text, &category.as_str()];
-    card_rule(&client.query_one(&statement, &params).await?)
-}
-
-async fn delete_card_rule(client: &Client, pattern: &Pattern) -> Result<bool, StoreError> {
-    let statement = client.prepare_cached(DELETE_CARD_RULE).await?;
-    let (kind, text) = card_rule_key(pattern);
-    Ok(client.execute(&statement, &[&kind, &text]).await? > 0)
-}
-
-/// Unlike a read, it may have happened.
-pub(super) fn maybe_done(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable { cause, .. } => StoreError::Unavailable {
-            outcome: Outcome::Unknown(Vec::new()),
-            cause,
-        },
-        error => error,
     }
 }
 

@@ -56,11 +56,14 @@ pub enum StoreError {
     StatementTimeout,
     /// The caller's deadline passed before the answer came.
     #[error("the deadline passed")]
-    Deadline,
-    /// Every connection stayed in use for as long as the caller could wait for one. Nothing was sent.
-    #[error("no connection became free in time")]
+    Deadline {
+        /// What may have happened, or may still.
+        outcome: Outcome,
+    },
+    /// As many wait for a connection as may wait. Nothing was sent.
+    #[error("too many wait for a connection")]
     Exhausted,
-    /// The database cannot be reached, shuts down, or is read-only.
+    /// The database cannot be reached, shuts down, is read-only, or lets the role do too little.
     #[error("database unavailable: {cause}")]
     Unavailable {
         /// What may have happened.
@@ -97,13 +100,43 @@ impl StoreError {
         }
     }
 
+    /// The same error for a statement that commits by itself. PostgreSQL answers it after the commit: with an error if
+    /// there was none, and 08 or 57P are what a lost connection or a pooler in between says.
+    pub(super) fn during_lone_write(error: &tokio_postgres::Error) -> Self {
+        let is_lost = |code: &SqlState| ["08", "57P"].iter().any(|c| code.code().starts_with(c));
+        match (error.code(), Self::from(error)) {
+            (Some(code), error) if !is_lost(code) => error,
+            (_, error) => Self::Unavailable {
+                outcome: Outcome::Unknown(Vec::new()),
+                cause: error.to_string(),
+            },
+        }
+    }
+
+    /// Whether it leaves open what happened.
+    pub(super) fn is_outcome_unknown(&self) -> bool {
+        match self {
+            Self::Deadline { outcome } | Self::Unavailable { outcome, .. } => {
+                *outcome != Outcome::None
+            }
+            Self::Serialization
+            | Self::LockTimeout
+            | Self::TableLocked
+            | Self::Duplicate { .. }
+            | Self::StatementTimeout
+            | Self::Exhausted
+            | Self::Rejected { .. }
+            | Self::Corrupt(_) => false,
+        }
+    }
+
     /// PostgreSQL ended the transaction and the connection is as good as before: after a ROLLBACK it can go on.
     pub(super) fn leaves_the_connection_usable(&self) -> bool {
         match self {
             Self::Serialization | Self::LockTimeout | Self::Duplicate { .. } => true,
             Self::StatementTimeout
             | Self::TableLocked
-            | Self::Deadline
+            | Self::Deadline { .. }
             | Self::Exhausted
             | Self::Unavailable { .. }
             | Self::Rejected { .. }
@@ -139,8 +172,8 @@ impl From<&tokio_postgres::Error> for StoreError {
                 constraint: database_error.constraint().unwrap_or_default().to_owned(),
             },
             // 08 connection, 53 resources, 57P operator intervention, 25006 and 25P03 from a standby or an idle
-            // session, 3D000 and 28 when the database or the role went away.
-            code if ["08", "53", "57P", "25006", "25P03", "3D000", "28"]
+            // session, 3D000 and 28 when the database or the role went away, 42501 when the role lost a privilege.
+            code if ["08", "53", "57P", "25006", "25P03", "3D000", "28", "42501"]
                 .iter()
                 .any(|c| code.code().starts_with(c)) =>
             {
@@ -163,7 +196,6 @@ impl From<tokio_postgres::Error> for StoreError {
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Timeout(deadpool_postgres::TimeoutType::Wait) => Self::Exhausted,
             PoolError::Timeout(kind) => {
                 Self::unavailable(format!("connecting took too long ({kind:?})"))
             }

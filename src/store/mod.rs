@@ -1,8 +1,10 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
 mod accounts;
+mod cancel;
 mod cards;
 mod columns;
+mod connections;
 mod error;
 mod history;
 mod ledger;
@@ -16,6 +18,7 @@ mod requests;
 mod retry;
 mod row;
 pub mod schema;
+mod standing;
 mod unreadable;
 mod verdicts;
 pub mod verify;
@@ -36,6 +39,7 @@ pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
 pub(crate) use retry::{SERIALIZATION_ATTEMPTS_MAX, pause_after};
+pub use standing::{NEEDED_PRIVILEGES, Obstacle, ServerStanding};
 pub use unreadable::{UnreadableAccount, UnreadableOperation};
 pub use verdicts::{
     CardVerdict, CreditEnd, DueVerdict, SettlementRecord, Standing, UnsettledPayment,
@@ -44,10 +48,11 @@ pub use verdicts::{
 pub use verify::is_money;
 pub use write::{Hold, WRITE_STATEMENTS};
 
+use tokio::sync::Notify;
+
+use connections::Connections;
 use places::Places;
-use pool::Connections;
 use replays::Replays;
-use requests::Writes;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 11] = [
@@ -76,8 +81,11 @@ pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("list_entries", history::LIST_ENTRIES),
 ];
 
-/// The database behind Ballast: one pool for the batches of the write path, one for everything else and one
-/// connection for health, so that none starves the other. Cheap to clone.
+/// One is enough, and the second is for when the first one hangs on a server that is gone.
+const HEALTH_CONNECTIONS: usize = 2;
+
+/// The database behind Ballast: one pool for the batches of the write path, one for everything else and a small one for
+/// health, so that none starves the other. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     batches: Connections,
@@ -87,6 +95,8 @@ pub struct Store {
     categories_per_account_max: usize,
     statement_timeout: Duration,
     retries: Retries,
+    /// Tells health that the database may not take writes.
+    write_failures: Arc<Notify>,
     places: Arc<Places>,
     replays: Arc<Replays>,
 }
@@ -107,11 +117,12 @@ impl Store {
                 Session::Requests,
                 config.request_connections,
             )?,
-            health: Connections::new("health", config, Session::Requests, 1)?,
+            health: Connections::new("health", config, Session::Requests, HEALTH_CONNECTIONS)?,
             isolation: config.isolation,
             categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
             retries: Retries::default(),
+            write_failures: Arc::default(),
             places: Arc::default(),
             replays: Arc::default(),
         })
@@ -131,16 +142,36 @@ impl Store {
         Requests::new(
             pool.clone(),
             deadline,
-            Writes {
-                isolation: self.isolation,
-                retries: self.retries.clone(),
-            },
+            self.isolation,
+            self.retries.clone(),
+            self.statement_timeout,
         )
     }
 
-    /// Whether the database answers until `deadline`. Asked on a connection of its own: busy is not unhealthy.
-    pub async fn ping(&self, deadline: tokio::time::Instant) -> Result<(), StoreError> {
-        self.requests_on(&self.health, deadline).ping().await
+    /// What the database says about itself until `deadline`. Asked on a connection of its own: busy is not unhealthy.
+    /// With `anew` on a new one, which shows what new sessions are allowed now, and where the address leads now.
+    pub async fn standing(
+        &self,
+        deadline: tokio::time::Instant,
+        anew: bool,
+    ) -> Result<ServerStanding, StoreError> {
+        if anew {
+            self.health.renew();
+        }
+        self.requests_on(&self.health, deadline)
+            .request(|client| async move { ServerStanding::of(&client).await })
+            .await
+    }
+
+    /// Closes all connections for batches and requests: idle ones now, those in use when they come back.
+    pub fn renew(&self) {
+        self.batches.renew();
+        self.requests.renew();
+    }
+
+    /// Comes back when the write path found the database unavailable since the last time.
+    pub async fn write_failed(&self) {
+        self.write_failures.notified().await;
     }
 
     /// Closes all pools. Connections in use close when they come back.

@@ -1,15 +1,11 @@
-//! Pools: how connections are made, what they are set to, and how long anyone waits for one.
+//! Pools: how connections are made, and what they are set to. Who gets one is the matter of [`super::connections`].
 
-use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{
-    Client, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod,
-    Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts,
 };
-use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 /// How the store reaches its database.
@@ -30,9 +26,10 @@ pub struct StoreConfig {
     pub categories_per_account_max: usize,
     /// The longest that one statement may run.
     pub statement_timeout_ms: u64,
-    /// The longest that a new connection may take, and that a batch waits for a free one. Requests wait until their
-    /// deadlines.
+    /// The longest that a new connection may take, with its settings. No caller's deadline cuts it short.
     pub connect_timeout_ms: u64,
+    /// The most requests that wait for a connection; beyond it callers get OVERLOADED.
+    pub request_queue_depth_max: usize,
 }
 
 /// How transactions that write are kept apart. The answers are the same; what differs is who proves it: Ballast's locks
@@ -125,120 +122,34 @@ impl Session {
         }
     }
 
-    /// A lane has a connection of its own; requests queue for theirs, each for as long as its caller waits.
-    fn wait_max(self, connect_timeout: Duration) -> Option<Duration> {
+    /// A lane has a connection of its own, and waits only for a new one; requests queue for theirs, each for as long as
+    /// its caller waits.
+    pub(super) fn wait_max(self, connect_timeout: Duration) -> Option<Duration> {
         match self {
             Self::Batches => Some(connect_timeout),
             Self::Requests => None,
         }
     }
 
-    fn application_name(self) -> &'static str {
+    /// The most that wait for a connection. There are never more lanes than connections for them.
+    pub(super) fn line_max(self, config: &StoreConfig) -> usize {
         match self {
-            Self::Batches => "ballast batches",
-            Self::Requests => "ballast requests",
+            Self::Batches => usize::MAX,
+            Self::Requests => config.request_queue_depth_max,
         }
     }
 }
 
-/// A pool that says at debug level who takes a connection and when it comes back. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(super) struct Connections {
-    name: &'static str,
-    pool: Pool,
-    in_use: Arc<AtomicUsize>,
-}
-
-impl Connections {
-    pub(super) fn new(
-        name: &'static str,
-        config: &StoreConfig,
-        session: Session,
-        size: usize,
-    ) -> Result<Self, StoreConfigError> {
-        Ok(Self {
-            name,
-            pool: pool(config, session, size)?,
-            in_use: Arc::default(),
-        })
-    }
-
-    /// A connection of the pool, a new one if all are in use and there may be more.
-    pub(super) async fn get(&self) -> Result<Connection, PoolError> {
-        let asked = Instant::now();
-        let client = self.pool.get().await?;
-        let (pool, taken) = (self.name, Instant::now());
-        let in_use = self.in_use.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::debug!(
-            pool,
-            wait_us = micros(taken - asked),
-            in_use,
-            "connection taken"
-        );
-        Ok(Connection {
-            client: Some(client),
-            pool,
-            in_use: self.in_use.clone(),
-            taken,
-        })
-    }
-
-    /// Hands out no more connections, and closes each when it comes back.
-    pub(super) fn close(&self) {
-        self.pool.close();
-    }
-}
-
-/// A connection in use. It goes back to its pool when it is dropped, unless it is discarded.
-#[derive(Debug)]
-pub(super) struct Connection {
-    client: Option<Client>,
-    pool: &'static str,
-    in_use: Arc<AtomicUsize>,
-    taken: Instant,
-}
-
-impl Connection {
-    /// Closes the connection; its pool makes a new one when it needs one.
-    pub(super) fn discard(mut self) {
-        if let Some(client) = self.client.take() {
-            drop(Object::take(client));
-            self.leave("connection discarded");
-        }
-    }
-
-    fn leave(&self, message: &str) {
-        let in_use = self.in_use.fetch_sub(1, Ordering::Relaxed) - 1;
-        let (pool, taken) = (self.pool, self.taken);
-        tracing::debug!(pool, used_us = micros(taken.elapsed()), in_use, "{message}");
-    }
-}
-
-impl Deref for Connection {
-    type Target = Client;
-
-    fn deref(&self) -> &Client {
-        self.client.as_ref().expect("only drop and discard take it")
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            drop(client);
-            self.leave("connection returned");
-        }
-    }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn pool(config: &StoreConfig, session: Session, size: usize) -> Result<Pool, StoreConfigError> {
+/// A pool that makes connections of a kind, at most so many at a time. Whoever asks it waits for as long as that takes.
+pub(super) fn pool(
+    name: &str,
+    config: &StoreConfig,
+    session: Session,
+    size: usize,
+) -> Result<Pool, StoreConfigError> {
     let mut postgres: tokio_postgres::Config = config.database_url.parse()?;
     let timeout = Duration::from_millis(config.connect_timeout_ms);
-    postgres.application_name(session.application_name());
+    postgres.application_name(format!("ballast {name}"));
     bound_silence(&mut postgres, timeout);
     let mut settings = session.settings(config.statement_timeout_ms);
     if !config.allow_data_loss {
@@ -252,7 +163,7 @@ fn pool(config: &StoreConfig, session: Session, size: usize) -> Result<Pool, Sto
         .max_size(size)
         .runtime(Runtime::Tokio1)
         .timeouts(Timeouts {
-            wait: session.wait_max(timeout),
+            wait: Some(timeout),
             create: Some(timeout),
             recycle: Some(timeout),
         })

@@ -9,6 +9,7 @@ use refinery::{Migration, Runner, Target};
 use tokio_postgres::{Client, NoTls};
 
 use super::error::{StoreError, with_source};
+use super::standing::{Obstacle, ServerStanding};
 use progress::{Watch, telling};
 
 mod embedded {
@@ -72,9 +73,31 @@ pub enum SchemaError {
         /// Its value.
         value: String,
     },
+    /// The database needs migrations and takes none.
+    #[error("the schema is at version {found} and version {needed} is needed, but {obstacle}")]
+    ReadOnly {
+        /// The version of the database; 0: empty.
+        found: i32,
+        /// The newest version of this binary.
+        needed: i32,
+        /// Why it takes none.
+        obstacle: Obstacle,
+    },
+    /// The role cannot do what serving needs.
+    #[error("cannot serve this database: {0}")]
+    Obstacle(Obstacle),
     /// A migration failed, or the database answered something unexpected.
     #[error("cannot prepare the schema: {0}")]
     Failed(String),
+}
+
+impl From<StoreError> for SchemaError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable { cause, .. } => Self::Unreachable(cause),
+            error => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for SchemaError {
@@ -140,7 +163,20 @@ async fn migrate_watched(client: &mut Client, watch: Option<&Watch>) -> Result<(
     telling("the migration by another instance", watch, locking).await?;
     let migrated = async {
         check_not_newer(client).await?;
-        apply(client, watch).await?;
+        let (found, needed) = (version(client).await?, newest());
+        // A read-only server, or a role that may not create tables, is fine if there is nothing to apply.
+        if found != needed {
+            match ServerStanding::of(client).await?.obstacle {
+                Some(obstacle) if obstacle.is_read_only() => {
+                    return Err(SchemaError::ReadOnly {
+                        found,
+                        needed,
+                        obstacle,
+                    });
+                }
+                _ => apply(client, watch).await?,
+            }
+        }
         let refolded = super::cards::refold_card_rules(client).await;
         let count = refolded.map_err(|error| SchemaError::Failed(error.to_string()))?;
         if count > 0 {
@@ -188,15 +224,20 @@ async fn apply(client: &mut Client, watch: Option<&Watch>) -> Result<(), SchemaE
 pub async fn check(client: &Client) -> Result<(), SchemaError> {
     check_server_version(client).await?;
     check_not_newer(client).await?;
-    let found = applied(client)
-        .await?
-        .last()
-        .map_or(0, |(version, _, _)| *version);
-    let needed = newest();
+    let (found, needed) = (version(client).await?, newest());
     if found < needed {
         return Err(SchemaError::Older { found, needed });
     }
     Ok(())
+}
+
+/// Checks that the role may do what serving needs. A server that is read-only passes: that can end while this instance
+/// runs, such as when a standby is promoted, and until then it serves reads and its health says NOT_SERVING.
+pub async fn check_privileges(client: &Client) -> Result<(), SchemaError> {
+    match ServerStanding::of(client).await?.obstacle {
+        Some(obstacle) if !obstacle.is_read_only() => Err(SchemaError::Obstacle(obstacle)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that a committed transaction survives a crash.
@@ -265,6 +306,12 @@ async fn check_not_newer(client: &Client) -> Result<(), SchemaError> {
         }
     }
     Ok(())
+}
+
+/// The version of the database's schema; 0: it has none.
+async fn version(client: &Client) -> Result<i32, SchemaError> {
+    let applied = applied(client).await?;
+    Ok(applied.last().map_or(0, |(version, _, _)| *version))
 }
 
 /// The applied migrations in order: version, name, checksum.

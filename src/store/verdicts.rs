@@ -1,11 +1,9 @@
 //! Verdicts: what stands about card payments that two callers might disagree on, how those are reversed that were answered
 //! 07, and how a person settles one whose reversal was refused.
 
-use deadpool_postgres::Client;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::cards::maybe_done;
 use super::error::StoreError;
 use super::requests::Requests;
 use super::row::{self, PgTime};
@@ -134,10 +132,10 @@ impl Requests {
         attempt: Attempt,
         verdict: CardVerdict,
     ) -> Result<Standing, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let give = || give_card_verdict(&client, &operation_id, &attempt, verdict);
-            writes.run(&client, give).await
+        self.write(move |client, writes| async move {
+            let params: [&(dyn ToSql + Sync); 3] =
+                [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
+            standing(&writes.run_one(&client, GIVE_CARD_VERDICT, &params).await?)
         })
         .await
     }
@@ -149,13 +147,12 @@ impl Requests {
         attempt: Attempt,
         reversal_id: Option<OperationId>,
     ) -> Result<(), StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
+        self.write(move |client, writes| async move {
             let reversal_id = reversal_id.as_ref().map(OperationId::as_str);
             let params: [&(dyn ToSql + Sync); 3] =
                 [&operation_id.as_str(), &attempt.as_str(), &reversal_id];
-            let settle = || execute(&client, SETTLE_CARD_VERDICT, &params);
-            writes.run(&client, settle).await.map(drop)
+            let settled = writes.run(&client, SETTLE_CARD_VERDICT, &params);
+            settled.await.map(drop)
         })
         .await
     }
@@ -168,16 +165,15 @@ impl Requests {
         reason: &'static str,
         reversal_id: OperationId,
     ) -> Result<bool, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
+        self.write(move |client, writes| async move {
             let params: [&(dyn ToSql + Sync); 4] = [
                 &operation_id.as_str(),
                 &attempt.as_str(),
                 &reason,
                 &reversal_id.as_str(),
             ];
-            let refuse = || execute(&client, REFUSE_CARD_VERDICT, &params);
-            Ok(writes.run(&client, refuse).await? > 0)
+            let refused = writes.run(&client, REFUSE_CARD_VERDICT, &params);
+            Ok(!refused.await?.is_empty())
         })
         .await
     }
@@ -185,10 +181,9 @@ impl Requests {
     /// At most `limit` payments that are to be reversed. Each is due again after a while that grows, so that it is tried again
     /// if the caller fails or dies, and others come before it.
     pub async fn take_due_verdicts(&self, limit: i64) -> Result<Vec<DueVerdict>, StoreError> {
-        let writes = self.writes();
-        self.request(move |client| async move {
-            let take = || take_due_verdicts(&client, limit);
-            writes.run(&client, take).await
+        self.write(move |client, writes| async move {
+            let rows = writes.run(&client, TAKE_DUE_VERDICTS, &[&limit]).await?;
+            Ok(rows.iter().map(due_verdict).collect())
         })
         .await
     }
@@ -242,8 +237,7 @@ impl Requests {
         attempt: Attempt,
         settlement: Settlement,
     ) -> Result<bool, StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
+        self.write(move |client, writes| async move {
             let destination = settlement.destination.as_ref();
             let account_id = destination.map(|key| key.account_id.as_str());
             let category = destination.map(|key| key.category.as_str());
@@ -256,10 +250,10 @@ impl Requests {
                 &category,
                 &settlement.note,
             ];
-            let begin = || execute(&client, BEGIN_SETTLEMENT, &params);
-            Ok(writes.run(&client, begin).await? > 0)
-        });
-        done.await.map_err(maybe_done)
+            let begun = writes.run(&client, BEGIN_SETTLEMENT, &params);
+            Ok(!begun.await?.is_empty())
+        })
+        .await
     }
 
     /// Ends a settlement that has begun, as its credit ended: the payment is settled, or another settlement may begin.
@@ -270,8 +264,7 @@ impl Requests {
         settlement_id: OperationId,
         end: CreditEnd,
     ) -> Result<(), StoreError> {
-        let writes = self.writes();
-        let done = self.request(move |client| async move {
+        self.write(move |client, writes| async move {
             let is_settled = end == CreditEnd::Posted;
             let params: [&(dyn ToSql + Sync); 4] = [
                 &operation_id.as_str(),
@@ -279,43 +272,19 @@ impl Requests {
                 &settlement_id.as_str(),
                 &is_settled,
             ];
-            let end = || execute(&client, END_SETTLEMENT, &params);
-            writes.run(&client, end).await.map(drop)
-        });
-        done.await.map_err(maybe_done)
+            let ended = writes.run(&client, END_SETTLEMENT, &params);
+            ended.await.map(drop)
+        })
+        .await
     }
 }
 
-async fn execute(
-    client: &Client,
-    statement: &str,
-    params: &[&(dyn ToSql + Sync)],
-) -> Result<u64, StoreError> {
-    let statement = client.prepare_cached(statement).await?;
-    Ok(client.execute(&statement, params).await?)
-}
-
-async fn give_card_verdict(
-    client: &Client,
-    operation_id: &OperationId,
-    attempt: &Attempt,
-    verdict: CardVerdict,
-) -> Result<Standing, StoreError> {
-    let statement = client.prepare_cached(GIVE_CARD_VERDICT).await?;
-    let params: [&(dyn ToSql + Sync); 3] =
-        [&operation_id.as_str(), &attempt.as_str(), &verdict.as_str()];
-    standing(&client.query_one(&statement, &params).await?)
-}
-
-async fn take_due_verdicts(client: &Client, limit: i64) -> Result<Vec<DueVerdict>, StoreError> {
-    let statement = client.prepare_cached(TAKE_DUE_VERDICTS).await?;
-    let rows = client.query(&statement, &[&limit]).await?;
-    let due = |row: &Row| DueVerdict {
+fn due_verdict(row: &Row) -> DueVerdict {
+    DueVerdict {
         operation_id: OperationId::from_stored(row.get("operation_id")),
         attempt: Attempt::from_stored(row.get("attempt")),
         is_hopeless: row.get("is_hopeless"),
-    };
-    Ok(rows.iter().map(due).collect())
+    }
 }
 
 fn operation_id(row: &Row, column: &str) -> Option<OperationId> {

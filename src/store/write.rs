@@ -29,12 +29,13 @@ use tokio_postgres::types::ToSql;
 
 use super::Store;
 use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
+use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
 use super::ledger::{Job, Ledger, Locking, Verdict};
 use super::lock::{self, Locked, RowIds, Siblings};
 use super::merges::{self, MergeWrites};
 use super::places::Places;
-use super::pool::{Connection, Isolation};
+use super::pool::Isolation;
 use super::replays::Replays;
 use super::retry::Retries;
 use super::row::RowId;
@@ -230,6 +231,9 @@ impl Store {
         };
         let result = transaction.run(jobs).await;
         if let Err(error) = &result {
+            if matches!(error, StoreError::Unavailable { .. }) {
+                self.write_failures.notify_one();
+            }
             let is_usable = error.leaves_the_connection_usable()
                 && client.batch_execute("ROLLBACK").await.is_ok();
             if !is_usable {

@@ -71,6 +71,29 @@ async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
 }
 
 #[tokio::test]
+async fn the_database_stops_working_for_a_read_whose_caller_left() {
+    let mut ballast = Ballast::start().await;
+    open(&mut ballast, "a", 100).await;
+    let _lock = ballast
+        .lock_with("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE")
+        .await;
+    let mut balances = ballast.balances.clone();
+    let reading = tokio::spawn(async move {
+        let list = ListEntriesRequest {
+            account_id: "a".to_owned(),
+            ..ListEntriesRequest::default()
+        };
+        balances.list_entries(list).await
+    });
+    ballast.until_waiting(|count| count == 1).await;
+    reading.abort();
+    let gone = ballast.until_waiting(|count| count == 0);
+    tokio::time::timeout(Duration::from_secs(3), gone)
+        .await
+        .expect("cancelled long before the statement timeout");
+}
+
+#[tokio::test]
 async fn a_deadline_that_has_passed_is_answered_at_once() {
     let mut ballast = Ballast::start().await;
     open(&mut ballast, "a", 100).await;

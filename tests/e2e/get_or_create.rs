@@ -35,7 +35,13 @@ async fn start(folder: &tempfile::TempDir, database: &Database, isolation: &str)
             let isolation = isolation.to_owned();
             tokio::task::spawn_blocking(move || {
                 let arguments = ["--database-url", &url, "--isolation", &isolation];
-                let patience = ["--connect-timeout-ms", "30000"];
+                // A busy machine is no reason to give up.
+                let patience = [
+                    "--connect-timeout-ms",
+                    "30000",
+                    "--request-timeout-ms",
+                    "60000",
+                ];
                 Running::start(&folder, &[&arguments[..], &patience].concat())
             })
         })
@@ -139,7 +145,8 @@ async fn a_caller_waits_for_a_connection_for_as_long_as_for_its_answer() {
     let mut hasty = patient_with_accounts(&ballast);
     let timeout = std::time::Duration::from_millis(400);
     let hasty = hasty.create_account(within(account("c"), timeout)).await;
-    Rejection::of(hasty).expect(Code::ResourceExhausted, "OVERLOADED");
+    let hasty = Rejection::of(hasty).expect(Code::DeadlineExceeded, "DEADLINE");
+    assert_eq!(hasty.facts(), [("outcome", "none")]);
     lock.release().await;
     for caller in [first, patient_one] {
         let answer = caller.await.expect("no panic").expect("an account");

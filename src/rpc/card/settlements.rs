@@ -115,7 +115,7 @@ impl Settlements {
                     case.attempt.clone(),
                     case.settlement.clone(),
                 );
-                let begun = begun.await.map_err(maybe_done)?;
+                let begun = begun.await.map_err(RpcError::from)?;
                 match self.known(&case, deadline).await.map_err(unknown)? {
                     Known::Ended(settle_time) => return Ok(case.settled(settle_time, !begun)),
                     Known::Begun => {}
@@ -151,7 +151,7 @@ impl Settlements {
             case.settlement.operation_id.clone(),
             end,
         );
-        ended.await.map_err(maybe_done)?;
+        ended.await.map_err(RpcError::from)?;
         let replayed = result.map_err(RpcError::Refusal)?;
         tracing::info!(
             operation_id = %case.payment_id(),
@@ -299,14 +299,6 @@ fn settlement_of(
 /// Whether a credit of the same id will be refused whenever it is sent.
 fn is_for_ever(refusal: &Refusal) -> bool {
     refusal.is_recorded() || matches!(refusal, Refusal::OperationIdReused { .. })
-}
-
-/// A write that ran out of time may have happened, unlike a read.
-pub(super) fn maybe_done(error: StoreError) -> RpcError {
-    match error {
-        StoreError::StatementTimeout | StoreError::Deadline => outcome_unknown(),
-        error => error.into(),
-    }
 }
 
 /// A read after a write that did not answer: what was written is done.

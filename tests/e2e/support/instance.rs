@@ -57,6 +57,7 @@ pub fn config(database_url: String) -> ServerConfig {
             categories_per_account_max: 256,
             statement_timeout_ms: 5_000,
             connect_timeout_ms: 3_000,
+            request_queue_depth_max: 10_000,
         },
         batcher: BatcherConfig {
             lanes: 2,

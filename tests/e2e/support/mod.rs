@@ -14,7 +14,7 @@ pub mod web;
 pub use calls::*;
 pub use errors::Rejection;
 pub use instance::Ballast;
-pub use patient::{patient, patient_with_accounts, within};
+pub use patient::{patient, patient_with_accounts, patient_with_cards, within};
 
 /// What `future` brings. It may take long on a busy machine, and not for ever.
 pub async fn within_reason<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
+use ballast::rpc::proto::card_service_client::CardServiceClient;
 use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -12,7 +13,7 @@ use tonic::Request;
 
 use super::Ballast;
 
-type Http = Client<HttpConnector, tonic::body::Body>;
+pub type Http = Client<HttpConnector, tonic::body::Body>;
 
 pub fn patient(ballast: &Ballast) -> BalanceServiceClient<Http> {
     BalanceServiceClient::with_origin(http(), origin(ballast))
@@ -21,6 +22,11 @@ pub fn patient(ballast: &Ballast) -> BalanceServiceClient<Http> {
 /// The same for accounts.
 pub fn patient_with_accounts(ballast: &Ballast) -> AccountServiceClient<Http> {
     AccountServiceClient::with_origin(http(), origin(ballast))
+}
+
+/// The same for cards.
+pub fn patient_with_cards(ballast: &Ballast) -> CardServiceClient<Http> {
+    CardServiceClient::with_origin(http(), origin(ballast))
 }
 
 fn http() -> Http {
@@ -35,10 +41,10 @@ fn origin(ballast: &Ballast) -> Uri {
         .expect("an address is a URI")
 }
 
-/// A message with a deadline.
+/// A message with a deadline, of 100 seconds at most.
 pub fn within<T>(message: T, timeout: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    let header = format!("{}m", timeout.as_millis())
+    let header = format!("{}u", timeout.as_micros())
         .parse()
         .expect("a header");
     request.metadata_mut().insert("grpc-timeout", header);

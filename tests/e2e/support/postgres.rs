@@ -9,9 +9,10 @@
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ballast::embedded::Embedded;
@@ -36,6 +37,8 @@ struct Server {
 /// A database that belongs to one test. On a server that outlives the run it is dropped with the value.
 pub struct Database {
     name: String,
+    /// Where it is, if not on the server of the run.
+    elsewhere: Option<String>,
 }
 
 impl Database {
@@ -59,21 +62,37 @@ impl Database {
             .batch_execute(&format!("CREATE DATABASE {name} {options}"))
             .await
             .expect("a test's database is created");
-        Self { name }
+        Self {
+            name,
+            elsewhere: None,
+        }
+    }
+
+    /// One on a server of the test's own.
+    pub fn elsewhere(url: String) -> Self {
+        Self {
+            name: "elsewhere".to_owned(),
+            elsewhere: Some(url),
+        }
     }
 
     pub fn url(&self) -> String {
-        server().url_of(&self.name)
+        let elsewhere = self.elsewhere.clone();
+        elsewhere.unwrap_or_else(|| server().url_of(&self.name))
+    }
+
+    /// The same database for another role.
+    pub fn url_as(&self, role: &str, password: &str) -> String {
+        format!("{} user={role} password={password}", self.url())
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where another database of its server is.
     pub fn url_beside(&self, name: &str) -> String {
         server().url_of(name)
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
     }
 
     /// A connection to another database of its server.
@@ -89,7 +108,7 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        if server().reaper.is_some() {
+        if self.elsewhere.is_some() || server().reaper.is_some() {
             // Its server ends with this process, and each drop would cost all others a checkpoint.
             return;
         }
@@ -244,23 +263,75 @@ async fn container_url(
 }
 
 async fn from_binaries() -> Started {
-    let folder = tempfile::Builder::new()
-        .prefix("ballast-test-")
-        .tempdir()
-        .expect("a temporary folder")
-        .keep();
-    let postgres = Embedded::start(Some(&folder), None, std::future::pending())
-        .await
-        .unwrap_or_else(|error| panic!("{error}"));
+    let OwnServer {
+        postgres, reaper, ..
+    } = OwnServer::start().await;
     let url = postgres.database_url().replace(" dbname=ballast", "");
-    let pid_file = folder.join("postgres/postmaster.pid");
-    let stop = "kill -INT $(head -n 1 \"$0\"/postgres/postmaster.pid); \
-                while test -e \"$0\"/postgres/postmaster.pid; do sleep 0.1; done; rm -rf \"$0\"";
-    assert!(pid_file.exists(), "PostgreSQL says who it is");
-    let reaper = reaper(stop, &folder.to_string_lossy());
     let version = postgres.version().to_owned();
     std::mem::forget(postgres);
     (format!("the binaries of {version}"), url, reaper)
+}
+
+/// A PostgreSQL on the machine's binaries: its processes are the machine's, and a test may do to it what it likes. It ends
+/// when the value is dropped, or with this process.
+pub struct OwnServer {
+    folder: PathBuf,
+    postgres: Embedded,
+    reaper: Option<ChildStdin>,
+}
+
+impl OwnServer {
+    /// A server with an empty database.
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("ballast-test-")
+            .tempdir()
+            .expect("a temporary folder")
+            .keep();
+        let postgres = Self::start_in(&folder).await;
+        let pid_file = folder.join("postgres/postmaster.pid");
+        let stop = "kill -INT $(head -n 1 \"$0\"/postgres/postmaster.pid); \
+                    while test -e \"$0\"/postgres/postmaster.pid; do sleep 0.1; done; rm -rf \"$0\"";
+        assert!(pid_file.exists(), "PostgreSQL says who it is");
+        let reaper = reaper(stop, &folder.to_string_lossy());
+        Self {
+            folder,
+            postgres,
+            reaper,
+        }
+    }
+
+    async fn start_in(folder: &Path) -> Embedded {
+        Embedded::start(Some(folder), None, std::future::pending())
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Its database, with the current schema.
+    pub async fn migrated(&self) -> Arc<Database> {
+        let url = self.postgres.database_url();
+        let mut client = schema::connect(&url, TIMEOUT).await.expect("it is there");
+        schema::migrate(&mut client)
+            .await
+            .expect("the migrations run");
+        Arc::new(Database::elsewhere(url))
+    }
+
+    /// Starts it again, as a standby of nobody.
+    pub async fn become_standby(self) -> Self {
+        let Self {
+            folder,
+            postgres,
+            reaper,
+        } = self;
+        postgres.stop().await;
+        std::fs::write(folder.join("postgres/standby.signal"), "").expect("a signal file");
+        Self {
+            postgres: Self::start_in(&folder).await,
+            folder,
+            reaper,
+        }
+    }
 }
 
 /// Runs `command` with `argument` when this process ends: then the pipe that it reads from ends.
