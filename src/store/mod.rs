@@ -3,6 +3,8 @@
 mod accounts;
 mod cards;
 mod columns;
+mod connect_error;
+pub mod database_url;
 mod error;
 mod history;
 mod ledger;
@@ -25,6 +27,7 @@ pub use cards::{
     CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, CardVerdict, UnsettledVerdict,
     card_rule_key,
 };
+pub use connect_error::ConnectError;
 pub(crate) use error::with_source;
 pub use error::{Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, PageOrder};
