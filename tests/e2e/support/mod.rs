@@ -7,6 +7,7 @@ pub mod errors;
 pub mod instance;
 pub mod patient;
 pub mod postgres;
+pub mod recovering;
 
 pub use calls::*;
 pub use errors::Rejection;

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ballast::embedded::Embedded;
+use ballast::embedded::{Embedded, EmbeddedConfig};
+use ballast::stop::Stop;
 use ballast::store::schema;
 use testcontainers_modules::postgres::Postgres;
 use testcontainers_modules::testcontainers::runners::AsyncRunner;
@@ -231,7 +232,11 @@ async fn from_binaries() -> Started {
         .tempdir()
         .expect("a temporary folder")
         .keep();
-    let postgres = Embedded::start(Some(&folder), None, std::future::pending())
+    let config = EmbeddedConfig {
+        data_dir: Some(folder.clone()),
+        ..EmbeddedConfig::default()
+    };
+    let postgres = Embedded::start(config, &Stop::default())
         .await
         .unwrap_or_else(|error| panic!("{error}"));
     let url = postgres.database_url().replace(" dbname=ballast", "");
