@@ -28,8 +28,10 @@ fn stand_in(script: &str) -> tempfile::TempDir {
     let real = crate::start::real_binaries().display().to_string();
     std::os::unix::fs::symlink(format!("{real}/initdb"), binaries.path().join("initdb"))
         .expect("a link");
+    // A shell cannot trap what it was told to ignore, as by a test run in the background.
     let script = format!(
-        "#!/bin/sh\nreal={real}/postgres\n[ \"$1\" != -D ] && exec $real \"$@\"\n{script}\n"
+        "#!/bin/sh\nreal={real}/postgres\n[ \"$1\" != -D ] && exec $real \"$@\"\n\
+         [ -n \"$STAND_IN\" ] || STAND_IN=1 exec env --default-signal=QUIT sh \"$0\" \"$@\"\n{script}\n"
     );
     executable(&binaries.path().join("postgres"), &script);
     binaries

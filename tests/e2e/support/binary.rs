@@ -16,6 +16,8 @@ use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 
 /// How long a process may take to end, on a busy machine.
 const END_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a command may take, such as a benchmark that loads millions of rows.
+const RUN_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A running `ballast`, and its banner. It is killed if the test forgets it.
 pub struct Running {
@@ -92,7 +94,7 @@ pub fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     let (ended, running) = std::sync::mpsc::channel::<()>();
     let watching = std::thread::spawn(move || {
-        if running.recv_timeout(END_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+        if running.recv_timeout(RUN_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             kill(pid, Signal::SIGKILL).expect("it runs");
         }
     });
