@@ -24,7 +24,8 @@ RUN touch build.rs src/lib.rs src/main.rs \
 FROM ${RUN_IMAGE}
 COPY --from=build /build/target/release/ballast /usr/local/bin/ballast
 # There is no PostgreSQL in here: BALLAST_DATABASE_URL names one.
-ENV BALLAST_LISTEN=0.0.0.0:50051
+ENV BALLAST_LISTEN=0.0.0.0:50051 \
+    BALLAST_REQUIRE_DATABASE=true
 EXPOSE 50051
 # A number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 65532:65532

@@ -45,9 +45,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio_util::sync::CancellationToken;
 
-use crate::embedded::{Embedded, EmbeddedError};
+use crate::embedded::{Embedded, EmbeddedConfig, EmbeddedError};
+use crate::stop::Stop;
 use turn::{Cell, Running};
 
 /// What to measure.
@@ -201,9 +201,9 @@ impl Plan {
     }
 }
 
-/// Runs the plan. Progress goes to stderr. When `stop` is cancelled the run ends without a result, and leaves nothing
+/// Runs the plan. Progress goes to stderr. When `stop` is asked the run ends without a result, and leaves nothing
 /// running.
-pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchError> {
+pub async fn run(plan: &Plan, stop: &Stop) -> Result<Report, BenchError> {
     let cells = Cell::all(plan);
     let skipped = skipped(plan, &cells);
     if skipped.iter().map(|skip| skip.count).sum::<usize>() == cells.len() * plan.variants.len() {
@@ -218,7 +218,11 @@ pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, BenchE
             match &ran {
                 // Somebody wants to see what is not in order.
                 Ok(_) | Err(BenchError::NotInOrder { .. }) => {}
-                Err(_) => ledger::drop_all(url, &plan.database_prefix()).await,
+                Err(_) => {
+                    let prefix = plan.database_prefix();
+                    let dropping = ledger::drop_all(url, &prefix);
+                    stop.unless_forced(dropping).await;
+                }
             }
             ran
         }
@@ -250,23 +254,23 @@ fn enough_accounts(plan: &Plan) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Does `work`, unless `stop` is cancelled before it is done. Processes that it started are killed then; if a Ctrl-C in the
+/// Does `work`, unless `stop` is asked before it is done. Processes that it started are killed then; if a Ctrl-C in the
 /// terminal reached them too, what they say about it is not the reason.
 pub(crate) async fn until_stopped<T, E: From<BenchError>>(
-    stop: &CancellationToken,
+    stop: &Stop,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    match stop.run_until_cancelled(work).await {
-        Some(Err(_)) | None if stop.is_cancelled() => Err(BenchError::Interrupted.into()),
+    match stop.unless_asked(work).await {
+        Some(Err(_)) | None if stop.is_asked() => Err(BenchError::Interrupted.into()),
         Some(worked) => worked,
         None => Err(BenchError::Interrupted.into()),
     }
 }
 
-/// Does `work` on a private PostgreSQL in this folder, or in a temporary one, unless `stop` is cancelled before.
+/// Does `work` on a private PostgreSQL in this folder, or in a temporary one, unless `stop` is asked before.
 pub(crate) async fn with_embedded<T, E: From<BenchError>>(
     folder: Option<&Path>,
-    stop: &CancellationToken,
+    stop: &Stop,
     work: impl AsyncFnOnce(&Embedded) -> Result<T, E>,
 ) -> Result<T, E> {
     let temporary = tempfile::Builder::new()
@@ -275,11 +279,15 @@ pub(crate) async fn with_embedded<T, E: From<BenchError>>(
         .map_err(BenchError::from)?;
     open_to_all(temporary.path()).map_err(BenchError::from)?;
     let folder = folder.unwrap_or(temporary.path());
-    let embedded = Embedded::start(Some(folder), None, stop.cancelled())
+    let config = EmbeddedConfig {
+        data_dir: Some(folder.to_owned()),
+        ..EmbeddedConfig::default()
+    };
+    let embedded = Embedded::start(config, stop)
         .await
         .map_err(BenchError::from)?;
     let worked = until_stopped(stop, work(&embedded)).await;
-    embedded.stop().await;
+    embedded.stop(stop.forced()).await;
     worked
 }
 

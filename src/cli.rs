@@ -5,6 +5,7 @@ mod banner;
 mod bench;
 mod configuration;
 mod demo;
+mod environment;
 mod health;
 mod migrate;
 mod serve;
@@ -13,10 +14,12 @@ mod stress;
 mod verify;
 
 pub use args::Cli;
+pub use environment::EnvironmentError;
 
 use crate::embedded::EmbeddedError;
 use crate::server::StartError;
 use crate::store::StoreError;
+use crate::store::database_url::DatabaseUrlError;
 use crate::store::schema::SchemaError;
 
 /// Why a command failed: one line that names the cure.
@@ -37,6 +40,18 @@ pub enum CliError {
     /// The command needs a database.
     #[error("no database is named; give --database-url or set BALLAST_DATABASE_URL")]
     NoDatabase,
+    /// The command must not make do with a private one.
+    #[error(
+        "no database is named, and --require-database (BALLAST_REQUIRE_DATABASE) forbids a private one; give \
+         --database-url or set BALLAST_DATABASE_URL"
+    )]
+    DatabaseRequired,
+    /// The connection string is not one that can be used.
+    #[error(transparent)]
+    DatabaseUrl(#[from] DatabaseUrlError),
+    /// Somebody did not want to wait.
+    #[error("stopped at once; what was in flight is not answered")]
+    StoppedAtOnce,
     /// The ledger is not in order.
     #[error("the ledger is not in order: {0} findings, see above")]
     Findings(u64),
@@ -73,4 +88,14 @@ pub enum CliError {
     /// Signals cannot be listened to, or the banner cannot be written.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+}
+
+impl CliError {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::StoppedAtOnce => signals::EXIT_CODE_INTERRUPTED,
+            _ => 1,
+        }
+    }
 }

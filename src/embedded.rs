@@ -11,14 +11,14 @@
 mod binaries;
 mod folder;
 mod machine;
+mod processes;
 
+use std::future::{pending, ready};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
@@ -29,16 +29,30 @@ use folder::{Folder, Unprivileged};
 use machine::free_disk_bytes;
 pub(crate) use machine::memory_bytes;
 
+use crate::stop::Stop;
+
 /// The role and the database of the embedded server.
 const NAME: &str = "ballast";
-/// How long the server may say nothing while it starts. That it is still starting, after a crash for as long as it takes
-/// to replay the WAL, is something: one that is stopped meanwhile begins anew.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it may take to write what is in its memory and stop, before it is told to drop everything and recovers at the
-/// next start.
-const STOP_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long the server may say nothing while it starts. That it still recovers is something.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long `initdb` may take.
+const INITDB_TIMEOUT: Duration = Duration::from_secs(300);
 /// A start or a stop that takes longer is spoken of.
 const UNUSUAL: Duration = Duration::from_secs(5);
+/// How often it is said what a start waits for.
+const WORD_INTERVAL: Duration = Duration::from_secs(10);
+/// The pause before a server that ended by itself is started again; each further one is twice as long.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A server that stayed up for so long has recovered: when it ends after that, it is a new trouble.
+const STABLE: Duration = Duration::from_secs(60);
+/// The most lines of the log that are shown when the server ended.
+const LOG_LINES_MAX: usize = 3;
+/// A ledger without rows takes some 40 MiB; its server needs room to write.
+const DISK_MIB_MIN: u64 = 64;
+/// With less the server cannot write its next segment of the WAL.
+const DISK_MIB_FULL: u64 = 16;
 /// How often the server is asked whether it is ready.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The same when it takes longer than usual.
@@ -71,6 +85,47 @@ const MAX_WAL_SIZE_MIB: RangeInclusive<u64> = 1024..=8192;
 
 /// Full pages after a checkpoint are most of the WAL of a large ledger; lz4 halves them, where the server has it.
 const COMPRESS_WAL: &str = "SELECT 1 FROM pg_settings WHERE name = 'wal_compression' AND 'lz4' = ANY(enumvals) AND setting <> 'lz4'";
+
+/// Where an embedded server lives, and how long it may take.
+#[derive(Debug, Clone)]
+pub struct EmbeddedConfig {
+    /// The folder of its data; `None`: the default one.
+    pub data_dir: Option<PathBuf>,
+    /// The folder of its binaries; `None`: the newest that are found.
+    pub postgres_bin: Option<PathBuf>,
+    /// Whether the folder must hold a ledger already. Otherwise an empty one is made.
+    pub has_ledger: bool,
+    /// The longest that a start may take, with the recovery after a crash.
+    pub start_timeout: Duration,
+    /// The longest that a fast stop may take. After it the server is stopped at once.
+    pub stop_timeout: Duration,
+    /// How long it is tried to start a server again that ended by itself.
+    pub restart_timeout: Duration,
+}
+
+impl Default for EmbeddedConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            postgres_bin: None,
+            has_ledger: false,
+            start_timeout: Duration::from_secs(30 * 60),
+            stop_timeout: Duration::from_secs(60),
+            restart_timeout: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+/// What a person wants to know of an embedded server.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// Where its data lives.
+    pub data_dir: PathBuf,
+    /// The connection string of its database.
+    pub database_url: String,
+    /// Its version, such as "PostgreSQL 15.18".
+    pub version: String,
+}
 
 /// Why there is no embedded server.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +165,35 @@ pub enum EmbeddedError {
          banner shows with --database-url"
     )]
     InUse(PathBuf),
+    /// There must be a ledger, and there is none.
+    #[error(
+        "there is no ledger in {0}; name its folder with --data-dir, or its database with --database-url"
+    )]
+    NoLedger(PathBuf),
+    /// The folder belongs to somebody else.
+    #[error(
+        "the data folder {data_dir} holds other files, such as {}; choose an empty or a new folder with --data-dir",
+        .file.display()
+    )]
+    Foreign {
+        /// The folder.
+        data_dir: PathBuf,
+        /// One of the files.
+        file: PathBuf,
+    },
+    /// There is no room.
+    #[error(
+        "the disk of the data folder {data_dir} is full: {free_mib} MiB are free ({cause}); make room, or choose a folder \
+         on another disk with --data-dir"
+    )]
+    DiskFull {
+        /// The folder.
+        data_dir: PathBuf,
+        /// What is free.
+        free_mib: u64,
+        /// What could not be done.
+        cause: String,
+    },
     /// Running as root without a user to drop to.
     #[error(
         "PostgreSQL refuses to run as root and there is neither a user postgres nor nobody; start as another user"
@@ -121,7 +205,30 @@ pub enum EmbeddedError {
     /// It was told to stop before it was ready.
     #[error("stopped before the embedded PostgreSQL was ready")]
     Stopped,
-    /// The server ended, or did not become ready.
+    /// The server was not ready in time.
+    #[error(
+        "the embedded PostgreSQL was not ready after {waited_s} s: {cause}; if it only needs longer to recover from a crash, \
+         raise --postgres-start-timeout-ms; its log is {log}"
+    )]
+    NotReady {
+        /// How long it had.
+        waited_s: u64,
+        /// The last words of its log.
+        cause: String,
+        /// The log.
+        log: PathBuf,
+    },
+    /// The server ended by itself, and cannot be kept running.
+    #[error(
+        "the embedded PostgreSQL ended by itself and could not be kept running for {tried_s} s: {cause}"
+    )]
+    EndedForGood {
+        /// How long it was tried.
+        tried_s: u64,
+        /// Why not.
+        cause: String,
+    },
+    /// The server ended before it was ready.
     #[error("the embedded PostgreSQL did not start: {cause}; its log is {log}")]
     Start {
         /// The last words of its log.
@@ -138,45 +245,40 @@ pub struct Embedded {
     server: Child,
     folder: Folder,
     binaries: Binaries,
+    config: EmbeddedConfig,
 }
 
 impl Embedded {
-    /// Starts the server of `data_dir`; of the default folder if `None`. Makes the cluster first if there is none. The
-    /// binaries are those in `postgres_bin`; if `None`, the newest that are found. If `stop` ends while the server starts,
-    /// which takes long after some crashes, it is stopped again.
-    pub async fn start(
-        data_dir: Option<&Path>,
-        postgres_bin: Option<&Path>,
-        stop: impl Future<Output = ()>,
-    ) -> Result<Self, EmbeddedError> {
+    /// Starts the server. Makes its cluster first if there is none. If `stop` is asked while the server starts, which takes
+    /// long after some crashes, it is stopped again.
+    pub async fn start(config: EmbeddedConfig, stop: &Stop) -> Result<Self, EmbeddedError> {
         let user = Unprivileged::current()?;
-        let folder = Folder::open(data_dir, user)?;
-        let binaries = Binaries::find(&folder, postgres_bin)?;
-        let mut stop = pin!(stop);
-        tokio::select! {
-            stopped = folder.stop_orphan(STOP_TIMEOUT, POLL_INTERVAL) => stopped?,
-            () = &mut stop => return Err(EmbeddedError::Stopped),
-        }
+        let folder = Folder::open(config.data_dir.as_deref(), config.has_ledger, user)?;
+        let binaries = Binaries::find(&folder, config.postgres_bin.as_deref())?;
+        let ended = stop.unless_asked(folder.end_orphans(config.stop_timeout));
+        ended.await.unwrap_or(Err(EmbeddedError::Stopped))?;
         if !folder.has_cluster() {
-            tokio::select! {
-                made = initdb(&folder, &binaries) => made?,
-                () = &mut stop => return Err(EmbeddedError::Stopped),
-            }
+            let made = stop.unless_asked(initdb(&folder, &binaries));
+            made.await.unwrap_or(Err(EmbeddedError::Stopped))?;
         }
         let server = spawn(&folder, &binaries)?;
         let mut embedded = Self {
             server,
             folder,
             binaries,
+            config,
         };
-        tokio::select! {
-            prepared = embedded.prepare() => prepared?,
-            () = &mut stop => {
-                embedded.stop().await;
-                return Err(EmbeddedError::Stopped);
-            }
+        let prepared = stop.unless_asked(embedded.prepare()).await;
+        let error = match prepared.unwrap_or(Err(EmbeddedError::Stopped)) {
+            Ok(()) => return Ok(embedded),
+            Err(error) => error,
+        };
+        match error {
+            // It had its time.
+            EmbeddedError::NotReady { .. } => embedded.stop(ready(())).await,
+            _ => embedded.stop(stop.forced()).await,
         }
-        Ok(embedded)
+        Err(error)
     }
 
     /// The connection string of its database.
@@ -199,32 +301,85 @@ impl Embedded {
         self.binaries.version()
     }
 
+    /// What a person wants to know of it.
+    pub fn description(&self) -> Description {
+        Description {
+            data_dir: self.data_dir().to_owned(),
+            database_url: self.database_url(),
+            version: self.version().to_owned(),
+        }
+    }
+
     /// The path of one of the programs that came with the server, whether it is there or not.
     pub fn program(&self, name: &str) -> PathBuf {
         self.binaries.path(name)
     }
 
-    /// Stops the server: its clients are disconnected, all data is written.
-    pub async fn stop(mut self) {
-        // SIGINT is PostgreSQL's fast shutdown, SIGQUIT the immediate one.
-        signal_child(&self.server, Signal::SIGINT);
-        if self.ends_within(UNUSUAL).await {
+    /// Stops the server: its clients are disconnected, all data is written. If that takes too long, or when `hurry`
+    /// completes, it is stopped at once, and recovers at its next start.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        self.end(self.config.stop_timeout, hurry).await;
+    }
+
+    async fn end(&mut self, fast_timeout: Duration, hurry: impl Future<Output = ()>) {
+        let Some(pid) = self.pid().map(Pid::from_raw) else {
             return;
-        }
-        tracing::info!("the embedded PostgreSQL still writes what is in its memory");
-        if self.ends_within(STOP_TIMEOUT).await {
-            return;
-        }
-        tracing::warn!("the embedded PostgreSQL does not stop; it will recover at the next start");
-        signal_child(&self.server, Signal::SIGQUIT);
-        if !self.ends_within(UNUSUAL).await {
-            tracing::warn!("the embedded PostgreSQL goes on; the next start stops it");
+        };
+        let server = &mut self.server;
+        // An error says that there is no such child.
+        let ended = async || drop(server.wait().await);
+        processes::stop(pid, &self.folder.cluster(), fast_timeout, hurry, ended).await;
+    }
+
+    /// Waits until the server ends by itself, says so and starts it again, over and over. Comes back when it cannot be kept
+    /// running. While this process stops, which `is_stopping` tells, a server that ended in order was stopped by whoever
+    /// stops this process.
+    ///
+    /// Cancel safe: [`Embedded::stop`] stops what was started so far.
+    pub async fn keep_running(&mut self, is_stopping: impl Fn() -> bool) -> EmbeddedError {
+        let (mut trouble_since, mut pause) = (None, RESTART_PAUSE_MIN);
+        loop {
+            let up_since = Instant::now();
+            let ended = self.server.wait().await;
+            if is_stopping() && ended.as_ref().is_ok_and(ExitStatus::success) {
+                return pending().await;
+            }
+            let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            let log = self.folder.last_lines(LOG_LINES_MAX);
+            tracing::error!(%status, %log, "the embedded PostgreSQL ended by itself; it is started again");
+            let down_since = Instant::now();
+            if down_since - up_since > STABLE {
+                (trouble_since, pause) = (None, RESTART_PAUSE_MIN);
+            }
+            let trouble_since = *trouble_since.get_or_insert(down_since);
+            let mut result = Err(self.did_not_start());
+            while result.is_err() && trouble_since.elapsed() <= self.config.restart_timeout {
+                tokio::time::sleep(pause).await;
+                result = self.start_again().await;
+                pause = (pause * 2).min(RESTART_PAUSE_MAX);
+                if let Err(error) = &result {
+                    tracing::warn!(%error, pause_ms = pause.as_millis(), "the embedded PostgreSQL cannot be started again");
+                }
+            }
+            if let Err(error) = result {
+                return EmbeddedError::EndedForGood {
+                    tried_s: trouble_since.elapsed().as_secs(),
+                    cause: error.to_string(),
+                };
+            }
+            let down_ms = down_since.elapsed().as_millis();
+            tracing::info!(down_ms, "the embedded PostgreSQL runs again");
         }
     }
 
-    async fn ends_within(&mut self, duration: Duration) -> bool {
-        let ended = tokio::time::timeout(duration, self.server.wait());
-        ended.await.is_ok()
+    async fn start_again(&mut self) -> Result<(), EmbeddedError> {
+        processes::end_leftovers(&self.folder.cluster()).await;
+        self.server = spawn(&self.folder, &self.binaries)?;
+        let waited = self.wait_until_ready().await;
+        if waited.is_err() {
+            self.end(Duration::ZERO, ready(())).await;
+        }
+        waited
     }
 
     fn url_of(&self, database: &str) -> String {
@@ -244,7 +399,7 @@ impl Embedded {
 
     async fn wait_until_ready(&mut self) -> Result<(), EmbeddedError> {
         let started = Instant::now();
-        let mut end = started + START_TIMEOUT;
+        let (mut heard_of, mut next_word) = (started, started + UNUSUAL);
         let mut poll_interval = POLL_INTERVAL;
         let url = self.url_of("postgres");
         loop {
@@ -253,24 +408,33 @@ impl Embedded {
             }
             // One that hangs accepts, and says nothing.
             let connecting = tokio_postgres::connect(&url, tokio_postgres::NoTls);
-            match tokio::time::timeout(UNUSUAL, connecting).await {
+            let recovers = match tokio::time::timeout(UNUSUAL, connecting).await {
                 Ok(Ok(_connected)) => return Ok(()),
-                Ok(Err(error)) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => {
-                    end = Instant::now() + START_TIMEOUT;
-                }
-                Ok(Err(_nobody_listens)) => {}
-                Err(_silence) => {}
+                Ok(Err(error)) => error.code() == Some(&SqlState::CANNOT_CONNECT_NOW),
+                Err(_silence) => false,
+            };
+            let now = Instant::now();
+            if recovers {
+                heard_of = now;
             }
-            if poll_interval == POLL_INTERVAL && started.elapsed() > UNUSUAL {
-                tracing::info!(
-                    "the embedded PostgreSQL is still starting; after a crash it recovers first"
-                );
+            if now >= next_word {
+                let waited_s = (now - started).as_secs();
+                let log = self.folder.last_lines(1);
+                if recovers {
+                    tracing::info!(waited_s, %log, "waiting for the embedded PostgreSQL, which recovers from a crash");
+                } else {
+                    tracing::info!(waited_s, %log, "waiting for the embedded PostgreSQL, which does not answer yet");
+                }
+                next_word = now + WORD_INTERVAL;
                 // It writes a line to its log each time.
                 poll_interval = PATIENT_POLL_INTERVAL;
             }
-            if Instant::now() > end {
-                signal_child(&self.server, Signal::SIGQUIT);
-                return Err(self.did_not_start());
+            if now - started > self.config.start_timeout || now - heard_of > SILENCE_MAX {
+                return Err(EmbeddedError::NotReady {
+                    waited_s: (now - started).as_secs(),
+                    cause: self.folder.last_words(),
+                    log: self.folder.log(),
+                });
             }
             tokio::time::sleep(poll_interval).await;
         }
@@ -304,23 +468,22 @@ impl Embedded {
     }
 
     fn did_not_start(&self) -> EmbeddedError {
-        EmbeddedError::Start {
-            cause: self.folder.last_words(),
+        let cause = self.folder.last_words();
+        let full = self.folder.disk_full(DISK_MIB_FULL, &cause);
+        full.unwrap_or(EmbeddedError::Start {
+            cause,
             log: self.folder.log(),
-        }
-    }
-}
-
-fn signal_child(child: &Child, signal: Signal) {
-    if let Some(id) = child.id().and_then(|id| i32::try_from(id).ok()) {
-        // Fails if it ended meanwhile, which is what the signal is for.
-        let _gone = kill(Pid::from_raw(id), signal);
+        })
     }
 }
 
 /// Makes the cluster beside its place and moves it there, so that an interrupted start leaves no half of one.
 async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedError> {
     let unfinished = folder.unfinished_cluster()?;
+    let needed = format!("a new ledger needs {DISK_MIB_MIN} MiB");
+    if let Some(full) = folder.disk_full(DISK_MIB_MIN, needed) {
+        return Err(full);
+    }
     let mut command = Command::new(binaries.path("initdb"));
     command
         .arg("--pgdata")
@@ -337,9 +500,12 @@ async fn initdb(folder: &Folder, binaries: &Binaries) -> Result<(), EmbeddedErro
         .stdin(Stdio::null())
         .kill_on_drop(true);
     folder.user().drop_to(&mut command);
-    let output = command
-        .output()
+    let output = tokio::time::timeout(INITDB_TIMEOUT, command.output());
+    let output = output
         .await
+        .map_err(|_elapsed| {
+            EmbeddedError::Initdb(format!("it did not end within {INITDB_TIMEOUT:?}"))
+        })?
         .map_err(|error| EmbeddedError::Initdb(error.to_string()))?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr);
@@ -363,7 +529,7 @@ fn mib_of(bytes: u64, fraction: u64, bounds: RangeInclusive<u64>) -> u64 {
 /// The settings that depend on the machine.
 fn measured_settings(folder: &Folder) -> [String; 2] {
     let shared_buffers = mib_of(memory_bytes(), SHARED_BUFFERS_FRACTION, SHARED_BUFFERS_MIB);
-    let free = free_disk_bytes(folder.path());
+    let free = free_disk_bytes(folder.path()).unwrap_or(0);
     let max_wal_size = mib_of(free, MAX_WAL_SIZE_FRACTION, MAX_WAL_SIZE_MIB);
     [
         format!("shared_buffers={shared_buffers}MB"),
@@ -392,7 +558,10 @@ fn spawn(folder: &Folder, binaries: &Binaries) -> Result<Child, EmbeddedError> {
         .stderr(errors);
     folder.user().drop_to(&mut command);
     command.spawn().map_err(|error| EmbeddedError::Start {
-        cause: error.to_string(),
+        cause: format!(
+            "cannot run {}: {error}",
+            binaries.path("postgres").display()
+        ),
         log: folder.log(),
     })
 }

@@ -26,7 +26,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -36,6 +35,7 @@ use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 use crate::rpc::proto::{
     Account, BatchGetAccountsRequest, CreateAccountRequest, CreditRequest, Money,
 };
+use crate::stop::Stop;
 use client::Dialer;
 use worker::{Message, Tally};
 
@@ -103,9 +103,9 @@ struct Part {
     account_count: u64,
 }
 
-/// Runs the plan. Progress goes to stderr. When `stop` is cancelled the run ends without a result, and leaves nothing
+/// Runs the plan. Progress goes to stderr. When `stop` is asked the run ends without a result, and leaves nothing
 /// running.
-pub async fn run(plan: &Plan, stop: &CancellationToken) -> Result<Report, StressError> {
+pub async fn run(plan: &Plan, stop: &Stop) -> Result<Report, StressError> {
     if !plan.targets.is_empty() {
         let running = async { run_on(plan, addresses(&plan.targets).await?, &[]).await };
         return until_stopped(stop, running).await;
@@ -162,7 +162,10 @@ async fn run_on(
     clients.until_open(&bar).await?;
     bar.finish_and_clear();
     let (opened_in, memory) = (asked.elapsed(), memory(servers));
-    eprintln!("{} connections are open", plan.connection_count);
+    crate::output::say(format_args!(
+        "{} connections are open",
+        plan.connection_count
+    ));
 
     let started = Instant::now();
     let bar = progress_bar(plan.transfer_count, "transfers done");

@@ -248,7 +248,11 @@ fn later() -> Instant {
 
 /// Sends a command and comes back when the batcher has it: while every lane is busy, in its inbox.
 async fn send(batcher: &Batcher, operation: &str, account: &str) -> JoinHandle<Answer> {
-    let (batcher, command) = (batcher.clone(), credit(operation, account));
+    send_command(batcher, credit(operation, account)).await
+}
+
+async fn send_command(batcher: &Batcher, command: Command) -> JoinHandle<Answer> {
+    let batcher = batcher.clone();
     let sent = tokio::spawn(async move { batcher.execute(command, later()).await });
     // The runtime of the test has one thread and runs tasks in order: one turn to send it, one to take it.
     for _ in 0..4 {
@@ -692,14 +696,7 @@ async fn what_fails_alone_stays_alone_for_a_while() {
         },
     );
     let pay = |operation: &str, payer: &str| {
-        let (batcher, command) = (batcher.clone(), transfer(operation, payer, "merchant"));
-        async move {
-            let sent = tokio::spawn(async move { batcher.execute(command, later()).await });
-            for _ in 0..4 {
-                tokio::task::yield_now().await;
-            }
-            sent
-        }
+        send_command(&batcher, transfer(operation, payer, "merchant"))
     };
     let first = send(&batcher, "first", "merchant").await;
     let (good, bad) = (pay("good", "a").await, pay("bad", "bad").await);

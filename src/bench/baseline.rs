@@ -98,7 +98,7 @@ pub async fn serve(
         }
     };
     let listener = TcpListener::bind(listen).await?;
-    println!("gRPC {}", listener.local_addr()?);
+    crate::output::show(format_args!("gRPC {}", listener.local_addr()?));
     let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     let service = BalanceServiceServer::new(Naive { pool });
     let served = tonic::transport::Server::builder()

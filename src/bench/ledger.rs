@@ -8,7 +8,7 @@ use tokio_postgres::{Client, NoTls};
 use super::preload::Preload;
 use super::scenario::Accounts;
 use super::{BenchError, Build};
-use crate::store::{schema, verify};
+use crate::store::{ConnectError, database_url, schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than any load of one machine has written so far.
@@ -226,7 +226,9 @@ pub(super) async fn drop_all(admin_url: &str, prefix: &str) {
         Ok(Err(error)) => error.to_string(),
         Err(_elapsed) => "it took too long".to_owned(),
     };
-    eprintln!("the databases that begin with {prefix}_ stay: {why}");
+    crate::output::say(format_args!(
+        "the databases that begin with {prefix}_ stay: {why}"
+    ));
 }
 
 /// Lets the WAL have the segments that so long a load needs, at most those that its server keeps (`min_wal_size`), as the WAL
@@ -249,7 +251,11 @@ pub(super) async fn provide_wal(admin_url: &str, load: Duration) -> Result<(), B
 }
 
 pub(super) async fn connect(url: &str) -> Result<Client, BenchError> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let failed = |cause: String| BenchError::Database(cause);
+    let config = database_url::parse(url).map_err(|error| failed(error.to_string()))?;
+    let connected = config.connect(NoTls).await;
+    let (client, connection) =
+        connected.map_err(|error| failed(ConnectError::of(&error, &config).to_string()))?;
     tokio::spawn(connection);
     Ok(client)
 }

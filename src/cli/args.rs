@@ -5,18 +5,24 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use super::environment::{self, EnvironmentError};
 use super::{CliError, bench, configuration, health, migrate, serve, stress, verify};
 use crate::batcher::BatcherConfig;
+use crate::embedded::EmbeddedConfig;
+use crate::output;
 use crate::server::{NetworkLimits, ServerConfig};
-use crate::store::{Isolation, StoreConfig};
+use crate::store::{Isolation, StoreConfig, database_url};
 
 /// Keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
 ///
 /// Without a command it serves. Without a database it starts a private PostgreSQL of its own, on the binaries of this
 /// machine, and keeps its data in .ballast between runs.
+///
+/// An environment variable that is empty counts as absent, except BALLAST_DATABASE_URL, which must not be empty. One that
+/// begins with BALLAST_ and is not known is an error.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -59,27 +65,89 @@ pub(super) struct DatabaseArgs {
         hide_env_values = true,
         value_name = "URL"
     )]
-    pub(super) database_url: Option<String>,
+    database_url: Option<String>,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// Where a ledger is: in the database that is named, or in the private PostgreSQL of a folder.
+#[derive(Debug, Args)]
+pub(super) struct LedgerArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Refuse to use a private PostgreSQL: a database must be named
+    #[arg(long, env = "BALLAST_REQUIRE_DATABASE", value_parser = flag)]
+    require_database: bool,
+    #[command(flatten)]
+    private: PrivateArgs,
+}
+
+/// The heading of what only concerns a private PostgreSQL.
+const PRIVATE: &str = "Private PostgreSQL, if no database is named";
+
+#[derive(Debug, Args)]
+struct PrivateArgs {
+    /// Where it keeps its data: a folder of its own [default: .ballast]
+    #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR", help_heading = PRIVATE)]
+    data_dir: Option<PathBuf>,
+    /// Where its binaries are [default: the newest on PATH or in the usual places]
+    #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR", help_heading = PRIVATE)]
+    postgres_bin: Option<PathBuf>,
+    /// The longest that its start may take, with the recovery after a crash
+    #[arg(long, env = "BALLAST_POSTGRES_START_TIMEOUT_MS", default_value = "1800000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
+    postgres_start_timeout_ms: u64,
+    /// The longest that its stop may take to write all data; then it is stopped at once and recovers at the next start
+    #[arg(long, env = "BALLAST_POSTGRES_STOP_TIMEOUT_MS", default_value = "60000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
+    postgres_stop_timeout_ms: u64,
+    /// How long it is tried to start it again when it ended by itself; then ballast ends
+    #[arg(long, env = "BALLAST_POSTGRES_RESTART_TIMEOUT_MS", default_value = "300000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
+    postgres_restart_timeout_ms: u64,
+}
+
+/// Where the ledger of a command is.
+pub(super) enum Place {
+    /// In a database that somebody named.
+    Named(String),
+    /// In a private PostgreSQL.
+    Private(EmbeddedConfig),
+}
+
+impl LedgerArgs {
+    /// Where the ledger is. A private one that must be there already is not made.
+    pub(super) fn place(&self, has_ledger: bool) -> Result<Place, CliError> {
+        match &self.database.database_url {
+            Some(url) => {
+                database_url::parse(url)?;
+                Ok(Place::Named(url.clone()))
+            }
+            None if self.require_database => Err(CliError::DatabaseRequired),
+            None => Ok(Place::Private(EmbeddedConfig {
+                data_dir: self.private.data_dir.clone(),
+                postgres_bin: self.private.postgres_bin.clone(),
+                has_ledger,
+                start_timeout: Duration::from_millis(self.private.postgres_start_timeout_ms),
+                stop_timeout: Duration::from_millis(self.private.postgres_stop_timeout_ms),
+                restart_timeout: Duration::from_millis(self.private.postgres_restart_timeout_ms),
+            })),
+        }
+    }
+
+    /// Starts logging as the arguments say.
+    pub(super) fn start_logging(&self) {
+        self.database.start_logging();
+    }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
-    pub(super) database: DatabaseArgs,
-    /// Where the private PostgreSQL keeps its data if no database is named [default: .ballast]
-    #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR")]
-    pub(super) data_dir: Option<PathBuf>,
-    /// Where the binaries of the private PostgreSQL are [default: the newest on PATH or in the usual places]
-    #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR")]
-    pub(super) postgres_bin: Option<PathBuf>,
+    pub(super) ledger: LedgerArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
     /// The server, as HOST:PORT [default: this machine, at the port of BALLAST_LISTEN or 50051]
-    #[arg(long, env = "BALLAST_TARGET", value_name = "HOST:PORT")]
+    #[arg(long, env = "BALLAST_TARGET", value_name = "HOST:PORT", value_parser = host_and_port)]
     target: Option<String>,
     #[arg(long, env = "BALLAST_LISTEN", hide = true, default_value = "127.0.0.1:50051", value_parser = address)]
     listen: SocketAddr,
@@ -103,6 +171,34 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "must be an IP address and a port, such as 127.0.0.1:50051 or 0.0.0.0:50051".to_owned()
     })
+}
+
+/// The address of a server as a client names it.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let is_valid = match text.rsplit_once(':') {
+        Some((host, port)) => {
+            let is_ip_v6 = host.starts_with('[') && host.ends_with(']');
+            let is_host = !host.is_empty()
+                && (is_ip_v6 || !host.contains(|c: char| c.is_whitespace() || "/:@?#".contains(c)));
+            is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+        }
+        None => false,
+    };
+    match (is_valid, text.contains("://")) {
+        (true, _) => Ok(text.to_owned()),
+        (false, true) => Err(
+            "must be a host and a port alone, without http://, such as 127.0.0.1:50051".to_owned(),
+        ),
+        (false, false) => Err("must be a host and a port, such as 127.0.0.1:50051".to_owned()),
+    }
+}
+
+fn flag(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("must be true or false".to_owned()),
+    }
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
@@ -141,13 +237,7 @@ enum LogFormat {
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
-    pub(super) database: DatabaseArgs,
-    /// Where the private PostgreSQL keeps its data if no database is named [default: .ballast]
-    #[arg(long, env = "BALLAST_DATA_DIR", value_name = "DIR")]
-    pub(super) data_dir: Option<PathBuf>,
-    /// Where the binaries of the private PostgreSQL are [default: the newest on PATH or in the usual places]
-    #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR")]
-    pub(super) postgres_bin: Option<PathBuf>,
+    pub(super) ledger: LedgerArgs,
     /// The address to listen on; port 0 takes a free one
     #[arg(long, env = "BALLAST_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDRESS", value_parser = address)]
     listen: SocketAddr,
@@ -155,10 +245,10 @@ pub(super) struct ServeArgs {
     #[arg(long, env = "BALLAST_JSON_LISTEN", value_name = "ADDRESS", value_parser = address)]
     json_listen: Option<SocketAddr>,
     /// Serve only a database whose schema is up to date, do not migrate it
-    #[arg(long, env = "BALLAST_NO_MIGRATE")]
+    #[arg(long, env = "BALLAST_NO_MIGRATE", value_parser = flag)]
     pub(super) no_migrate: bool,
     /// Serve a database that forgets committed money in a crash (fsync, full_page_writes or synchronous_commit off)
-    #[arg(long, env = "BALLAST_ALLOW_DATA_LOSS")]
+    #[arg(long, env = "BALLAST_ALLOW_DATA_LOSS", value_parser = flag)]
     pub(super) allow_data_loss: bool,
     /// The isolation of all transactions that write
     #[arg(
@@ -233,11 +323,38 @@ struct TuningArgs {
     drain_timeout_ms: u64,
 }
 
-fn count(min: u64, max: u64) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(min..=max)
+fn count(
+    min: u64,
+    max: u64,
+) -> impl Fn(&str) -> Result<u64, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let count = text
+            .parse()
+            .ok()
+            .filter(|count| (min..=max).contains(count));
+        count.ok_or_else(|| format!("must be a whole number from {min} to {max}"))
+    }
 }
 
 impl Cli {
+    /// What the command line and the environment say. Whoever asks for help, and whoever mistypes an argument, gets an
+    /// answer from here, and the process ends.
+    pub fn read() -> Result<Self, EnvironmentError> {
+        let command = environment::without_empty(Self::command());
+        let matches = command.clone().try_get_matches();
+        let cli = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        match cli {
+            Ok(cli) => {
+                environment::check(&command, std::env::vars_os())?;
+                Ok(cli)
+            }
+            Err(error) => match environment::invalid(&command, &error) {
+                Some(invalid) => Err(invalid),
+                None => error.exit(),
+            },
+        }
+    }
+
     /// Does what the command line says.
     pub async fn run(self) -> Result<(), CliError> {
         match self.command {
@@ -258,7 +375,9 @@ impl Cli {
 impl DatabaseArgs {
     /// The database that was named, for a command that needs one.
     pub(super) fn required(&self) -> Result<&str, CliError> {
-        self.database_url.as_deref().ok_or(CliError::NoDatabase)
+        let url = self.database_url.as_deref().ok_or(CliError::NoDatabase)?;
+        database_url::parse(url)?;
+        Ok(url)
     }
 
     /// Starts logging as the arguments say.
@@ -268,7 +387,9 @@ impl DatabaseArgs {
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr);
+            // Its own errors would go to stderr directly.
+            .log_internal_errors(false)
+            .with_writer(output::Log);
         match log_format {
             LogFormat::Text => subscriber.init(),
             LogFormat::Json => subscriber.json().init(),

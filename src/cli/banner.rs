@@ -1,25 +1,16 @@
 //! The banner: what a person reads after the start, on stdout.
 
 use std::fmt;
-use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use super::demo::{POOR, RICH};
-use crate::embedded::Embedded;
+use crate::embedded::Description;
 
 pub(super) struct Banner<'a> {
     pub(super) address: SocketAddr,
     pub(super) json_address: Option<SocketAddr>,
-    pub(super) embedded: Option<&'a Embedded>,
+    pub(super) embedded: Option<&'a Description>,
     pub(super) has_demo: bool,
-}
-
-impl Banner<'_> {
-    pub(super) fn print(&self) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        writeln!(out, "{self}")?;
-        out.flush()
-    }
 }
 
 impl fmt::Display for Banner<'_> {
@@ -41,13 +32,14 @@ impl fmt::Display for Banner<'_> {
         }
         match embedded {
             Some(embedded) => {
-                let data_dir = embedded.data_dir().display();
-                writeln!(
-                    f,
-                    "  database   private {}, data in {data_dir}",
-                    embedded.version()
-                )?;
-                writeln!(f, "  SQL        psql \"{}\"", embedded.database_url())?;
+                let Description {
+                    data_dir,
+                    database_url,
+                    version,
+                } = embedded;
+                let data_dir = data_dir.display();
+                writeln!(f, "  database   private {version}, data in {data_dir}")?;
+                writeln!(f, "  SQL        psql \"{database_url}\"")?;
             }
             None => writeln!(f, "  database   as named by --database-url")?,
         }

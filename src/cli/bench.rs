@@ -8,12 +8,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::CliError;
-use super::signals::{PLAIN_WORDS, stop_signal};
+use super::args::host_and_port;
+use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::bench::{
     AskedWay, Baseline, BaselineConfig, BenchError, Build, Database, LockedPayers, Merchant,
     OperationIds, Pace, Page, Plan, Scenario, TableSize, Variant, Way, run as run_plan,
     serve_baseline,
 };
+use crate::output;
+use crate::store::database_url;
 
 /// What the ledgers begin with if nothing else is asked for.
 const ACCOUNT_COUNT_DEFAULT: u64 = 10_000;
@@ -135,7 +138,7 @@ struct ComparedArgs {
     /// Accounts are made through gRPC, with ids that begin with bench- and a random number, and stay there. Afterwards
     /// their money is counted. Nothing is known of the server's processors and database, and there is nothing beside it
     /// to compare with.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with_all = ["baseline", "variant", "against", "instances", "serve", "table_size", "preload_operations", "data_dir"])]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port, conflicts_with_all = ["baseline", "variant", "against", "instances", "serve", "table_size", "preload_operations", "data_dir"])]
     target: Option<String>,
 }
 
@@ -389,11 +392,18 @@ pub(super) struct BaselineArgs {
 }
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
-    let stop = stop_signal(PLAIN_WORDS)?;
+    let stop = stop_on_signals(PLAIN_WORDS)?;
     super::serve::raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
-    let report = run_plan(&args.plan()?, &stop).await?;
+    if let Some(url) = &args.ledger.database_url {
+        database_url::parse(url)?;
+    }
+    let ran = run_plan(&args.plan()?, &stop).await;
+    if stop.is_forced() {
+        return Err(CliError::StoppedAtOnce);
+    }
+    let report = ran?;
     if let Some(mut file) = json.map(emptied).transpose()? {
         serde_json::to_writer_pretty(&mut file, &report).map_err(std::io::Error::other)?;
         writeln!(file)?;
@@ -401,7 +411,7 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     if let Some(mut file) = html.map(emptied).transpose()? {
         write!(file, "{}", Page(&report))?;
     }
-    println!("{report}");
+    output::print(&report)?;
     match report.has_errors() {
         true => Err(CliError::BenchFailures),
         false => Ok(()),

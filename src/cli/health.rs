@@ -9,6 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::CliError;
 use super::args::HealthArgs;
+use crate::output;
 use crate::rpc::proto::balance_service_server;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,6 +41,6 @@ pub(super) async fn run(args: &HealthArgs) -> Result<(), CliError> {
             "the database cannot be reached, or the server is stopping".to_owned(),
         ));
     }
-    println!("serving");
+    output::print("serving")?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::CliError;
 use super::args::DatabaseArgs;
+use crate::output;
 use crate::store::schema;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -12,6 +13,9 @@ pub(super) async fn run(args: &DatabaseArgs) -> Result<(), CliError> {
     args.start_logging();
     let mut client = schema::connect(args.required()?, CONNECT_TIMEOUT).await?;
     schema::migrate_telling(&mut client, args.required()?, CONNECT_TIMEOUT).await?;
-    println!("the schema is at version {}", schema::newest());
+    output::print(format_args!(
+        "the schema is at version {}",
+        schema::newest()
+    ))?;
     Ok(())
 }

@@ -3,7 +3,9 @@
 use clap::Args;
 
 use super::CliError;
-use super::signals::{PLAIN_WORDS, stop_signal};
+use super::args::host_and_port;
+use super::signals::{PLAIN_WORDS, stop_on_signals};
+use crate::output;
 use crate::stress::{Plan, run as run_plan, work};
 
 /// Open very many connections at once, send random transfers, and check that no money came or went
@@ -19,7 +21,7 @@ use crate::stress::{Plan, run as run_plan, work};
 #[command(verbatim_doc_comment)]
 pub(super) struct StressArgs {
     /// The servers, all on one database; without it, a private PostgreSQL and what is needed of servers are started
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...")]
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", value_parser = host_and_port)]
     target: Vec<String>,
     /// How many connections are open at once
     #[arg(long, default_value = "1000", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -42,7 +44,7 @@ pub(super) struct ClientArgs {
 }
 
 pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
-    let stop = stop_signal(PLAIN_WORDS)?;
+    let stop = stop_on_signals(PLAIN_WORDS)?;
     super::serve::raise_open_files();
     let plan = Plan {
         targets: args.target,
@@ -51,8 +53,12 @@ pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
         account_count: args.accounts,
         serve: args.serve,
     };
-    let report = run_plan(&plan, &stop).await?;
-    println!("{report}");
+    let ran = run_plan(&plan, &stop).await;
+    if stop.is_forced() {
+        return Err(CliError::StoppedAtOnce);
+    }
+    let report = ran?;
+    output::print(&report)?;
     match report.findings().is_empty() {
         true => Ok(()),
         false => Err(CliError::StressFindings),

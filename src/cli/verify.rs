@@ -1,32 +1,32 @@
 //! `ballast verify`: recomputes the whole ledger. What it finds is on stdout, how far it is on stderr.
 
-use std::future::pending;
-use std::io::Write;
 use std::time::Duration;
 
 use super::CliError;
-use super::args::VerifyArgs;
+use super::args::{Place, VerifyArgs};
+use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::embedded::Embedded;
+use crate::output;
 use crate::store::schema;
 use crate::store::verify::{self, Progress, Stage};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(args: &VerifyArgs) -> Result<(), CliError> {
-    args.database.start_logging();
-    match &args.database.database_url {
-        Some(url) => verify(url).await,
-        None => {
-            let (folder, binaries) = (args.data_dir.as_deref(), args.postgres_bin.as_deref());
-            let embedded = Embedded::start(folder, binaries, pending()).await?;
-            let verified = verify(&embedded.database_url()).await;
-            embedded.stop().await;
-            verified
-        }
-    }
+    args.ledger.start_logging();
+    let config = match args.ledger.place(true)? {
+        Place::Named(url) => return verify(&url).await,
+        Place::Private(config) => config,
+    };
+    // A private PostgreSQL does not stay when somebody does not want to wait.
+    let stop = stop_on_signals(PLAIN_WORDS)?;
+    let embedded = Embedded::start(config, &stop).await?;
+    let verified = stop.unless_asked(verify(&embedded.database_url())).await;
+    embedded.stop(stop.forced()).await;
+    verified.unwrap_or(Err(CliError::StoppedAtOnce))
 }
 
-/// A line for a check that begins, runs long or ends. Whoever reads stderr may be gone; the verification goes on.
+/// A line for a check that begins, runs long or ends.
 fn show(progress: &Progress) {
     let Progress {
         name,
@@ -45,10 +45,7 @@ fn show(progress: &Progress) {
             format!("done in {seconds:.1} s, {finding_count} findings")
         }
     };
-    let _reader_is_gone = writeln!(
-        std::io::stderr(),
-        "check {number} of {count}, {name}: {what}"
-    );
+    output::say(format_args!("check {number} of {count}, {name}: {what}"));
 }
 
 async fn verify(database_url: &str) -> Result<(), CliError> {
@@ -56,17 +53,19 @@ async fn verify(database_url: &str) -> Result<(), CliError> {
     schema::check(&client).await?;
     let report = verify::run_with(&client, show).await?;
     for (currency, posted) in &report.posted {
-        println!("{currency}: all balances together are {posted} minor units");
+        output::print(format_args!(
+            "{currency}: all balances together are {posted} minor units"
+        ))?;
     }
     for finding in &report.findings {
-        println!("finding: {finding}");
+        output::print(format_args!("finding: {finding}"))?;
     }
     match report.finding_count {
         0 => {
-            println!(
+            output::print(format_args!(
                 "in order: {} balances, {} entries",
                 report.balance_count, report.entry_count
-            );
+            ))?;
             Ok(())
         }
         count => Err(CliError::Findings(count)),

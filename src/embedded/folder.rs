@@ -1,22 +1,37 @@
 //! The data folder: who may use it, and where its parts are.
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::future::pending;
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, User};
 use tokio::process::Command;
-use tokio::time::Instant;
 
-use super::EmbeddedError;
+use super::machine::free_disk_bytes;
+use super::{EmbeddedError, processes};
 
 /// The folder of a ballast that was told no other.
 const DEFAULT: &str = ".ballast";
 /// The folder of a ballast that was told no other and runs as root where its PostgreSQL may not go, such as /root.
 const DEFAULT_OF_ROOT: &str = "/var/lib/ballast";
+/// What a folder may hold that has no cluster yet: what a start before it left, and what a disk of its own has.
+const FILES_BEFORE_CLUSTER: [&str; 5] = [
+    "lock",
+    "run",
+    "postgres.log",
+    "postgres.unfinished",
+    "lost+found",
+];
+/// How much of the end of the log is looked at.
+const LOG_END_BYTES: u64 = 16 << 10;
+/// What the server writes each time that it is asked whether it is ready, and is not.
+const ANSWERS_TO_US: [&str; 2] = [
+    "the database system is ",
+    "Consistent recovery state has not been yet reached",
+];
 /// A unix socket's path has 107 bytes at most, and PostgreSQL adds the name of the socket.
 const SOCKET_DIR_LENGTH_MAX: usize = 90;
 
@@ -83,8 +98,13 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Takes the folder for this process; the default one if `None`.
-    pub(super) fn open(chosen: Option<&Path>, user: Unprivileged) -> Result<Self, EmbeddedError> {
+    /// Takes the folder for this process; the default one if `None`. One that does not exist is made, unless there must be
+    /// a ledger in it.
+    pub(super) fn open(
+        chosen: Option<&Path>,
+        has_ledger: bool,
+        user: Unprivileged,
+    ) -> Result<Self, EmbeddedError> {
         let path = std::path::absolute(chosen.unwrap_or(Path::new(DEFAULT)));
         let mut path = path.map_err(|error| failed(Path::new(DEFAULT))(error))?;
         if !user.can_reach(&path) {
@@ -98,6 +118,15 @@ impl Folder {
             path = DEFAULT_OF_ROOT.into();
         }
         let failed = failed(&path);
+        if has_ledger && cluster_version(&path).is_none() {
+            return Err(EmbeddedError::NoLedger(path));
+        }
+        if let Some(file) = foreign_file(&path).map_err(failed)? {
+            return Err(EmbeddedError::Foreign {
+                data_dir: path,
+                file,
+            });
+        }
         fs::create_dir_all(&path).map_err(failed)?;
         user.own(&path).map_err(failed)?;
         let lock = File::create(path.join("lock")).map_err(failed)?;
@@ -135,22 +164,30 @@ impl Folder {
         self.path.join("postgres.log")
     }
 
+    /// The error of a disk on which less than this is free; `None` if there is more, or if that is not known.
+    pub(super) fn disk_full(&self, needed_mib: u64, cause: impl ToString) -> Option<EmbeddedError> {
+        let free_mib = free_disk_bytes(&self.path)? >> 20;
+        (free_mib < needed_mib).then(|| EmbeddedError::DiskFull {
+            data_dir: self.path.clone(),
+            free_mib,
+            cause: cause.to_string(),
+        })
+    }
+
     pub(super) fn has_cluster(&self) -> bool {
         self.cluster_version().is_some()
     }
 
     /// The major version of the cluster.
     pub(super) fn cluster_version(&self) -> Option<String> {
-        fs::read_to_string(self.cluster().join("PG_VERSION"))
-            .ok()
-            .map(|version| version.trim().to_owned())
+        cluster_version(&self.path)
     }
 
     /// An empty place for a new cluster.
     pub(super) fn unfinished_cluster(&self) -> Result<PathBuf, EmbeddedError> {
         let path = self.path.join("postgres.unfinished");
         match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&self.path)(error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&self.path)(error)),
             _ => Ok(path),
         }
     }
@@ -173,71 +210,107 @@ impl Folder {
 
     /// The last complaint in the log.
     pub(super) fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.log()).unwrap_or_default();
-        // Each time it is asked whether it is ready, it complains: it is starting up, or not yet accepting connections.
-        let lines = || {
-            log.lines()
-                .rev()
-                .filter(|line| !line.contains("the database system is "))
-        };
-        let complaint = |line: &&str| line.contains("FATAL") || line.contains("PANIC");
-        let words = lines().find(complaint).or_else(|| lines().next());
-        words.unwrap_or("no message").trim().to_owned()
+        let log = self.log_end();
+        let complaint = |line: &&String| line.contains("FATAL") || line.contains("PANIC");
+        let words = log.iter().rev().find(complaint).or(log.last());
+        words.map_or("its log is empty".to_owned(), |line| line.trim().to_owned())
     }
 
-    /// Stops a server that outlived a ballast that was killed. The lock says that no other ballast owns it.
-    pub(super) async fn stop_orphan(
-        &self,
-        timeout: Duration,
-        poll_interval: Duration,
-    ) -> Result<(), EmbeddedError> {
+    /// The last lines of the log, at most so many, as one.
+    pub(super) fn last_lines(&self, count_max: usize) -> String {
+        let log = self.log_end();
+        log[log.len().saturating_sub(count_max)..].join(" | ")
+    }
+
+    /// The lines at the end of the log, without those that are answers to our own question whether it is ready.
+    fn log_end(&self) -> Vec<String> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut log = File::open(self.log())?;
+            let size = log.metadata()?.len();
+            log.seek(SeekFrom::Start(size.saturating_sub(LOG_END_BYTES)))?;
+            let mut end = Vec::new();
+            log.take(LOG_END_BYTES).read_to_end(&mut end)?;
+            Ok(end)
+        };
+        let end = read().unwrap_or_default();
+        String::from_utf8_lossy(&end)
+            .lines()
+            .filter(|line| !ANSWERS_TO_US.iter().any(|answer| line.contains(answer)))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Ends a server that outlived a ballast that was killed, and what a killed server left behind. The lock says that no
+    /// other ballast owns it.
+    pub(super) async fn end_orphans(&self, fast_timeout: Duration) -> Result<(), EmbeddedError> {
         let pid_file = self.cluster().join("postmaster.pid");
         let text = fs::read_to_string(&pid_file).unwrap_or_default();
-        let Some(pid) = text
+        let pid = text
             .lines()
             .next()
-            .and_then(|line| line.trim().parse().ok())
-            .map(Pid::from_raw)
-        else {
-            return Ok(());
-        };
-        if !serves(pid, &self.cluster()) {
-            // The file is what a crash of the machine left; PostgreSQL removes it.
-            return Ok(());
-        }
-        tracing::warn!(%pid, "stopping a PostgreSQL that outlived its ballast");
-        let end = Instant::now() + timeout;
-        let mut signal = Some(Signal::SIGINT);
-        while pid_file.exists() && kill(pid, signal.take()).is_ok() {
-            if Instant::now() > end {
-                let cause =
-                    format!("PostgreSQL (process {pid}) still runs in it and does not stop");
-                return Err(EmbeddedError::Folder {
-                    data_dir: self.path.clone(),
-                    cause,
-                });
+            .and_then(|line| line.trim().parse().ok());
+        if let Some(pid) = pid.map(Pid::from_raw) {
+            if processes::serves(pid, &self.cluster()) {
+                self.end_orphan(pid, fast_timeout).await?;
+            } else if processes::works_in(pid).is_some() {
+                // A crash left the file, and the number is that of another process by now, for which PostgreSQL would
+                // not start. If there is none of that number, PostgreSQL removes the file itself.
+                fs::remove_file(&pid_file).map_err(failed(&self.path))?;
             }
-            tokio::time::sleep(poll_interval).await;
         }
+        processes::end_leftovers(&self.cluster()).await;
         Ok(())
+    }
+
+    async fn end_orphan(&self, pid: Pid, fast_timeout: Duration) -> Result<(), EmbeddedError> {
+        tracing::warn!(%pid, "stopping a PostgreSQL that outlived its ballast");
+        let cluster = self.cluster();
+        let gone = async || processes::gone(pid, &cluster).await;
+        match processes::stop(pid, &cluster, fast_timeout, pending(), gone).await {
+            true => Ok(()),
+            false => Err(EmbeddedError::Folder {
+                data_dir: self.path.clone(),
+                cause: format!("PostgreSQL (process {pid}) still runs in it and cannot be killed"),
+            }),
+        }
     }
 }
 
-/// Whether the process is the server of this cluster: a postmaster works in the folder of its cluster. After a crash of
-/// the machine the number may be that of anybody.
-fn serves(pid: Pid, cluster: &Path) -> bool {
-    let works_in = fs::read_link(format!("/proc/{pid}/cwd"));
-    works_in.is_ok_and(|folder| {
-        cluster
-            .canonicalize()
-            .is_ok_and(|cluster| cluster == folder)
-    })
+/// The major version of the cluster in this data folder, if there is one.
+fn cluster_version(path: &Path) -> Option<String> {
+    let version = fs::read_to_string(path.join("postgres/PG_VERSION"));
+    version.ok().map(|version| version.trim().to_owned())
+}
+
+/// A file of somebody else in a folder that holds no cluster: such a folder is not ours to give to PostgreSQL's user.
+fn foreign_file(path: &Path) -> io::Result<Option<PathBuf>> {
+    if cluster_version(path).is_some() {
+        return Ok(None);
+    }
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if !FILES_BEFORE_CLUSTER.iter().any(|known| name == *known) {
+            return Ok(Some(name.into()));
+        }
+    }
+    Ok(None)
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> EmbeddedError + Copy {
-    move |error| EmbeddedError::Folder {
-        data_dir: path.to_owned(),
-        cause: error.to_string(),
+    move |error| match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => EmbeddedError::DiskFull {
+            data_dir: path.to_owned(),
+            free_mib: free_disk_bytes(path).unwrap_or(0) >> 20,
+            cause: error.to_string(),
+        },
+        _ => EmbeddedError::Folder {
+            data_dir: path.to_owned(),
+            cause: error.to_string(),
+        },
     }
 }
 

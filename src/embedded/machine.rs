@@ -19,13 +19,12 @@ pub(crate) fn memory_bytes() -> u64 {
     limit.map_or(machine, |limit| limit.min(machine))
 }
 
-/// What is free on the disk of this folder, in bytes; 0 if that is not known.
-pub(super) fn free_disk_bytes(folder: &Path) -> u64 {
-    statvfs(folder).map_or(0, |disk| {
-        // The types of the two differ from one system to the next.
-        let bytes = u128::from(disk.blocks_available()) * u128::from(disk.fragment_size());
-        u64::try_from(bytes).unwrap_or(u64::MAX)
-    })
+/// What is free on the disk of this folder, in bytes; `None` if that is not known.
+pub(super) fn free_disk_bytes(folder: &Path) -> Option<u64> {
+    let disk = statvfs(folder).ok()?;
+    // The types of the two differ from one system to the next.
+    let bytes = u128::from(disk.blocks_available()) * u128::from(disk.fragment_size());
+    Some(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// Where the limits of the control groups that this process is in stand, as `/proc/self/cgroup` has them: of its own group
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_has_no_disk() {
-        assert!(free_disk_bytes(Path::new("/")) > 0);
-        assert_eq!(free_disk_bytes(Path::new("/no such folder")), 0);
+        assert!(free_disk_bytes(Path::new("/")) > Some(0));
+        assert_eq!(free_disk_bytes(Path::new("/no such folder")), None);
     }
 }

@@ -4,7 +4,9 @@ mod accounts;
 mod cancel;
 mod cards;
 mod columns;
+mod connect_error;
 mod connections;
+pub mod database_url;
 mod error;
 mod history;
 mod ledger;
@@ -31,6 +33,7 @@ pub use accounts::{
     AccountDetails, AccountSpec, BalanceDetails, Created, LimitSpec, ReadAccount, account_id_of,
 };
 pub use cards::{CARD_STATEMENTS, CardFacts, CardRule, CardRulePosition, card_rule_key};
+pub use connect_error::ConnectError;
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};

@@ -6,8 +6,11 @@ mod progress;
 use std::time::{Duration, Instant};
 
 use refinery::{Migration, Runner, Target};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
+use super::connect_error::ConnectError;
+use super::database_url::{self, DatabaseUrlError};
 use super::error::{StoreError, with_source};
 use super::standing::{Obstacle, ServerStanding};
 use progress::{Watch, telling};
@@ -25,12 +28,13 @@ const SERVER_VERSION_MIN: i32 = 15;
 /// Why a database cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The URL is not one.
-    #[error(
-        "--database-url is not valid ({0}); write it like postgresql://user:password@host:5432/ballast"
-    )]
-    Url(String),
-    /// No connection.
+    /// The URL is not one that can be used.
+    #[error(transparent)]
+    Url(#[from] DatabaseUrlError),
+    /// The database lets nobody in.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection broke.
     #[error("cannot reach the database: {0}; check the host, the port and that PostgreSQL runs")]
     Unreachable(String),
     /// The server is too old.
@@ -86,6 +90,18 @@ pub enum SchemaError {
     /// The role cannot do what serving needs.
     #[error("cannot serve this database: {0}")]
     Obstacle(Obstacle),
+    /// SQLSTATE 42501 or 3F000 while tables are made: PostgreSQL 15 and newer let only the owner of a database do that.
+    #[error(
+        "the role of --database-url may not make the tables of ballast ({0}); GRANT CREATE ON SCHEMA public to it, or run \
+         `ballast migrate` with a role that may and serve with --no-migrate"
+    )]
+    MayNotMigrate(String),
+    /// SQLSTATE 42501 while they are read.
+    #[error(
+        "the role of --database-url may not use the tables of ballast ({0}); GRANT SELECT, INSERT, UPDATE, DELETE ON ALL \
+         TABLES IN SCHEMA public to it"
+    )]
+    MayNotUse(String),
     /// A migration failed, or the database answered something unexpected.
     #[error("cannot prepare the schema: {0}")]
     Failed(String),
@@ -102,6 +118,10 @@ impl From<StoreError> for SchemaError {
 
 impl From<tokio_postgres::Error> for SchemaError {
     fn from(error: tokio_postgres::Error) -> Self {
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            let message = error.as_db_error().map(|error| error.message().to_owned());
+            return Self::MayNotUse(message.unwrap_or_default());
+        }
         match StoreError::from(&error) {
             StoreError::Unavailable { .. } => Self::Unreachable(with_source(&error)),
             _ => Self::Failed(with_source(&error)),
@@ -111,16 +131,12 @@ impl From<tokio_postgres::Error> for SchemaError {
 
 /// Connects for schema work: one connection, outside of any pool, closed when dropped.
 pub async fn connect(database_url: &str, timeout: Duration) -> Result<Client, SchemaError> {
-    let mut config: tokio_postgres::Config = database_url
-        .parse()
-        .map_err(|error: tokio_postgres::Error| SchemaError::Url(with_source(&error)))?;
+    let mut config = database_url::parse(database_url)?;
     config.application_name("ballast schema");
     super::pool::bound_silence(&mut config, timeout);
     let connected = tokio::time::timeout(timeout, config.connect(NoTls)).await;
-    let connected =
-        connected.map_err(|_| SchemaError::Unreachable(format!("no answer within {timeout:?}")))?;
-    let (client, connection) =
-        connected.map_err(|error| SchemaError::Unreachable(with_source(&error)))?;
+    let connected = connected.map_err(|_elapsed| ConnectError::timeout(&config, timeout))?;
+    let (client, connection) = connected.map_err(|error| ConnectError::of(&error, &config))?;
     tokio::spawn(connection);
     Ok(client)
 }
@@ -211,13 +227,32 @@ async fn apply(client: &mut Client, watch: Option<&Watch>) -> Result<(), SchemaE
         let runner = runner().set_target(Target::Version(migration.version()));
         let running = runner.run_async(client);
         let report = telling(&format!("migration {name}"), watch, running).await;
-        report.map_err(|error| SchemaError::Failed(with_source(&error)))?;
+        report.map_err(|error| not_migrated(&error))?;
         if found > 0 {
             let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(migration = name, elapsed_ms, "a migration is done");
         }
     }
     Ok(())
+}
+
+fn not_migrated(error: &refinery::Error) -> SchemaError {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let answer = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error);
+        if let Some(answer) = answer {
+            let code = answer.code();
+            let may_not =
+                *code == SqlState::INSUFFICIENT_PRIVILEGE || *code == SqlState::INVALID_SCHEMA_NAME;
+            if may_not {
+                return SchemaError::MayNotMigrate(answer.message().to_owned());
+            }
+        }
+        cause = error.source();
+    }
+    SchemaError::Failed(with_source(error))
 }
 
 /// Checks that the schema is exactly this binary's version, and changes nothing.

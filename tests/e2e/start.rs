@@ -2,11 +2,16 @@
 //! when it cannot be.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_postgres::Config;
+use tokio_postgres::config::Host;
 
-use crate::support::binary::{Running, run};
+use crate::support::binary::{Log, Running, ended, run};
 use crate::support::postgres::Database;
 use crate::support::*;
 
@@ -92,7 +97,7 @@ async fn without_any_configuration_it_starts_serves_and_finds_its_balances_again
 }
 
 /// A folder of PostgreSQL's own binaries, on PATH or where Debian keeps them.
-fn real_binaries() -> std::path::PathBuf {
+pub fn real_binaries() -> std::path::PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let versions = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
@@ -214,6 +219,315 @@ async fn what_cannot_be_names_its_cure_in_one_line() {
         let line = error_line(arguments, at);
         assert!(line.contains(cure), "{line}");
     }
+}
+
+/// The last line on stderr of a `ballast` with this variable, and its exit code.
+fn with_variable(at: &Path, arguments: &[&str], name: &str, value: &str) -> (Option<i32>, String) {
+    let mut command = crate::support::binary::command(at, arguments);
+    let output = command.env(name, value).output().expect("the binary runs");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    let last = stderr.lines().last().unwrap_or_default().to_owned();
+    (output.status.code(), last)
+}
+
+#[tokio::test]
+async fn a_connection_string_that_cannot_work_says_why() {
+    let folder = folder();
+    for (url, cure) in [
+        ("", "is empty"),
+        ("postgresql://app:p@ss@127.0.0.1:1/x", "%40"),
+        (
+            "postgresql://app@127.0.0.1:1/x?sslmode=require",
+            "sslmode=disable",
+        ),
+        (
+            "host=127.0.0.1 port=1 user=app sslmode=verify-full",
+            "sslmode=disable",
+        ),
+        (
+            "postgresql://app@127.0.0.1:port/x",
+            "write it like postgresql://",
+        ),
+    ] {
+        for command in [&[][..], &["migrate"], &["verify"], &["bench"]] {
+            let line = error_line(&[command, &["--database-url", url]].concat(), folder.path());
+            assert!(
+                line.contains("--database-url") && line.contains(cure),
+                "{line}"
+            );
+            assert!(!line.contains("p@ss"), "{line}");
+            let (code, last) = with_variable(folder.path(), command, "BALLAST_DATABASE_URL", url);
+            assert_eq!((code, last), (Some(1), line));
+        }
+    }
+    assert_eq!(
+        folder.path().read_dir().expect("a folder").count(),
+        0,
+        "no ledger was made in its place"
+    );
+}
+
+#[tokio::test]
+async fn a_database_that_lets_nobody_in_says_why() {
+    let folder = folder();
+    let server = Running::start(folder.path(), &[]);
+    let socket_dir = folder.path().join(".ballast/run").canonicalize();
+    let host = socket_dir.expect("a folder").display().to_string();
+    let connect = async |database: &str| {
+        let url = format!("host='{host}' user=ballast dbname={database}");
+        let connected = tokio_postgres::connect(&url, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("a connection");
+        tokio::spawn(connection);
+        client
+    };
+    let sql = connect("postgres").await;
+    // As a server that is meant for others has it.
+    let hba: String = sql
+        .query_one("SHOW hba_file", &[])
+        .await
+        .expect("a file")
+        .get(0);
+    let rules = std::fs::read_to_string(&hba).expect("rules");
+    let rules = format!("local all app,guest scram-sha-256\nlocal all banned reject\n{rules}");
+    std::fs::write(&hba, rules).expect("rules");
+    for statement in [
+        "CREATE ROLE app LOGIN PASSWORD 'right'",
+        "CREATE ROLE guest LOGIN PASSWORD 'right' CONNECTION LIMIT 0",
+        "CREATE ROLE banned LOGIN",
+        "CREATE DATABASE fresh",
+        "CREATE DATABASE closed",
+        "REVOKE CONNECT ON DATABASE closed FROM PUBLIC",
+        "SELECT pg_reload_conf()",
+    ] {
+        sql.batch_execute(statement).await.expect(statement);
+    }
+    let url = |rest: &str| format!("host='{host}' {rest}");
+    within_reason("the rules", async {
+        let guest = url("user=banned dbname=fresh");
+        while tokio_postgres::connect(&guest, tokio_postgres::NoTls)
+            .await
+            .is_ok()
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let rows = [
+        (
+            "user=app password=wrong dbname=fresh",
+            ["does not accept the password of role app", "--database-url"],
+        ),
+        (
+            "user=app dbname=fresh",
+            [
+                "asks role app for a password",
+                "postgresql://user:password@",
+            ],
+        ),
+        (
+            "user=banned dbname=fresh",
+            ["does not let role banned in", "pg_hba.conf"],
+        ),
+        (
+            "user=nobody dbname=fresh",
+            ["does not let role nobody in", "create the role"],
+        ),
+        (
+            "user=app password=right dbname=nowhere",
+            ["has no database nowhere", "CREATE DATABASE"],
+        ),
+        (
+            "user=app password=right dbname=closed",
+            [
+                "does not let role app connect to database closed",
+                "GRANT CONNECT",
+            ],
+        ),
+        (
+            "user=guest password=right dbname=fresh",
+            ["has no connection left for role guest", "max_connections"],
+        ),
+        (
+            "port=1 user=app dbname=fresh",
+            ["nobody listens at", "check the host, the port"],
+        ),
+        (
+            "user=app password=right dbname=fresh",
+            [
+                "may not make the tables of ballast",
+                "GRANT CREATE ON SCHEMA public",
+            ],
+        ),
+    ];
+    for (rest, parts) in rows {
+        let url = url(rest);
+        for command in [&[][..], &["migrate"]] {
+            let arguments = [command, &["--database-url", &url]].concat();
+            let line = error_line(&arguments, folder.path());
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        }
+    }
+
+    // What a role needs is what it does: with an up-to-date schema it makes no table.
+    let fresh = url("user=ballast dbname=fresh");
+    let (code, _, stderr) = run(folder.path(), &["migrate", "--database-url", &fresh]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let app = url("user=app password=right dbname=fresh");
+    let line = error_line(&["--database-url", &app], folder.path());
+    assert!(line.contains("may not use the tables of ballast"), "{line}");
+    let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app";
+    let granted = connect("fresh").await.batch_execute(grant).await;
+    granted.expect("granted");
+    let running = Running::start(folder.path(), &["--database-url", &app]);
+    assert_eq!(running.stopped().await.code(), Some(0));
+    assert_eq!(server.stopped().await.code(), Some(0));
+}
+
+/// A way to the database of a test that answers as a server that recovers until it is told that it is ready.
+async fn recovering(database: &Database, is_ready: Arc<AtomicBool>) -> String {
+    let real: Config = database.url().parse().expect("a connection string");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let password = real.get_password().map(String::from_utf8_lossy);
+    let url = format!(
+        "host=127.0.0.1 port={port} user={} password='{}' dbname={}",
+        real.get_user().expect("a role"),
+        password.unwrap_or_default(),
+        real.get_dbname().expect("a name")
+    );
+    let host = real.get_hosts()[0].clone();
+    let real_port = real.get_ports().first().copied().unwrap_or(5432);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            if !is_ready.load(Ordering::Relaxed) {
+                crate::support::recovering::answer(&mut client).await;
+                continue;
+            }
+            let host = host.clone();
+            tokio::spawn(async move {
+                match host {
+                    Host::Tcp(name) => {
+                        let server = TcpStream::connect((name, real_port)).await;
+                        let mut server = server.expect("it is there");
+                        let _ended = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                    Host::Unix(folder) => {
+                        let socket = folder.join(format!(".s.PGSQL.{real_port}"));
+                        let mut server = UnixStream::connect(socket).await.expect("it is there");
+                        let _ended = copy_bidirectional(&mut client, &mut server).await;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_named_database_that_recovers_is_waited_for() {
+    let (folder, database) = (folder(), Database::migrated().await);
+    let is_ready = Arc::<AtomicBool>::default();
+    let url = recovering(&database, is_ready.clone()).await;
+    let mut command = crate::support::binary::command(folder.path(), &["--database-url", &url]);
+    let mut child = command.spawn().expect("the binary starts");
+    let log = Log::of(child.stderr.take().expect("piped"));
+    let said = log.line("waiting for the database").await;
+    assert!(said.contains("recovers"), "{said}");
+    is_ready.store(true, Ordering::Relaxed);
+    log.line("database_is_reachable=true").await;
+    let pid = i32::try_from(child.id()).expect("a process id");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+    assert_eq!(ended(&mut child).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_variable_that_is_wrong_is_named_and_an_empty_one_is_absent() {
+    let folder = folder();
+    let rows = [
+        (
+            "BALLAST_LANES",
+            "two",
+            "BALLAST_LANES is \"two\": must be a whole number from 1 to 64",
+        ),
+        (
+            "BALLAST_LISTEN",
+            "localhost",
+            "BALLAST_LISTEN is \"localhost\": must be an IP address",
+        ),
+        (
+            "BALLAST_ISOLATION",
+            "none",
+            "must be one of read-committed, serializable",
+        ),
+        ("BALLAST_NO_MIGRATE", "maybe", "must be true or false"),
+        ("BALLAST_LOG", "x=y=z", "try info"),
+        (
+            "BALLAST_DATABSE_URL",
+            "x",
+            "BALLAST_DATABASE_URL is; correct or unset it",
+        ),
+        ("BALLAST_SOMETHING_ELSE", "x", "`ballast --help` lists all"),
+    ];
+    for (name, value, cure) in rows {
+        let (code, line) = with_variable(folder.path(), &[], name, value);
+        assert_eq!(code, Some(2), "{line}");
+        let is_named = line.starts_with("error: ") && line.contains(name);
+        assert!(is_named && line.contains(cure), "{line}");
+    }
+    assert_eq!(folder.path().read_dir().expect("a folder").count(), 0);
+    // What Kubernetes sets for a service of this name is not of ours.
+    let database = Database::migrated().await;
+    let url = database.url();
+    let mut command = crate::support::binary::command(folder.path(), &["--database-url", &url]);
+    command
+        .env("BALLAST_PORT", "tcp://10.0.0.1:50051")
+        .env("BALLAST_SERVICE_PORT_GRPC", "50051")
+        .env("BALLAST_TEST_SOMETHING", "x");
+    for empty in [
+        "BALLAST_LANES",
+        "BALLAST_NO_MIGRATE",
+        "BALLAST_LOG",
+        "BALLAST_ISOLATION",
+        "BALLAST_DATABSE_URL",
+    ] {
+        command.env(empty, "");
+    }
+    let running = Running::start_command(command);
+    assert_eq!(running.stopped().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_private_database_can_be_forbidden() {
+    let folder = folder();
+    for command in [&[][..], &["verify"]] {
+        let line = error_line(&[command, &["--require-database"]].concat(), folder.path());
+        assert!(line.contains("no database is named"), "{line}");
+        let name = "BALLAST_REQUIRE_DATABASE";
+        let (code, last) = with_variable(folder.path(), command, name, "1");
+        assert_eq!((code, last), (Some(1), line));
+    }
+    assert_eq!(folder.path().read_dir().expect("a folder").count(), 0);
+}
+
+#[tokio::test]
+async fn a_target_is_a_host_and_a_port() {
+    let folder = folder();
+    for command in ["health", "bench", "stress"] {
+        for (target, cure) in [
+            ("http://127.0.0.1:50051", "without http://"),
+            ("127.0.0.1", "must be a host and a port"),
+            ("127.0.0.1:port", "must be a host and a port"),
+        ] {
+            let (code, _, stderr) = run(folder.path(), &[command, "--target", target]);
+            assert_eq!(code, Some(2), "{command}: {stderr}");
+            assert!(stderr.contains(cure), "{command}: {stderr}");
+        }
+    }
+    let (code, line) = with_variable(folder.path(), &["health"], "BALLAST_TARGET", "http://x:1");
+    let is_named =
+        line.contains("BALLAST_TARGET is \"http://x:1\": must be a host and a port alone");
+    assert_eq!((code, is_named), (Some(2), true), "{line}");
 }
 
 #[tokio::test]

@@ -247,7 +247,6 @@ proptest! {
             batch_size_max,
             lock_wait_max: Duration::from_secs(3600),
             queue_depth_max: 1000,
-            ..config()
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

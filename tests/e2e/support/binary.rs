@@ -3,6 +3,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,11 +14,58 @@ use super::instance::channel;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 
+/// How long a process may take to end, on a busy machine.
+const END_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a command may take, such as a benchmark that loads millions of rows.
+const RUN_TIMEOUT: Duration = Duration::from_secs(900);
+
 /// A running `ballast`, and its banner. It is killed if the test forgets it.
 pub struct Running {
     child: Child,
     pub banner: String,
     pub address: std::net::SocketAddr,
+    pub log: Log,
+}
+
+/// What a process says on stderr, line by line, while it runs.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Reads on, so that the process never waits for a full pipe.
+    pub fn of(stderr: impl Read + Send + 'static) -> Self {
+        let log = Self::default();
+        let lines = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                lines.0.lock().expect("no panic").push(line);
+            }
+        });
+        log
+    }
+
+    /// All lines so far that contain this.
+    pub fn lines(&self, text: &str) -> Vec<String> {
+        let lines = self.0.lock().expect("no panic");
+        lines
+            .iter()
+            .filter(|line| line.contains(text))
+            .cloned()
+            .collect()
+    }
+
+    /// Waits for a line that contains this.
+    pub async fn line(&self, text: &str) -> String {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(line) = self.lines(text).into_iter().next() {
+                return line;
+            }
+            let in_time = Instant::now() < end;
+            assert!(in_time, "no line has {text:?}: {:#?}", self.lines(""));
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// `ballast` with arguments, free of the environment's settings, on a free port.
@@ -38,11 +88,19 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a `ballast` that is expected to end by itself: its exit code, stdout and stderr.
+/// Runs a `ballast` that is expected to end by itself: its exit code, stdout and stderr. One that does not is killed.
 pub fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = command(folder, arguments)
-        .output()
-        .expect("the binary runs");
+    let child = command(folder, arguments).spawn().expect("it starts");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    let (ended, running) = std::sync::mpsc::channel::<()>();
+    let watching = std::thread::spawn(move || {
+        if running.recv_timeout(RUN_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            kill(pid, Signal::SIGKILL).expect("it runs");
+        }
+    });
+    let output = child.wait_with_output().expect("the binary runs");
+    drop(ended);
+    watching.join().expect("no panic");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is text");
     (
         output.status.code(),
@@ -82,27 +140,35 @@ impl Running {
             .expect("an address")
             .parse()
             .expect("an address");
-        if let Some(stderr) = child.stderr.take() {
-            drain(stderr);
-        }
+        let log = child.stderr.take().map(Log::of).unwrap_or_default();
         drain(stdout);
         Self {
             child,
             banner,
             address,
+            log,
         }
     }
 
-    pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).expect("a process id");
-        kill(Pid::from_raw(pid), signal).expect("the process is there");
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"))
     }
 
-    /// Waits for its end, without keeping the test's runtime from working.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the process is there");
+    }
+
+    /// Waits for its end.
     pub async fn ended(mut self) -> ExitStatus {
-        tokio::task::spawn_blocking(move || self.child.wait().expect("an exit status"))
-            .await
-            .expect("a waiting thread")
+        ended(&mut self.child).await
+    }
+
+    /// The process of its private PostgreSQL.
+    pub fn postmaster(data_dir: &Path) -> Pid {
+        let file = data_dir.join("postgres/postmaster.pid");
+        let text = std::fs::read_to_string(file).expect("a PostgreSQL runs");
+        let pid = text.lines().next().expect("a line").trim().parse();
+        Pid::from_raw(pid.expect("a process id"))
     }
 
     pub async fn stopped(self) -> ExitStatus {
@@ -116,6 +182,21 @@ impl Running {
 
     pub fn accounts(&self) -> super::instance::Accounts {
         AccountServiceClient::new(channel(self.address))
+    }
+}
+
+/// Waits for the end of a process, without keeping the test's runtime from working. One that does not end is killed.
+pub async fn ended(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + END_TIMEOUT;
+    loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            return status;
+        }
+        if Instant::now() > end {
+            child.kill().expect("it runs");
+            panic!("the process never ends");
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -9,6 +9,7 @@ pub mod frames;
 pub mod instance;
 pub mod patient;
 pub mod postgres;
+pub mod recovering;
 pub mod web;
 
 pub use calls::*;

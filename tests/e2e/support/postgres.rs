@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ballast::embedded::Embedded;
+use ballast::embedded::{Embedded, EmbeddedConfig};
+use ballast::stop::Stop;
 use ballast::store::schema;
 use testcontainers_modules::postgres::Postgres;
 use testcontainers_modules::testcontainers::runners::AsyncRunner;
@@ -302,7 +303,11 @@ impl OwnServer {
     }
 
     async fn start_in(folder: &Path) -> Embedded {
-        Embedded::start(Some(folder), None, std::future::pending())
+        let config = EmbeddedConfig {
+            data_dir: Some(folder.to_owned()),
+            ..EmbeddedConfig::default()
+        };
+        Embedded::start(config, &Stop::default())
             .await
             .unwrap_or_else(|error| panic!("{error}"))
     }
@@ -324,7 +329,7 @@ impl OwnServer {
             postgres,
             reaper,
         } = self;
-        postgres.stop().await;
+        postgres.stop(std::future::pending()).await;
         std::fs::write(folder.join("postgres/standby.signal"), "").expect("a signal file");
         Self {
             postgres: Self::start_in(&folder).await,
