@@ -212,7 +212,7 @@ async fn what_cannot_be_names_its_cure_in_one_line() {
         ),
         (&["--database-url", "nonsense"], "--database-url"),
         (&["--data-dir", &below_a_file], "--data-dir"),
-        (&["--postgres-bin", &no_binaries], "apt install postgresql"),
+        (&["--postgres-bin", &no_binaries], "install it ("),
         (&["migrate"], "BALLAST_DATABASE_URL"),
     ];
     for (arguments, cure) in rows {
