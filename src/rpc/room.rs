@@ -237,7 +237,22 @@ impl Room {
         let call = request.extensions().get::<Call>();
         let call = call.ok_or(RpcError::Unread)?;
         let reserved = call.room.clone().reserved(bytes);
-        call.room.process.wait(reserved, call.deadline()).await
+        let waited = call.room.process.wait(reserved, call.deadline()).await;
+        waited.map_err(|error| match error {
+            // Its time was over before it had its turn, and not for lack of room.
+            RpcError::Unread if call.room.fits(bytes) => RpcError::Failure(Failure::Deadline {
+                outcome_unknown: false,
+            }),
+            error => error,
+        })
+    }
+
+    /// Whether an answer of this size has room now.
+    fn fits(&self, bytes: usize) -> bool {
+        let limits = self.process.limits;
+        let has_room =
+            self.used() + bytes.min(limits.connection_bytes_max) <= limits.connection_bytes_max;
+        has_room && self.process.used() + bytes <= self.process.crowded_at()
     }
 
     async fn reserved(self: Arc<Self>, bytes: usize) -> Reserved {

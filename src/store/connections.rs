@@ -38,6 +38,8 @@ struct Shared {
     /// The longest wait for a connection; `None`: the caller's deadline bounds it.
     wait_max: Option<Duration>,
     line_max: usize,
+    /// Whether there is one idle connection, if there may be: see [`Session::keeps_a_spare`].
+    keeps_a_spare: bool,
     stock: Mutex<Stock>,
     /// One permit for each idle connection: the line of those who wait for one.
     ready: Semaphore,
@@ -83,6 +85,7 @@ impl Connections {
             connect_timeout,
             wait_max: session.wait_max(connect_timeout),
             line_max: session.line_max(config),
+            keeps_a_spare: session.keeps_a_spare(),
             stock: Mutex::default(),
             ready: Semaphore::new(0),
             line: AtomicUsize::new(0),
@@ -108,6 +111,9 @@ impl Connections {
     }
 
     fn taken(&self, made: Made, asked: Instant) -> Connection {
+        if self.0.keeps_a_spare {
+            self.0.make_a_spare();
+        }
         let (pool, taken) = (self.0.name, Instant::now());
         let in_use = self.0.in_use.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(
@@ -233,6 +239,19 @@ impl Shared {
             && stock.total + stock.making < self.size;
         // Without a runtime the process ends.
         if let (true, Ok(runtime)) = (is_needed, Handle::try_current()) {
+            stock.making += 1;
+            runtime.spawn(self.clone().make());
+        }
+    }
+
+    /// Has a connection made if the last idle one was taken.
+    fn make_a_spare(self: &Arc<Self>) {
+        let mut stock = self.stock();
+        let is_wanted = !stock.is_closed
+            && stock.idle.is_empty()
+            && stock.making == 0
+            && stock.total < self.size;
+        if let (true, Ok(runtime)) = (is_wanted, Handle::try_current()) {
             stock.making += 1;
             runtime.spawn(self.clone().make());
         }

@@ -131,6 +131,15 @@ impl Session {
         }
     }
 
+    /// Batches that follow each other are faster on two connections in turns than on one, so the second one is made before
+    /// anybody needs it.
+    pub(super) fn keeps_a_spare(self) -> bool {
+        match self {
+            Self::Batches => true,
+            Self::Requests => false,
+        }
+    }
+
     /// The most that wait for a connection. There are never more lanes than connections for them.
     pub(super) fn line_max(self, config: &StoreConfig) -> usize {
         match self {

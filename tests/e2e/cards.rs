@@ -319,6 +319,9 @@ async fn an_amount_of_zero_verifies_the_account_and_moves_nothing() {
     assert_eq!(paid, says("00", "FOOD"));
     let verified = decided(&mut cards, payment("v", "c", 0, "5411")).await;
     assert_eq!(verified, says("07", "OPERATION_ID_REUSED"));
+    sql.batch_execute("UPDATE balances SET closed = false WHERE account_id = 'closed'")
+        .await
+        .expect("restored");
     ballast.assert_in_order().await;
 }
 

@@ -270,7 +270,7 @@ async fn a_start_waits_for_the_recovery_and_says_so() {
     };
     assert!(said.contains("waited_s="), "{said}");
     recovering.go();
-    log.line("health changed database_is_reachable=true").await;
+    log.line("health is SERVING").await;
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
     kill(pid, Signal::SIGTERM).expect("it runs");
     assert_eq!(ended(&mut child).await.code(), Some(0));

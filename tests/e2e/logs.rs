@@ -83,7 +83,7 @@ async fn a_banner_that_nobody_reads_is_no_reason_to_end() {
     unread.stdout(writer);
     let mut child = unread.spawn().expect("the binary starts");
     let log = Log::of(child.stderr.take().expect("piped"));
-    log.line("database_is_reachable=true").await;
+    log.line("health is SERVING").await;
     signal(&child, Signal::SIGTERM);
     assert_eq!(ended(&mut child).await.code(), Some(0));
 

@@ -435,7 +435,7 @@ async fn a_named_database_that_recovers_is_waited_for() {
     let said = log.line("waiting for the database").await;
     assert!(said.contains("recovers"), "{said}");
     is_ready.store(true, Ordering::Relaxed);
-    log.line("database_is_reachable=true").await;
+    log.line("health is SERVING").await;
     let pid = i32::try_from(child.id()).expect("a process id");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
     assert_eq!(ended(&mut child).await.code(), Some(0));
