@@ -1,5 +1,5 @@
-//! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
-//! lock, and it never waits for the database.
+//! The schedule: which command goes into which batch. It alone knows which task has which accounts in hand, so
+//! it needs no lock, and it never waits for the database.
 
 mod quarantine;
 mod waits;
@@ -31,7 +31,7 @@ const BLOCKED_COUNT_MAX: usize = 64;
 /// Who has an account in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
-    /// Nobody any more: the commands that waited for it may go, as far as it is concerned.
+    /// Nobody any more: this account no longer keeps the commands that waited for it.
     Nobody,
     /// A lane, with the batch of this number.
     Lane(u64),
@@ -487,7 +487,7 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// True: the command is withdrawn, and to be ended.
+    /// True if the command is withdrawn; then the caller of this function ends it.
     fn end_if_pointless(&mut self, ticket: &Ticket, now: Instant) -> bool {
         let is_pointless = ticket.withdraw_if_pointless(now);
         if is_pointless {
@@ -833,7 +833,7 @@ impl<L: Ledger> Schedule<L> {
     fn finish(&mut self, finished: Result<(Id, Done<L::Hold>), JoinError>) {
         let (id, done) = finished.unwrap_or_else(|panic| {
             // A lane only dies of a bug. Its callers see their answers dropped.
-            tracing::error!(%panic, "a lane died");
+            tracing::error!(%panic, "a lane panicked");
             (panic.id(), Done::Died)
         });
         let now = Instant::now();

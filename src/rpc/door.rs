@@ -1,4 +1,4 @@
-//! The JSON door: card payments over HTTP, for callers without gRPC.
+//! The JSON endpoint: card payments over HTTP, for callers without gRPC.
 //!
 //! `POST /authorize` takes `{"account":"123","totalAmount":100.00,"mcc":"5811","merchant":"PADARIA"}`, with an optional
 //! `"id"`, as `application/json`, and answers 200 with `{"code":"00"}`, `{"code":"51"}`, or `{"code":"07"}` and the reason. The
@@ -42,7 +42,7 @@ struct Answer<'a> {
     message: Option<&'a str>,
 }
 
-/// The routes of the door. `serving` is what gRPC says about the health of CardService.
+/// The routes of the endpoint. `serving` is what gRPC says about the health of CardService.
 pub fn door(authorizer: Authorizer, serving: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/authorize", post(authorize))
@@ -139,7 +139,7 @@ fn rejected(status: StatusCode, reason: &str, message: &str) -> Response {
 
 fn decided(decision: Decision) -> Response {
     if let Decision::Declined(error) = &decision {
-        tracing::debug!(?error, "a payment of the JSON door is declined");
+        tracing::debug!(?error, "a payment at the JSON endpoint is declined");
     }
     let is_declined = decision.code() == Code::Declined;
     let code = decision.code().as_str();

@@ -18,8 +18,8 @@ use super::edge::Call;
 use super::status::RpcError;
 use crate::batcher::Failure;
 
-/// What a connection may always have unread, even if the process has no room left, in bytes. Some dozens of small answers:
-/// whoever reads goes on, whatever others do.
+/// What a connection may always have unread, even if the process has no room left, in bytes: some dozens of small answers.
+/// So a client that reads is served, whatever other clients do.
 const SHARE_BYTES: usize = 16 * 1024;
 
 /// How many bytes of answers may be in memory.

@@ -1,4 +1,4 @@
-//! The JSON door: card payments over HTTP/1.1, 200 and a code for whatever is sent as JSON, amounts digit by digit.
+//! The JSON endpoint: card payments over HTTP/1.1, 200 and a code for whatever is sent as JSON, amounts digit by digit.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! Lock waits: what somebody outside holds, the connections that wait for it, and the locks that they were granted.
 //!
-//! A wait holds nothing but what it waits for. First each account is waited for alone. Only accounts that came back soon,
-//! as those do that another instance has in hand, are waited for together, in the order of their ids: a command needs two of
-//! them at a time, and two instances would take them from each other for ever.
+//! A wait holds only the locks that it waits for. First each account is waited for alone. Accounts whose lock was granted
+//! quickly (another instance has them in turns with this one) are waited for together, in the order of their ids: a command
+//! needs two of them at a time, and two instances would otherwise take them from each other for ever.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;

@@ -197,7 +197,7 @@ impl Authorizer {
             .tasks
             .spawn(async move { this.decide(asked, answer_by, place).await });
         deciding.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "an authorization died");
+            tracing::error!(%panic, "an authorization panicked");
             Decision::Declined(RpcError::Failure(Failure::Internal))
         })
     }
@@ -345,11 +345,11 @@ impl Authorizer {
                 ..
             }) => self.recorded(payment, &recorded, standing, answer_by).await,
             Ok(_) => {
-                tracing::error!(%operation_id, "a recorded operation is not there");
+                tracing::error!(%operation_id, "a recorded operation is missing");
                 Decision::Declined(RpcError::Failure(Failure::Internal))
             }
             Err(error) => {
-                tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                tracing::debug!(%error, %operation_id, "the verdict on a payment could not be read in time");
                 PaymentError::Unknown(operation_id).into()
             }
         }
@@ -390,7 +390,7 @@ impl Authorizer {
                     Ok(standing) => standing,
                     // It may have been given, and then the payment stands.
                     Err(error) => {
-                        tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                        tracing::debug!(%error, %operation_id, "the verdict on a payment could not be read in time");
                         return PaymentError::Unknown(operation_id).into();
                     }
                 }
@@ -462,7 +462,7 @@ impl Authorizer {
             }
             // The background task goes on trying. Until it has succeeded, nobody may say that the payment is reversed.
             Err(cause) => {
-                tracing::warn!(error = %cause, "a doubt could not be made durable in time");
+                tracing::warn!(error = %cause, "a payment in doubt could not be recorded in time");
                 PaymentError::Unknown(payment.operation_id.clone()).into()
             }
         };

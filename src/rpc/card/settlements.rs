@@ -132,7 +132,7 @@ impl Settlements {
     /// Does what is left of a settlement that has begun and credits.
     async fn credit(&self, case: Case, deadline: Instant) -> Result<Settled, RpcError> {
         let Some(credit) = case.settlement.credit(&case.payment) else {
-            tracing::error!(operation_id = %case.payment_id(), "a settlement that moves nothing did not end");
+            tracing::error!(operation_id = %case.payment_id(), "a settlement without a credit has begun and not ended");
             return Err(RpcError::Failure(Failure::Internal));
         };
         let (end, result) = match self.batcher.execute(credit, deadline).await {

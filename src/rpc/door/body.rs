@@ -1,4 +1,4 @@
-//! The body of a payment at the JSON door: every field that breaks a rule is found before any is reported, as over gRPC.
+//! The body of a payment at the JSON endpoint: every field that breaks a rule is found before any is reported, as over gRPC.
 //!
 //! Other fields than these are nobody's business, as in gRPC. But one that is a known field's but for its case, such as `ID`, is
 //! a mistake that would make each retry a payment of its own.
