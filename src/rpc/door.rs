@@ -69,7 +69,7 @@ async fn authorize(State(authorizer): State<Authorizer>, request: Request<Body>)
     decided(decision)
 }
 
-/// Whether a body is said to be JSON, as it is.
+/// Whether the headers say that the body is JSON, not compressed.
 fn check_json(headers: &HeaderMap) -> Result<(), &'static str> {
     let types: Vec<_> = headers.get_all(CONTENT_TYPE).iter().collect();
     let is_json = match types[..] {
@@ -80,7 +80,9 @@ fn check_json(headers: &HeaderMap) -> Result<(), &'static str> {
         _ => false,
     };
     if !is_json {
-        return Err("the body is not said to be JSON; send content-type: application/json");
+        return Err(
+            "the content type is not application/json; send content-type: application/json",
+        );
     }
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     match encodings.all(|encoding| encoding == "identity") {
@@ -127,7 +129,7 @@ fn unreadable(error: BytesRejection) -> Violations {
     }
 }
 
-/// What is not a request of a payment; nothing moved.
+/// The answer to something that is not a payment; nothing moved.
 fn rejected(status: StatusCode, reason: &str, message: &str) -> Response {
     let answer = Answer {
         code: Code::Declined.as_str(),

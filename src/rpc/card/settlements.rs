@@ -245,14 +245,14 @@ impl Settlements {
     }
 }
 
-const STANDS: (&str, &str) = ("STANDS", "is a payment that stands");
+const STANDS: (&str, &str) = ("STANDS", "is a payment that was approved");
 const PENDING: (&str, &str) = (
     "REVERSAL_PENDING",
-    "is a payment that is being reversed by itself",
+    "is a payment whose reversal is still being tried",
 );
 const REVERSED: (&str, &str) = ("REVERSED", "is a payment that is reversed");
 const NOT_POSTED: (&str, &str) = ("REFUSED", "is a payment that was refused");
-const NO_PAYMENT: (&str, &str) = ("NO_PAYMENT", "is no card payment");
+const NO_PAYMENT: (&str, &str) = ("NO_PAYMENT", "is not a card payment");
 
 /// The attempt that made a payment, and its settlement.
 fn settlement_of(
