@@ -25,7 +25,7 @@ use waits::{Awaited, GRANTED_AT_ONCE, IDLE_MAX, IdleHold, Wait, Waits};
 const DETOURS_MAX: u32 = 4;
 /// How often a command steps aside before all its accounts are waited for together.
 const STEP_ASIDE_COUNT_MAX: u32 = 2;
-/// Of the commands that wait for granted locks, so many may turn out to need something else before the search ends.
+/// The search for commands that can use granted locks ends after this many that need another account too.
 const BLOCKED_COUNT_MAX: usize = 64;
 
 /// Who has an account in hand.
@@ -67,7 +67,7 @@ impl Held {
 /// tens; what takes longer is in trouble.
 const GATHERING_MAX: Duration = Duration::from_millis(50);
 
-/// So many commands are worth a transaction whatever else runs: what it costs by itself is less than theirs.
+/// This many commands are worth a transaction of their own, whatever else runs: its fixed cost is less than theirs.
 const GATHERED_ENOUGH: usize = 32;
 
 /// How many commands a free lane waits for while a batch of this size runs.
@@ -320,7 +320,7 @@ impl<L: Ledger> Schedule<L> {
         ticket.waiting.reserved = free;
     }
 
-    /// Its lock wait begins, and what it reserved is free for others meanwhile.
+    /// Its lock wait begins; accounts that it reserved are free for others in this time.
     fn expect_a_long_wait(&mut self, ticket: &mut Ticket) {
         let lock_wait_max = self.config.lock_wait_max;
         let end = &mut ticket.waiting.lock_wait_end;
@@ -335,7 +335,7 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Lets a command wait for its operation id, if somebody outside was about to record that. Gives back any other.
+    /// Lets a command wait for its operation id, if somebody outside was about to record the id. Returns all other commands.
     fn park_at_operation(&mut self, mut ticket: Ticket) -> Option<Ticket> {
         if self.waits.operations.is_empty() {
             return Some(ticket);
@@ -675,8 +675,8 @@ impl<L: Ledger> Schedule<L> {
         share.max(GATHERED_ENOUGH)
     }
 
-    /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
-    /// would not begin with. Their accounts, which come with it, are in its hands from now on.
+    /// The next batch: a lane's share of the commands on free accounts, and further commands that no other lane could do or
+    /// would begin with. Its accounts, which are returned with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Vec<AccountId>) {
         self.batch_count += 1;
         let mut gathering = Gathering::new(Holder::Lane(self.batch_count));

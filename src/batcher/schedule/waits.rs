@@ -15,7 +15,7 @@ use crate::domain::{AccountId, Map, OperationId};
 /// How long a connection waits for one lock while there are more waits than connections.
 const TURN_MAX: Duration = Duration::from_millis(150);
 const TURN_MIN: Duration = Duration::from_millis(10);
-/// All waits have had a turn after about this time, if they are not very many.
+/// After about this time all waits have had a turn, unless there are very many.
 const ROUND: Duration = Duration::from_millis(600);
 /// How long accounts are waited for together: so long at most some of them are held while another one is missing.
 const TOGETHER_MAX: Duration = Duration::from_millis(100);
@@ -137,7 +137,7 @@ impl<H> Waits<H> {
         }
     }
 
-    /// They did not come back soon after all.
+    /// These accounts did not come back soon.
     pub(super) fn forget_granted(&mut self, account_ids: &[AccountId]) {
         for account_id in account_ids {
             self.granted.remove(account_id);
