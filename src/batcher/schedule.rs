@@ -260,7 +260,7 @@ impl<L: Ledger> Schedule<L> {
         held.or_insert_with(|| Held::by(holder)).holder = holder;
     }
 
-    /// Lets the commands that wait for an account go on waiting, though nobody had it in hand.
+    /// Lets the commands that wait for an account continue to wait, though nobody had it in hand.
     fn close_front(&mut self, account_id: &AccountId) {
         let parked = self.held.get(account_id).map(|held| &held.parked);
         if let Some(parked) = parked

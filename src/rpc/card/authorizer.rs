@@ -23,7 +23,7 @@
 //! - REVERSED stands: the retry answers `07`, now and for ever, with a reason that says what is done by then: nothing yet
 //!   (REVERSAL_PENDING), the money is back (PAYMENT_REVERSED), the ledger refused that (REVERSAL_REFUSED), or a person settled
 //!   it after that (PAYMENT_SETTLED).
-//! - KEPT stands: the retry answered `00`, which is the evaluation afresh that a `07` by timeout promises. Nothing is
+//! - KEPT stands: the retry answered `00`, because a `07` by timeout promises that a retry is evaluated again. Nothing is
 //!   reversed, and every later retry gets `00`.
 //!
 //! The verdict is about one attempt's payment. A retry that finds nothing recorded makes a payment of its own, whatever
@@ -355,7 +355,7 @@ impl Authorizer {
         }
     }
 
-    /// The answer to a payment that is recorded, under what stands about it.
+    /// The answer to a payment that is recorded, with the verdict on it.
     async fn recorded(
         &self,
         payment: &Payment,
@@ -410,7 +410,7 @@ impl Authorizer {
         }
     }
 
-    /// What stands about a payment whose reversal is not known to have ended: the ledger knows it first. `None`: it did not say
+    /// The verdict on a payment whose reversal is not known to have ended: the ledger knows it first. `None`: it did not say
     /// in time.
     async fn pending(
         &self,

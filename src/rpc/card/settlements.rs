@@ -2,7 +2,7 @@
 //!
 //! | step  | what happens                                                                        |
 //! |-------|-------------------------------------------------------------------------------------|
-//! | read  | the payment, what stands about it, and whether the account of a credit can receive   |
+//! | read  | the payment, the verdict on it, and whether the account of a credit can receive      |
 //! | begin | the settlement is written down, if no other one is: from now on no other one begins  |
 //! | do    | a credit goes through the batcher, under the settlement's id; else nothing           |
 //! | end   | posted: the payment is settled; refused for ever: another settlement may begin       |
