@@ -1,7 +1,7 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; a timer only sees to it that
-//! a few commands do not wait long for more of them. Commands on an account that a lane has in hand wait until that lane is
+//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; the only timer
+//! keeps a few commands from waiting long for more of them. Commands on an account that a lane has in hand wait until that lane is
 //! done, so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A
 //! command on an account that somebody outside holds steps aside. A lock-wait connection waits for that account, holding
 //! nothing else, while all others go on; when the lock is granted, all commands that wait for the account by then go into

@@ -74,7 +74,7 @@ pub enum CliError {
     CutShort,
     /// A bug.
     #[error(
-        "the write path ended by itself, which is a bug; the log says more, and a new start is safe"
+        "the write path ended by itself, which is a bug; see the log, and start it again, which is safe"
     )]
     WritePathDied,
     /// A running server cannot serve.

@@ -78,7 +78,7 @@ const SHARED_BUFFERS_FRACTION: u64 = 4;
 const SHARED_BUFFERS_MIB: RangeInclusive<u64> = 128..=8192;
 
 /// The part of the free disk that is for `max_wal_size`. Fewer checkpoints write fewer full pages to the WAL, which is most
-/// of what a large ledger writes; the price, beside the disk, is a longer recovery after a crash.
+/// of what a large ledger writes; the price, apart from the disk, is a longer recovery after a crash.
 const MAX_WAL_SIZE_FRACTION: u64 = 10;
 /// The least and the most of it, in MiB; no less than `min_wal_size`.
 const MAX_WAL_SIZE_MIB: RangeInclusive<u64> = 1024..=8192;

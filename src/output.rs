@@ -18,10 +18,10 @@ use tracing_subscriber::fmt::MakeWriter;
 const QUEUE_LINES_MAX: usize = 8192;
 /// The most bytes that wait to be written.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
-/// How long the end of the process waits until what was said is written.
+/// How long the process waits at its end until all lines are written.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the thread waits before it tries again to write to an output that would block: somebody else who shares it
-/// made it so.
+/// How long the thread waits before it tries again to write to an output that would block. Another process that shares
+/// the output may have made it non-blocking.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 static STDOUT: OnceLock<Output> = OnceLock::new();
@@ -46,7 +46,7 @@ pub fn show(text: impl Display) {
 }
 
 /// Writes a line of a command's result to stdout and waits until it is written. A reader that has seen enough, such as
-/// `head`, is no error.
+/// `head`, is not an error.
 pub fn print(line: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -126,7 +126,7 @@ impl Output {
         let counts = Arc::<Counts>::default();
         let counted = counts.clone();
         let thread = thread::Builder::new().name(name.to_owned());
-        // Where the system grants no thread, every line is dropped: the queue has no end to receive from.
+        // If the system grants no thread, nobody receives from the queue, and every line is dropped.
         let _running = thread.spawn(move || write_all(target, &received, &counted));
         Self { messages, counts }
     }
@@ -154,7 +154,7 @@ impl Output {
             }
             pause();
         }
-        // It does not come if the reader is slow.
+        // No answer comes in time if the reader is slow.
         let _written = finished.recv_timeout(end.saturating_duration_since(Instant::now()));
     }
 }
@@ -172,7 +172,7 @@ fn write_all(mut target: impl Write, messages: &Receiver<Message>, counts: &Coun
                     tracing::warn!(
                         dropped,
                         new = dropped - told,
-                        "log lines were dropped, because their reader was too slow or away"
+                        "log lines were dropped, because their reader was too slow or gone"
                     );
                     told = dropped;
                     continue;

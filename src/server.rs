@@ -41,7 +41,7 @@ const BATCH_SIZE_MAX: usize = 8 * MESSAGE_SIZE_MAX;
 pub struct ServerConfig {
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where the JSON door listens; `None`: there is none.
+    /// Where the JSON endpoint listens; `None`: there is none.
     pub json_listen: Option<SocketAddr>,
     /// The database.
     pub store: StoreConfig,
@@ -213,7 +213,7 @@ impl Server {
         self.address
     }
 
-    /// Where its JSON door listens, if it has one.
+    /// Where its JSON endpoint listens, if it has one.
     pub fn json_address(&self) -> Option<SocketAddr> {
         self.json.as_ref().map(|(_, address)| *address)
     }
@@ -327,7 +327,7 @@ impl Server {
 /// How often the log tells of retries, if there were new ones.
 const RETRIES_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Tells how many transactions lost against others and were repeated, until the server drains.
+/// Tells how many transactions conflicted with others and were repeated, until the server drains.
 async fn tell_retries(retries: Retries, draining: CancellationToken) {
     let mut told = 0;
     while let Err(_elapsed) = tokio::time::timeout(RETRIES_INTERVAL, draining.cancelled()).await {
@@ -336,7 +336,7 @@ async fn tell_retries(retries: Retries, draining: CancellationToken) {
             tracing::info!(
                 retries = count,
                 new = count - told,
-                "transactions lost against others and were repeated"
+                "transactions conflicted with others and were repeated"
             );
             told = count;
         }

@@ -1,4 +1,4 @@
-//! A stop: how whoever started a command asks it to end, first politely.
+//! A stop: asks a running command to end, first in order and then at once.
 
 use tokio_util::sync::CancellationToken;
 

@@ -42,7 +42,7 @@ use worker::{Message, Tally};
 /// What each account begins with, in minor units: little enough that some transfers are refused.
 const OPENING_MINOR_UNITS: i64 = 1_000;
 const CURRENCY: &str = "EUR";
-/// Files that a process has open beside its connections.
+/// Files that a process has open in addition to its connections.
 const OTHER_FILES: u64 = 500;
 /// The most accounts of one BatchGetAccounts.
 const READ_AT_ONCE: usize = 1000;

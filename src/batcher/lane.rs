@@ -1,8 +1,8 @@
 //! A lane: one batch on its way through the ledger, with what is done when that fails.
 //!
 //! A batch that lost a race is repeated, bounded and jittered. A batch that the database rejected, or could not finish
-//! in time, is repeated in halves, so that one poisonous command does not sink its neighbours and costs them few
-//! transactions. A commit whose answer was lost is resolved by repeating it: what was committed is found by its
+//! in time, is repeated in halves, so that one command that always fails does not make its neighbours fail and
+//! costs them few transactions. A commit whose answer was lost is resolved by repeating it: what was committed is found by its
 //! operation ids.
 
 use std::collections::HashMap;
@@ -228,7 +228,7 @@ async fn attempt<L: Ledger>(
             tracing::debug!(
                 attempts,
                 commands = jobs.len(),
-                "a batch lost against another one; again"
+                "a batch conflicted with another transaction; it is repeated"
             );
         }
         tokio::time::sleep(pause_after(attempts)).await;

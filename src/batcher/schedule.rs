@@ -1,5 +1,5 @@
-//! The schedule: which command goes into which batch. It alone knows which accounts are in whose hands, so it needs no
-//! lock, and it never waits for the database.
+//! The schedule: which command goes into which batch. It alone knows which task has which accounts in hand, so
+//! it needs no lock, and it never waits for the database.
 
 mod quarantine;
 mod waits;
@@ -25,13 +25,13 @@ use waits::{Awaited, GRANTED_AT_ONCE, IDLE_MAX, IdleHold, Wait, Waits};
 const DETOURS_MAX: u32 = 4;
 /// How often a command steps aside before all its accounts are waited for together.
 const STEP_ASIDE_COUNT_MAX: u32 = 2;
-/// Of the commands that wait for granted locks, so many may turn out to need something else before the search ends.
+/// The search for commands that can use granted locks ends after this many that need another account too.
 const BLOCKED_COUNT_MAX: usize = 64;
 
 /// Who has an account in hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Holder {
-    /// Nobody any more: the commands that waited for it may go, as far as it is concerned.
+    /// Nobody any more: this account no longer keeps the commands that waited for it.
     Nobody,
     /// A lane, with the batch of this number.
     Lane(u64),
@@ -67,7 +67,7 @@ impl Held {
 /// tens; what takes longer is in trouble.
 const GATHERING_MAX: Duration = Duration::from_millis(50);
 
-/// So many commands are worth a transaction whatever else runs: what it costs by itself is less than theirs.
+/// This many commands are worth a transaction of their own, whatever else runs: its fixed cost is less than theirs.
 const GATHERED_ENOUGH: usize = 32;
 
 /// How many commands a free lane waits for while a batch of this size runs.
@@ -260,7 +260,7 @@ impl<L: Ledger> Schedule<L> {
         held.or_insert_with(|| Held::by(holder)).holder = holder;
     }
 
-    /// Lets the commands that wait for an account go on waiting, though nobody had it in hand.
+    /// Lets the commands that wait for an account continue to wait, though nobody had it in hand.
     fn close_front(&mut self, account_id: &AccountId) {
         let parked = self.held.get(account_id).map(|held| &held.parked);
         if let Some(parked) = parked
@@ -320,7 +320,7 @@ impl<L: Ledger> Schedule<L> {
         ticket.waiting.reserved = free;
     }
 
-    /// Its lock wait begins, and what it reserved is free for others meanwhile.
+    /// Its lock wait begins; accounts that it reserved are free for others in this time.
     fn expect_a_long_wait(&mut self, ticket: &mut Ticket) {
         let lock_wait_max = self.config.lock_wait_max;
         let end = &mut ticket.waiting.lock_wait_end;
@@ -335,7 +335,7 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Lets a command wait for its operation id, if somebody outside was about to record that. Gives back any other.
+    /// Lets a command wait for its operation id, if somebody outside was about to record the id. Returns all other commands.
     fn park_at_operation(&mut self, mut ticket: Ticket) -> Option<Ticket> {
         if self.waits.operations.is_empty() {
             return Some(ticket);
@@ -487,7 +487,7 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// True: the command is withdrawn, and to be ended.
+    /// True if the command is withdrawn; then the caller of this function ends it.
     fn end_if_pointless(&mut self, ticket: &Ticket, now: Instant) -> bool {
         let is_pointless = ticket.withdraw_if_pointless(now);
         if is_pointless {
@@ -675,8 +675,8 @@ impl<L: Ledger> Schedule<L> {
         share.max(GATHERED_ENOUGH)
     }
 
-    /// The next batch: commands on accounts in nobody's hands, a lane's share, and what no other lane could do meanwhile or
-    /// would not begin with. Their accounts, which come with it, are in its hands from now on.
+    /// The next batch: a lane's share of the commands on free accounts, and further commands that no other lane could do or
+    /// would begin with. Its accounts, which are returned with it, are in its hands from now on.
     fn gather(&mut self) -> (Vec<Ticket>, Vec<AccountId>) {
         self.batch_count += 1;
         let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
@@ -833,7 +833,7 @@ impl<L: Ledger> Schedule<L> {
     fn finish(&mut self, finished: Result<(Id, Done<L::Hold>), JoinError>) {
         let (id, done) = finished.unwrap_or_else(|panic| {
             // A lane only dies of a bug. Its callers see their answers dropped.
-            tracing::error!(%panic, "a lane died");
+            tracing::error!(%panic, "a lane panicked");
             (panic.id(), Done::Died)
         });
         let now = Instant::now();

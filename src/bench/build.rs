@@ -1,4 +1,4 @@
-//! Another build: a `ballast` binary beside this one, such as that of an earlier version, which is compared with it.
+//! Another build: a second `ballast` binary, such as that of an earlier version, which is compared with it.
 //!
 //! It keeps its ledger in its own schema, which it migrates and verifies itself. It is told only what every build
 //! understands: the database, where to listen, and how much to log.

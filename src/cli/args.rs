@@ -21,8 +21,8 @@ use crate::store::{Isolation, StoreConfig, database_url};
 /// Without a command it serves. Without a database it starts a private PostgreSQL of its own, on the binaries of this
 /// machine, and keeps its data in .ballast between runs.
 ///
-/// An environment variable that is empty counts as absent, except BALLAST_DATABASE_URL, which must not be empty. One that
-/// begins with BALLAST_ and is not known is an error.
+/// An environment variable that is empty counts as absent, except BALLAST_DATABASE_URL, which must not be empty. An
+/// unknown one that begins with BALLAST_ is an error.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -38,9 +38,9 @@ enum Command {
     Serve(ServeArgs),
     /// Bring the schema of a database to this version, and exit
     Migrate(DatabaseArgs),
-    /// Recompute the whole ledger and report everything that is not in order
+    /// Recompute the whole ledger and report every inconsistency
     Verify(VerifyArgs),
-    /// Measure throughput and latency, beside the usual way to do it
+    /// Measure throughput and latency, compared with the usual way to do it
     Bench(bench::BenchArgs),
     /// Serve what the benchmark compares with
     #[command(hide = true)]
@@ -93,13 +93,13 @@ struct PrivateArgs {
     /// Where its binaries are [default: the newest on PATH or in the usual places]
     #[arg(long, env = "BALLAST_POSTGRES_BIN", value_name = "DIR", help_heading = PRIVATE)]
     postgres_bin: Option<PathBuf>,
-    /// The longest that its start may take, with the recovery after a crash
+    /// The longest that its start may take, including the recovery after a crash
     #[arg(long, env = "BALLAST_POSTGRES_START_TIMEOUT_MS", default_value = "1800000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
     postgres_start_timeout_ms: u64,
     /// The longest that its stop may take to write all data; then it is stopped at once and recovers at the next start
     #[arg(long, env = "BALLAST_POSTGRES_STOP_TIMEOUT_MS", default_value = "60000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
     postgres_stop_timeout_ms: u64,
-    /// How long it is tried to start it again when it ended by itself; then ballast ends
+    /// How long to try to start it again after it ended by itself; then ballast exits with 1
     #[arg(long, env = "BALLAST_POSTGRES_RESTART_TIMEOUT_MS", default_value = "300000", value_name = "MS", help_heading = PRIVATE, value_parser = count(1, 86_400_000))]
     postgres_restart_timeout_ms: u64,
 }
@@ -241,13 +241,13 @@ pub(super) struct ServeArgs {
     /// The address to listen on; port 0 takes a free one
     #[arg(long, env = "BALLAST_LISTEN", default_value = "127.0.0.1:50051", value_name = "ADDRESS", value_parser = address)]
     listen: SocketAddr,
-    /// The address of the JSON door for card payments, such as 127.0.0.1:8080 [default: there is none]
+    /// The address of the JSON endpoint for card payments, such as 127.0.0.1:8080 [default: off]
     #[arg(long, env = "BALLAST_JSON_LISTEN", value_name = "ADDRESS", value_parser = address)]
     json_listen: Option<SocketAddr>,
     /// Serve only a database whose schema is up to date, do not migrate it
     #[arg(long, env = "BALLAST_NO_MIGRATE", value_parser = flag)]
     pub(super) no_migrate: bool,
-    /// Serve a database that forgets committed money in a crash (fsync, full_page_writes or synchronous_commit off)
+    /// Serve a database that may lose committed money in a crash (fsync, full_page_writes or synchronous_commit off)
     #[arg(long, env = "BALLAST_ALLOW_DATA_LOSS", value_parser = flag)]
     pub(super) allow_data_loss: bool,
     /// The isolation of all transactions that write
@@ -264,9 +264,9 @@ pub(super) struct ServeArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum IsolationArg {
-    /// Ballast's row locks order everything
+    /// Row locks order everything
     ReadCommitted,
-    /// PostgreSQL proves a serial order too, and aborts what has none; that is repeated
+    /// PostgreSQL checks the order too; what it aborts is repeated
     Serializable,
 }
 
@@ -282,10 +282,10 @@ impl From<IsolationArg> for Isolation {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct TuningArgs {
-    /// Batches that run side by side, each on a connection of its own
+    /// Batches that run at the same time, each on a connection of its own
     #[arg(long, env = "BALLAST_LANES", default_value = "2", value_name = "COUNT", value_parser = count(1, 64))]
     lanes: u64,
-    /// Connections for commands on accounts that somebody outside holds locked
+    /// Connections that wait for accounts that another session or instance holds locked
     #[arg(long, env = "BALLAST_PATIENT_LANES", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
     patient_lanes: u64,
     /// Connections for reads and for opening accounts
@@ -294,10 +294,10 @@ struct TuningArgs {
     /// The most operations in one transaction
     #[arg(long, env = "BALLAST_BATCH_SIZE_MAX", default_value = "500", value_name = "COUNT", value_parser = count(1, 10_000))]
     batch_size_max: u64,
-    /// The most operations that wait, and the most reads; beyond it callers get OVERLOADED
+    /// The most operations that may wait, and the most reads; more get OVERLOADED
     #[arg(long, env = "BALLAST_QUEUE_DEPTH_MAX", default_value = "50000", value_name = "COUNT", value_parser = count(1, 1_000_000))]
     queue_depth_max: u64,
-    /// The most categories of one account, main included; one that has more keeps them and gets no new one
+    /// The most categories of one account, main included; an account that has more keeps them and gets no new one
     #[arg(long, env = "BALLAST_CATEGORIES_PER_ACCOUNT_MAX", default_value = "256", value_name = "COUNT", value_parser = count(1, 10_000))]
     categories_per_account_max: u64,
     /// The most TCP connections
@@ -312,7 +312,7 @@ struct TuningArgs {
     /// The longest that one SQL statement may take
     #[arg(long, env = "BALLAST_STATEMENT_TIMEOUT_MS", default_value = "5000", value_name = "MS", value_parser = count(1, 600_000))]
     statement_timeout_ms: u64,
-    /// The longest that an operation waits for an account that is locked from elsewhere; then CONTENTION
+    /// The longest that an operation waits for an account that another session or instance holds locked; then CONTENTION
     #[arg(long, env = "BALLAST_LOCK_WAIT_MS", default_value = "2000", value_name = "MS", value_parser = count(1, 600_000))]
     lock_wait_ms: u64,
     /// The longest that a new database connection may take

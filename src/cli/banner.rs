@@ -76,7 +76,7 @@ impl fmt::Display for Banner<'_> {
         writeln!(f, "{}\n", transfer("first-transfer", 2_500))?;
         writeln!(
             f,
-            "Ask for more than is there. The answer is INSUFFICIENT_FUNDS, now and for ever:\n"
+            "Ask for more than is there. The answer is INSUFFICIENT_FUNDS, also when it is sent again later:\n"
         )?;
         writeln!(f, "{}\n", transfer("too-much", 100_000_000))?;
         writeln!(f, "See the balance, and what happened:\n")?;

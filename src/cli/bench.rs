@@ -67,7 +67,7 @@ struct LoadArgs {
     scenario: Vec<Scenario>,
     /// In the scenario `locked`: how many payers are locked, while all pay one merchant; each number is measured on its own
     ///
-    /// Another session holds their balances for the whole turn, and each of them goes on paying, with one unary call in
+    /// Another session holds their balances for the whole turn, and each of them keeps paying, with one unary call in
     /// flight that does not count. Measured are the other payers, as many as --concurrency says, and compared with a turn in
     /// which nobody is locked. All of it with a merchant whose id sorts before those of all payers, and with one that sorts
     /// after them.
@@ -77,7 +77,7 @@ struct LoadArgs {
     /// --locked-payers]
     #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = at_least_one)]
     concurrency: Vec<usize>,
-    /// Open loop: how many operations are sent per second, come what may; each rate is measured on its own
+    /// Open loop: how many operations are sent per second, whatever the server does; each rate is measured on its own
     ///
     /// A latency counts from the moment at which the operation was due. Those of a batch are due together: at 1000 per
     /// second and 500 members, twice in a second. Together with --concurrency both are measured, the baselines then in the
@@ -136,8 +136,8 @@ struct ComparedArgs {
     /// Measure the server that runs at this address instead of starting any
     ///
     /// Accounts are made through gRPC, with ids that begin with bench- and a random number, and stay there. Afterwards
-    /// their money is counted. Nothing is known of the server's processors and database, and there is nothing beside it
-    /// to compare with.
+    /// their money is counted. The report has nothing about the server's processors and database, and compares with
+    /// nothing.
     #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port, conflicts_with_all = ["baseline", "variant", "against", "instances", "serve", "table_size", "preload_operations", "data_dir"])]
     target: Option<String>,
 }
@@ -177,8 +177,8 @@ struct LedgerArgs {
     data_dir: Option<PathBuf>,
     /// Do not begin every turn with a checkpoint
     ///
-    /// A checkpoint before each turn sees to it that none pays for what another one wrote. But the first change of a page
-    /// after it writes the whole page to the WAL, which short turns on large ledgers pay for each operation.
+    /// With a checkpoint before each turn, no turn pays for what another one wrote. But after a checkpoint the first change of
+    /// a page writes the whole page to the WAL, which in short turns on large ledgers happens for each operation.
     #[arg(long)]
     no_checkpoint: bool,
     /// Do not recompute the ledgers after the run; for some ten million entries that takes minutes

@@ -14,7 +14,9 @@ const INTRODUCTION: &str = "\
 # Configuration
 
 Made from the command line by `ballast configuration`; `ballast COMMAND --help` says the same. An option that is given on the
-command line wins over its environment variable. A switch is turned on by a variable that is `true`.
+command line wins over its environment variable. A variable turns a switch on with `true`, `yes`, `on` or `1`, and off with
+`false`, `no`, `off` or `0`. An empty variable counts as absent, but an empty `BALLAST_DATABASE_URL` is an error, and so is an
+unknown variable that begins with `BALLAST_`.
 ";
 
 /// The whole page.

@@ -62,7 +62,7 @@ async fn serve_private(
         tokio::select! {
             served = &mut serving => served,
             error = embedded.keep_running(|| stop.is_asked()) => {
-                tracing::error!(%error, "ending, since there is no database");
+                tracing::error!(%error, "stopping, because the embedded PostgreSQL cannot be kept running");
                 end.cancel();
                 let _drained = serving.await;
                 Err(error.into())
@@ -151,6 +151,6 @@ pub(super) fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "the limit of open files could not be raised");
     }
 }

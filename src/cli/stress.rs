@@ -1,4 +1,4 @@
-//! `ballast stress`: very many connections, random transfers, and a look whether the money is all there.
+//! `ballast stress`: very many connections, random transfers, and a check of all money.
 
 use clap::Args;
 
@@ -16,11 +16,11 @@ use crate::stress::{Plan, run as run_plan, work};
 /// Each connection is an open file on either side. The soft limit of open files is raised to the hard one (ulimit -Hn);
 /// where that is not enough, the connections are spread over several client processes, and over several servers if they
 /// are started here. From 10,000 connections to this machine itself on, more source addresses (127.0.0.2 and so on) are
-/// used, since one has no more than some 28,000 ports.
+/// used, because one address has only some 28,000 ports.
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct StressArgs {
-    /// The servers, all on one database; without it, a private PostgreSQL and what is needed of servers are started
+    /// The servers, all on one database; without it, a private PostgreSQL and as many servers as needed are started
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", value_parser = host_and_port)]
     target: Vec<String>,
     /// How many connections are open at once

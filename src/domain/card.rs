@@ -119,7 +119,7 @@ fn check(text: &str, length_max: usize) -> Result<(), CardTextError> {
 pub struct Mcc(String);
 
 impl Mcc {
-    /// As a payment brings it. What no rule can match is no error: CASH pays.
+    /// As a payment has it. An MCC that no rule can match is not an error: CASH pays.
     pub fn of_payment(text: &str) -> Result<Self, CardTextError> {
         let text = text.trim();
         check(text, MCC_LENGTH_MAX).map(|()| Self(text.to_owned()))

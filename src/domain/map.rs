@@ -1,4 +1,4 @@
-//! Maps and sets by id, on the write path: the standard ones with a faster hash. It is seeded anew in each process, so
+//! Maps and sets by id, on the write path: the standard ones with a faster hash. Each process has a seed of its own, so
 //! that nobody who chooses ids can make them collide.
 
 /// A hash map.

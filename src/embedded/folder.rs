@@ -263,7 +263,7 @@ impl Folder {
     }
 
     async fn end_orphan(&self, pid: Pid, fast_timeout: Duration) -> Result<(), EmbeddedError> {
-        tracing::warn!(%pid, "stopping a PostgreSQL that outlived its ballast");
+        tracing::warn!(%pid, "stopping a PostgreSQL whose ballast was killed");
         let cluster = self.cluster();
         let gone = async || processes::gone(pid, &cluster).await;
         match processes::stop(pid, &cluster, fast_timeout, pending(), gone).await {

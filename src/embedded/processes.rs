@@ -70,7 +70,7 @@ pub(super) async fn stop(
     let slow = async {
         sleep(fast_timeout.min(UNUSUAL)).await;
         if fast_timeout > UNUSUAL {
-            tracing::info!(%pid, "PostgreSQL still writes what is in its memory");
+            tracing::info!(%pid, "PostgreSQL is still writing its memory to disk");
             sleep(fast_timeout - UNUSUAL).await;
         }
     };

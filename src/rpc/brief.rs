@@ -1,7 +1,7 @@
 //! Brief errors: what is left of the errors of a large batch, so that all results together fit into one answer.
 //!
 //! A result that posted has less than 400 bytes, so it always fits. An error may have some kilobytes, and 10,000 of them
-//! would not. It always keeps its code, its reason and how long to wait; it says less in words, and leaves out long facts.
+//! would not. A shortened error keeps its code, reason and retry delay; its message becomes shorter and long metadata is left out.
 
 use prost::Message;
 
@@ -40,7 +40,7 @@ pub fn shorten(result: &mut OperationResult, size_max: usize) {
     }
 }
 
-/// First what is said twice goes, then words, then the longest facts.
+/// Removes what is said twice, then shortens the message, then removes the longest metadata.
 fn shorten_error(error: &mut OperationError, size_max: usize) {
     let excess = |error: &OperationError| error.encoded_len().saturating_sub(size_max);
     if excess(error) == 0 {

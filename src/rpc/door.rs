@@ -1,4 +1,4 @@
-//! The JSON door: card payments over HTTP, for callers without gRPC.
+//! The JSON endpoint: card payments over HTTP, for callers without gRPC.
 //!
 //! `POST /authorize` takes `{"account":"123","totalAmount":100.00,"mcc":"5811","merchant":"PADARIA"}`, with an optional
 //! `"id"`, as `application/json`, and answers 200 with `{"code":"00"}`, `{"code":"51"}`, or `{"code":"07"}` and the reason. The
@@ -42,7 +42,7 @@ struct Answer<'a> {
     message: Option<&'a str>,
 }
 
-/// The routes of the door. `serving` is what gRPC says about the health of CardService.
+/// The routes of the endpoint. `serving` is what gRPC says about the health of CardService.
 pub fn door(authorizer: Authorizer, serving: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/authorize", post(authorize))
@@ -69,7 +69,7 @@ async fn authorize(State(authorizer): State<Authorizer>, request: Request<Body>)
     decided(decision)
 }
 
-/// Whether a body is said to be JSON, as it is.
+/// Whether the headers say that the body is JSON, not compressed.
 fn check_json(headers: &HeaderMap) -> Result<(), &'static str> {
     let types: Vec<_> = headers.get_all(CONTENT_TYPE).iter().collect();
     let is_json = match types[..] {
@@ -80,7 +80,9 @@ fn check_json(headers: &HeaderMap) -> Result<(), &'static str> {
         _ => false,
     };
     if !is_json {
-        return Err("the body is not said to be JSON; send content-type: application/json");
+        return Err(
+            "the content type is not application/json; send content-type: application/json",
+        );
     }
     let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
     match encodings.all(|encoding| encoding == "identity") {
@@ -127,7 +129,7 @@ fn unreadable(error: BytesRejection) -> Violations {
     }
 }
 
-/// What is not a request of a payment; nothing moved.
+/// The answer to something that is not a payment; nothing moved.
 fn rejected(status: StatusCode, reason: &str, message: &str) -> Response {
     let answer = Answer {
         code: Code::Declined.as_str(),
@@ -139,7 +141,7 @@ fn rejected(status: StatusCode, reason: &str, message: &str) -> Response {
 
 fn decided(decision: Decision) -> Response {
     if let Decision::Declined(error) = &decision {
-        tracing::debug!(?error, "a payment of the JSON door is declined");
+        tracing::debug!(?error, "a payment at the JSON endpoint is declined");
     }
     let is_declined = decision.code() == Code::Declined;
     let code = decision.code().as_str();

@@ -18,8 +18,8 @@ use super::edge::Call;
 use super::status::RpcError;
 use crate::batcher::Failure;
 
-/// What a connection may always have unread, even if the process has no room left, in bytes. Some dozens of small answers:
-/// whoever reads goes on, whatever others do.
+/// What a connection may always have unread, even if the process has no room left, in bytes: some dozens of small answers.
+/// So a client that reads is served, whatever other clients do.
 const SHARE_BYTES: usize = 16 * 1024;
 
 /// How many bytes of answers may be in memory.
@@ -59,13 +59,13 @@ impl Drop for Waiting<'_> {
 }
 
 impl Line {
-    /// Waits until it is its turn and `fits` says yes. Whoever takes what fits does so before it drops the turn.
+    /// Waits for the turn, and until `fits` says yes. The caller takes the room before it drops the turn.
     async fn turn(&self, fits: impl Fn() -> bool) -> MutexGuard<'_, ()> {
         let turn = self.first.lock().await;
         if fits() {
             return turn;
         }
-        // Counted before it looks again: whoever frees first makes room and then looks for waiters.
+        // Counted before it looks again: freeing first makes room and then looks for waiters.
         self.waiting_count.fetch_add(1, Ordering::SeqCst);
         let _waiting = Waiting(&self.waiting_count);
         loop {
@@ -115,7 +115,7 @@ impl ProcessRoom {
         self.used.load(Ordering::SeqCst)
     }
 
-    /// Three quarters are taken: from here on only connections that have read everything get more.
+    /// Three quarters are taken: from now on only connections that have read everything get more room.
     pub fn is_crowded(&self) -> bool {
         self.used() > self.crowded_at()
     }
@@ -128,7 +128,8 @@ impl ProcessRoom {
         self.used() > self.limits.process_bytes_max
     }
 
-    /// What comes when there is room, by the deadline. What is there comes even if it is over.
+    /// What `room` returns when there is room; an error if the deadline passes first. If there is room at once, the deadline
+    /// does not matter.
     async fn wait<T>(
         &self,
         room: impl Future<Output = T>,
@@ -319,7 +320,7 @@ impl Reserved {
         response
     }
 
-    /// What an RPC reserved for this response; of one that did not, nothing.
+    /// What an RPC reserved for this response; nothing if it reserved nothing.
     pub fn take_from<B>(response: &mut http::Response<B>, room: &Arc<Room>) -> Self {
         let carried = response.extensions_mut().remove::<Carried>();
         let reserved = carried.and_then(|carried| carried.0.lock().ok()?.take());
@@ -403,7 +404,7 @@ impl Buf for Counted {
     }
 }
 
-/// Waits for a place for a request with a small answer, until its deadline.
+/// Waits until a request with a small answer may begin, at most until its deadline.
 pub(super) async fn place(room: &Room, deadline: Instant) -> Result<(), RpcError> {
     if room.has_place() {
         return Ok(());

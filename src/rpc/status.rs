@@ -367,8 +367,8 @@ impl Problem {
             RpcError::Failure(failure) => failed(&failure, &OPERATION),
             RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
             RpcError::Unread => {
-                let message = "too many answers are made and not read, on this connection or on others; nothing happened, \
-                               read what has come and try again later";
+                let message = "too many answers are not read, on this connection or on others; nothing happened, read the \
+                               answers that have arrived and try again later";
                 retry(
                     Code::ResourceExhausted,
                     message.to_owned(),
@@ -377,7 +377,7 @@ impl Problem {
                 )
             }
             RpcError::StreamDeadline => {
-                let message = "the deadline of the stream passed; whatever was read has its result";
+                let message = "the deadline of the stream passed; every operation that was read has its result";
                 problem(
                     Code::DeadlineExceeded,
                     message.to_owned(),
@@ -385,7 +385,7 @@ impl Problem {
                 )
             }
             RpcError::StreamShutdown => {
-                let message = "this instance is shutting down; whatever was read has its result, open a new stream";
+                let message = "this instance is shutting down; every operation that was read has its result, open a new stream";
                 retry(
                     Code::Unavailable,
                     message.to_owned(),
@@ -460,10 +460,10 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
             let account_id = account_id.as_ref().map(AccountId::as_str);
             let message = match account_id {
                 Some(account_id) => format!(
-                    "account {account_id} stayed locked from elsewhere; nothing happened, try again"
+                    "another session keeps account {account_id} locked; nothing happened, try again"
                 ),
                 None => format!(
-                    "the {} kept losing against others; nothing happened, try again",
+                    "the {} kept conflicting with others; nothing happened, try again",
                     what.name
                 ),
             };

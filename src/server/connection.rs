@@ -142,7 +142,7 @@ async fn serve(
     draining: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was gone before it began");
+        tracing::debug!(%error, "a connection was closed before it began");
         return;
     }
     let activity = Arc::new(Activity::default());

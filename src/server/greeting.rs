@@ -1,12 +1,12 @@
-//! The greeting: what an HTTP/2 connection begins with, a fixed preface and a SETTINGS frame. Until it is there in full,
-//! there is no client, only somebody who has connected.
+//! The greeting: what an HTTP/2 connection begins with, a fixed preface and a SETTINGS frame. Until all of it
+//! has arrived, the connection counts as one that has not begun.
 
 /// Bytes of the preface.
 const PREFACE_SIZE: usize = 24;
 /// Bytes of a frame's header; the first three are the length of what follows it.
 const FRAME_HEADER_SIZE: usize = 9;
 
-/// How much of the greeting has come. Whether it is right is judged by HTTP/2.
+/// How much of the greeting has arrived. Whether it is correct is checked by the HTTP/2 library.
 #[derive(Debug, Default)]
 pub(super) struct Greeting {
     seen: usize,

@@ -1,4 +1,4 @@
-//! The listener of the JSON door: HTTP/1.1, bounded connections, and an end in order.
+//! The listener of the JSON endpoint: HTTP/1.1, bounded connections, and an end in order.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-/// How long a drain waits for a request whose body does not arrive. The door bounds that; cutting off what it decides would tell a
+/// How long a drain waits for a request whose body does not arrive. The endpoint bounds that; cutting off what it decides would tell a
 /// caller 07 about a payment that is approved.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of headers of one request.
@@ -22,7 +22,7 @@ const HEADER_SIZE_MAX: usize = 16 * 1024;
 /// A pause after a failed accept, which mostly means that the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections of the JSON door until the server drains.
+/// Accepts connections of the JSON endpoint until the server drains.
 pub(super) struct JsonAcceptor {
     pub(super) listener: TcpListener,
     pub(super) door: Router,
@@ -52,7 +52,7 @@ impl JsonAcceptor {
             let Ok(place) = places.clone().try_acquire_owned() else {
                 tracing::warn!(
                     connection_count_max = self.connection_count_max,
-                    "too many connections at the JSON door; one is dropped"
+                    "too many connections at the JSON endpoint; one is dropped"
                 );
                 continue;
             };
@@ -77,7 +77,7 @@ async fn serve(
     draining: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was gone before it began");
+        tracing::debug!(%error, "a connection was closed before it began");
         return;
     }
     let service =

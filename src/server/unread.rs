@@ -1,4 +1,4 @@
-//! Unread answers: a connection whose client does not read them is cut, so that what they hold comes free.
+//! Unread answers: a connection whose client does not read them is closed, so that the memory of its answers is freed.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use crate::rpc::room::{ProcessRoom, Room};
 
 /// How often the connections are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A connection with less than this unread is let be, while there is room: a paused client costs nothing.
+/// A connection with less than this unread is left alone while there is room: a paused client costs little.
 const WORTH_CUTTING_BYTES: usize = 64 * 1024;
-/// Whoever reads so many bytes within the patience that it is shown goes on: some kilobytes in a second.
+/// A client that reads this much within the time limit counts as reading: some kilobytes in a second are enough.
 const PROGRESS_BYTES: usize = 256 * 1024;
 
 /// How long a client may not read what is there for it.

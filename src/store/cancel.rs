@@ -1,7 +1,7 @@
 //! Cancel requests: they end the statement that runs on a connection, and travel on a connection of their own.
 //!
 //! One that arrives late ends the next statement instead. PostgreSQL closes the connection of a request after it has
-//! passed it on, so whoever waits for that knows that the request is over. The driver's own function does not wait.
+//! passed it on, so the end of that connection says that the request is over. The driver's own function does not wait.
 
 use std::io;
 use std::net::IpAddr;

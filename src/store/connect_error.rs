@@ -1,4 +1,4 @@
-//! Why a database lets nobody in, told apart by SQLSTATE and by the kind of the operating system's error, each with its cure.
+//! Why no connection to the database can be made, by SQLSTATE and by the kind of the operating system's error, with the cure.
 
 use std::error::Error as _;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Connections: who has one, who waits for one, and who makes a new one.
 //!
-//! Callers wait in one line and are served in the order in which they came. Whoever leaves the line, such as at a deadline,
-//! takes nothing along: a connection is made by a task of the pool, with a time limit of its own, and goes to whoever is
-//! first in the line then. A connection that comes back serves the next one, also while a new one is being made.
+//! Callers wait in one line and are served in the order of their arrival. A caller that leaves the line, such as at its
+//! deadline, stops nothing: a connection is made by a task of the pool, with a time limit of its own, and goes to the caller
+//! that is first in the line then. A connection that comes back serves the next one, also while a new one is being made.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -130,8 +130,8 @@ impl Connections {
         }
     }
 
-    /// Closes all connections: idle ones now, those in use when they come back. New ones go to wherever the address of the
-    /// database leads by then, and begin with the settings of then.
+    /// Closes all connections: idle ones now, those in use when they come back. New ones look the address of the
+    /// database up again and begin with its current settings.
     pub(super) fn renew(&self) {
         self.0.stock().generation += 1;
         self.0.sweep();
@@ -182,7 +182,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The connection that a permit stands for; `None` if it is of no use any more.
+    /// The idle connection of a permit; `None` if it cannot be used any more.
     fn take_idle(self: &Arc<Self>) -> Option<Made> {
         let mut stock = self.stock();
         let made = stock.idle.pop_front()?;
@@ -215,7 +215,7 @@ impl Shared {
         self.make_if_needed();
     }
 
-    /// Closes the idle connections that are of no use any more.
+    /// Closes the idle connections that cannot be used any more.
     fn sweep(&self) {
         let mut useless = Vec::new();
         let mut stock = self.stock();
@@ -231,7 +231,7 @@ impl Shared {
         useless.into_iter().for_each(Made::close);
     }
 
-    /// Has a connection made if somebody waits for whom none is on its way, and there may be more.
+    /// Starts to make a connection if more callers wait than connections are being made, and the limit allows another one.
     fn make_if_needed(self: &Arc<Self>) {
         let mut stock = self.stock();
         let is_needed = self.may_be_needed(&stock)

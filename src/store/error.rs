@@ -37,7 +37,7 @@ impl InDoubt {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// SQLSTATE 40001 or 40P01: the transaction lost against another; the same transaction may succeed now.
-    #[error("the transaction lost against another one")]
+    #[error("the transaction conflicted with another one")]
     Serialization,
     /// SQLSTATE 55P03: a lock was not granted in time.
     #[error("a lock was not granted in time")]

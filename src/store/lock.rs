@@ -232,7 +232,7 @@ impl Transaction<'_> {
 
     /// Locks rows at their places, and by their keys where those are not known or wrong.
     async fn lock_as_optimist(&self, mains: &mut Mains<'_>) -> Result<(), StoreError> {
-        // In no order: the statements see to theirs.
+        // In no order: each statement sorts for itself.
         let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
         let at_places = self.prepare(LOCK_PLACES).await?;
         let by_keys = self.prepare(LOCK_ACCOUNTS).await?;

@@ -114,7 +114,7 @@ pub(super) async fn add_roles(
     Ok(())
 }
 
-/// What the merges of a batch write beside operations, entries and balances. Of other batches: nothing.
+/// What the merges of a batch write in addition to operations, entries and balances; nothing for other batches.
 pub(super) struct MergeWrites<'a> {
     statements: Option<[Statement; 3]>,
     closed: Vec<String>,

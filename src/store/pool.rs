@@ -76,8 +76,8 @@ const IDLE_IN_TRANSACTION_TIMEOUT_MS: u64 = 10_000;
 const COMMIT_DURABLY: &str = "SELECT set_config('synchronous_commit', 'on', false)
                               WHERE current_setting('synchronous_commit') = 'off'";
 
-/// Sees to it that a database that went away without a word (a killed machine, a moved address) is noticed in some ten
-/// seconds, not in the hours that TCP grants.
+/// Makes Ballast notice within some ten seconds that a database went away silently (a killed machine, a moved address). TCP
+/// alone would take hours.
 pub(super) fn bound_silence(config: &mut tokio_postgres::Config, connect_timeout: Duration) {
     config
         .connect_timeout(connect_timeout)

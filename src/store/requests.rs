@@ -229,7 +229,10 @@ impl Writes {
                 }
             }
             self.retries.note();
-            tracing::debug!(attempts, "a request lost against another one; again");
+            tracing::debug!(
+                attempts,
+                "a transaction conflicted with another one; it is repeated"
+            );
             tokio::time::sleep(retry::pause_after(attempts)).await;
         }
     }

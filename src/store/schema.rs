@@ -198,7 +198,7 @@ async fn migrate_watched(client: &mut Client, watch: Option<&Watch>) -> Result<(
         if count > 0 {
             tracing::info!(
                 count,
-                "rules of merchants were brought into the form in which names are compared now"
+                "merchant rules were converted to the form in which names are compared now"
             );
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Standing: which server answers, and whether it takes what Ballast writes.
+//! Standing: which database server answers, and whether Ballast can write to it.
 
 use tokio_postgres::Client;
 
@@ -7,9 +7,9 @@ use super::error::StoreError;
 /// What a database server says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerStanding {
-    /// Tells it from others: when it started.
+    /// When it started, which tells it from other servers.
     pub server: String,
-    /// Why writes fail; `None`: nothing known keeps them from succeeding.
+    /// Why writes fail; `None`: no reason is known.
     pub obstacle: Option<Obstacle>,
 }
 
@@ -32,7 +32,7 @@ pub enum Obstacle {
         "the database has no table {0}, or the role may not use its schema; run `ballast migrate`, or grant USAGE on the schema"
     )]
     MissingTables(String),
-    /// The role may do too little.
+    /// The role lacks privileges.
     #[error(
         "the role {role} lacks {privileges}; grant it, or name the owner of the tables in --database-url"
     )]
@@ -86,8 +86,8 @@ impl ServerStanding {
 }
 
 impl Obstacle {
-    /// Whether it ends by itself or by what is done to the server, and reads are served meanwhile. Everything else is a
-    /// mistake of the configuration.
+    /// Whether it may end while Ballast runs, by itself or by a change of the server, while reads are served. All others are
+    /// mistakes of the configuration.
     pub fn is_read_only(&self) -> bool {
         match self {
             Self::Standby | Self::ReadOnly => true,

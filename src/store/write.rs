@@ -46,7 +46,7 @@ use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, Operatio
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 /// A probe of the tables' locks that takes longer than this had to wait for one.
 const TABLE_LOCK_GRANTED_AT_ONCE: Duration = Duration::from_millis(20);
-/// How often a transaction is repeated that found an operation recorded since its look-up. Each repetition looks up anew,
+/// How often a transaction is repeated that found an operation recorded since its look-up. Each repetition looks up again,
 /// so whatever is still in the way then is no operation.
 const DUPLICATE_ATTEMPTS_MAX: u32 = 3;
 

@@ -1,4 +1,4 @@
-//! The JSON door: card payments over HTTP/1.1, 200 and a code for whatever is sent as JSON, amounts digit by digit.
+//! The JSON endpoint: card payments over HTTP/1.1, 200 and a code for whatever is sent as JSON, amounts digit by digit.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -297,16 +297,16 @@ async fn what_is_wrong_with_a_body_is_said_all_at_once() {
         ),
         (
             with("{", r#"{"account":"1","#),
-            &["account is there more than once"],
+            &["account is given more than once"],
         ),
         (with("p", "p:reversal"), &["id ends with :reversal"]),
-        (with("5811", "58\\ud800"), &["mcc is no valid string"]),
+        (with("5811", "58\\ud800"), &["mcc is not a valid string"]),
         (String::new(), &["body is empty"]),
-        ("[]".to_owned(), &["body is no JSON object"]),
-        ("\"x\"".to_owned(), &["body is no JSON object"]),
-        ("null".to_owned(), &["body is no JSON object"]),
-        ("not json".to_owned(), &["body is no valid JSON"]),
-        (with("}", ""), &["body is no valid JSON"]),
+        ("[]".to_owned(), &["body is not a JSON object"]),
+        ("\"x\"".to_owned(), &["body is not a JSON object"]),
+        ("null".to_owned(), &["body is not a JSON object"]),
+        ("not json".to_owned(), &["body is not valid JSON"]),
+        (with("}", ""), &["body is not valid JSON"]),
         (
             format!("{good}{}", " ".repeat(20_000)),
             &["body has more than 16384 bytes"],

@@ -189,7 +189,7 @@ async fn a_leftover_that_ignores_signals_does_not_hold_up_the_start() {
     let asked = Instant::now();
     let second = Running::start(folder.path(), &["--postgres-stop-timeout-ms", "500"]);
     assert!(asked.elapsed().as_secs() < 60, "not after minutes");
-    second.log.line("outlived its ballast").await;
+    second.log.line("whose ballast was killed").await;
     second.log.line("did not end on a fast stop").await;
     assert!(leftover.wait().expect("a status").code().is_none());
     assert_eq!(until_posted(&second, "alice").await, 10_000);

@@ -51,7 +51,7 @@ async fn a_peer_that_does_not_begin_is_cut_in_time() {
         let lived = connected.elapsed();
         assert!(lived >= greeting_timeout, "{lived:?} with {beginning:?}");
     }
-    let json_address = ballast.json_address.expect("a JSON door");
+    let json_address = ballast.json_address.expect("a JSON endpoint");
     for beginning in [&b""[..], b"P", b"POST /authorize HTTP/1.1\r\n"] {
         let connected = Instant::now();
         let mut peer = TcpStream::connect(json_address).await.expect("connected");

@@ -10,7 +10,7 @@ use crate::domain::{AccountId, Map};
 
 /// The pause between two commands on one account.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long an account is apart after the last rejection.
+/// How long an account is in quarantine after the last rejection.
 const LENGTH: Duration = Duration::from_secs(5);
 /// The most accounts. What fails beyond it fails with its neighbours.
 const COUNT_MAX: usize = 10_000;
@@ -33,9 +33,9 @@ impl Quarantine {
         !self.accounts.is_empty() && self.accounts.contains_key(account_id)
     }
 
-    /// Commands on these accounts were rejected alone. Says how many accounts are apart from now on that were not before:
-    /// none, if one of them is known to be the cause. Their next commands may go at once, because one that is executed says
-    /// that its accounts are not the cause.
+    /// Commands on these accounts were rejected alone. Returns how many accounts are newly in quarantine: none, if one of
+    /// these accounts is already known to be the cause. Their next commands may go at once: one that is executed shows that
+    /// its accounts are not the cause.
     pub(super) fn note_rejected(&mut self, suspects: &[AccountId], now: Instant) -> usize {
         let mut is_explained = false;
         for account_id in suspects {
@@ -71,7 +71,7 @@ impl Quarantine {
         due.map(|(account_id, _)| account_id.clone()).collect()
     }
 
-    /// Lets out those that were long enough without a rejection.
+    /// Ends the quarantine of accounts that had no rejection for long enough.
     pub(super) fn take_over(&mut self, now: Instant) -> Vec<AccountId> {
         let over = self.accounts.iter().filter(|(_, apart)| apart.end <= now);
         let over: Vec<AccountId> = over.map(|(account_id, _)| account_id.clone()).collect();
@@ -81,7 +81,7 @@ impl Quarantine {
         over
     }
 
-    /// When to look again; `None`: nothing is apart.
+    /// When to look again; `None`: no account is in quarantine.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         let next = |apart: &Apart| match apart.next > now {
             true => apart.next.min(apart.end),

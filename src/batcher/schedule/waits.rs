@@ -1,8 +1,8 @@
 //! Lock waits: what somebody outside holds, the connections that wait for it, and the locks that they were granted.
 //!
-//! A wait holds nothing but what it waits for. First each account is waited for alone. Only accounts that came back soon,
-//! as those do that another instance has in hand, are waited for together, in the order of their ids: a command needs two of
-//! them at a time, and two instances would take them from each other for ever.
+//! A wait holds only the locks that it waits for. First each account is waited for alone. Accounts whose lock was granted
+//! quickly (another instance has them in turns with this one) are waited for together, in the order of their ids: a command
+//! needs two of them at a time, and two instances would otherwise take them from each other for ever.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::domain::{AccountId, Map, OperationId};
 /// How long a connection waits for one lock while there are more waits than connections.
 const TURN_MAX: Duration = Duration::from_millis(150);
 const TURN_MIN: Duration = Duration::from_millis(10);
-/// All waits have had a turn after about this time, if they are not very many.
+/// After about this time all waits have had a turn, unless there are very many.
 const ROUND: Duration = Duration::from_millis(600);
 /// How long accounts are waited for together: so long at most some of them are held while another one is missing.
 const TOGETHER_MAX: Duration = Duration::from_millis(100);
@@ -137,7 +137,7 @@ impl<H> Waits<H> {
         }
     }
 
-    /// They did not come back soon after all.
+    /// These accounts did not come back soon.
     pub(super) fn forget_granted(&mut self, account_ids: &[AccountId]) {
         for account_id in account_ids {
             self.granted.remove(account_id);

@@ -23,7 +23,7 @@
 //! - REVERSED stands: the retry answers `07`, now and for ever, with a reason that says what is done by then: nothing yet
 //!   (REVERSAL_PENDING), the money is back (PAYMENT_REVERSED), the ledger refused that (REVERSAL_REFUSED), or a person settled
 //!   it after that (PAYMENT_SETTLED).
-//! - KEPT stands: the retry answered `00`, which is the evaluation afresh that a `07` by timeout promises. Nothing is
+//! - KEPT stands: the retry answered `00`, because a `07` by timeout promises that a retry is evaluated again. Nothing is
 //!   reversed, and every later retry gets `00`.
 //!
 //! The verdict is about one attempt's payment. A retry that finds nothing recorded makes a payment of its own, whatever
@@ -197,7 +197,7 @@ impl Authorizer {
             .tasks
             .spawn(async move { this.decide(asked, answer_by, place).await });
         deciding.await.unwrap_or_else(|panic| {
-            tracing::error!(%panic, "an authorization died");
+            tracing::error!(%panic, "an authorization panicked");
             Decision::Declined(RpcError::Failure(Failure::Internal))
         })
     }
@@ -345,17 +345,17 @@ impl Authorizer {
                 ..
             }) => self.recorded(payment, &recorded, standing, answer_by).await,
             Ok(_) => {
-                tracing::error!(%operation_id, "a recorded operation is not there");
+                tracing::error!(%operation_id, "a recorded operation is missing");
                 Decision::Declined(RpcError::Failure(Failure::Internal))
             }
             Err(error) => {
-                tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                tracing::debug!(%error, %operation_id, "the verdict on a payment could not be read in time");
                 PaymentError::Unknown(operation_id).into()
             }
         }
     }
 
-    /// The answer to a payment that is recorded, under what stands about it.
+    /// The answer to a payment that is recorded, with the verdict on it.
     async fn recorded(
         &self,
         payment: &Payment,
@@ -390,7 +390,7 @@ impl Authorizer {
                     Ok(standing) => standing,
                     // It may have been given, and then the payment stands.
                     Err(error) => {
-                        tracing::debug!(%error, %operation_id, "what stands about a payment was not known in time");
+                        tracing::debug!(%error, %operation_id, "the verdict on a payment could not be read in time");
                         return PaymentError::Unknown(operation_id).into();
                     }
                 }
@@ -410,7 +410,7 @@ impl Authorizer {
         }
     }
 
-    /// What stands about a payment whose reversal is not known to have ended: the ledger knows it first. `None`: it did not say
+    /// The verdict on a payment whose reversal is not known to have ended: the ledger knows it first. `None`: it did not say
     /// in time.
     async fn pending(
         &self,
@@ -462,7 +462,7 @@ impl Authorizer {
             }
             // The background task goes on trying. Until it has succeeded, nobody may say that the payment is reversed.
             Err(cause) => {
-                tracing::warn!(error = %cause, "a doubt could not be made durable in time");
+                tracing::warn!(error = %cause, "a payment in doubt could not be recorded in time");
                 PaymentError::Unknown(payment.operation_id.clone()).into()
             }
         };

@@ -99,8 +99,8 @@ impl From<PaymentError> for Problem {
             PaymentError::ReversalPending(id) => precondition(
                 "REVERSAL_PENDING",
                 format!(
-                    "payment {id} happened too late and is not reversed yet, which goes on by itself; pay with a new \
-                     operation_id"
+                    "payment {id} happened too late and is not reversed yet; the reversal is tried again by itself, pay with a \
+                     new operation_id"
                 ),
                 &id,
                 None,
@@ -122,7 +122,7 @@ impl From<PaymentError> for Problem {
             } => precondition(
                 "REVERSAL_REFUSED",
                 format!(
-                    "payment {id} happened too late and is not reversed, that was refused with {reason}; settle it with \
+                    "payment {id} happened too late, and its reversal was refused with {reason}; settle it with \
                      SettlePayment"
                 ),
                 &id,

@@ -10,7 +10,7 @@ use crate::domain::card::{Mcc, Merchant, Pattern, SettlementMethod};
 use crate::domain::{AccountId, Amount, Category, OperationId, Timestamp};
 use crate::store::{CardRulePosition, UnsettledPayment, UnsettledPosition};
 
-/// What two kinds of requests, that of gRPC and that of the JSON door, say in the same words. `None`: it broke a rule of its
+/// What two kinds of requests, that of gRPC and that of the JSON endpoint, say in the same words. `None`: it broke a rule of its
 /// own, and that is noted.
 pub(in crate::rpc) struct Words<'a> {
     pub(in crate::rpc) operation_id: (&'static str, Option<&'a str>),

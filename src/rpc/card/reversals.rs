@@ -82,7 +82,7 @@ impl Reversals {
             is_recorded,
         } = doubt;
         if !is_recorded && self.verdict(&operation_id, &attempt).await == Standing::Kept {
-            tracing::warn!(%operation_id, "a payment that was answered 07 stands: a retry of it was approved");
+            tracing::warn!(%operation_id, "a payment that was answered 07 is kept, because a retry of it was approved");
             return;
         }
         let answer = match fate {
@@ -113,7 +113,7 @@ impl Reversals {
             match given.await {
                 Ok(standing) => return standing,
                 Err(error) => {
-                    tracing::warn!(%error, %operation_id, "a verdict could not be given; it is tried again");
+                    tracing::warn!(%error, %operation_id, "a verdict on a payment could not be stored; it is tried again");
                 }
             }
             tokio::time::sleep(pause).await;
@@ -176,7 +176,7 @@ impl Reversals {
         let store = self.store.before(step());
         let settled = store.settle_card_verdict(operation_id, attempt, reversal_id);
         if let Err(error) = settled.await {
-            tracing::warn!(%error, "a verdict could not be settled; it is tried again");
+            tracing::warn!(%error, "a payment could not be marked as settled; it is tried again");
         }
     }
 

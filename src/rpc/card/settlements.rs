@@ -2,7 +2,7 @@
 //!
 //! | step  | what happens                                                                        |
 //! |-------|-------------------------------------------------------------------------------------|
-//! | read  | the payment, what stands about it, and whether the account of a credit can receive   |
+//! | read  | the payment, the verdict on it, and whether the account of a credit can receive      |
 //! | begin | the settlement is written down, if no other one is: from now on no other one begins  |
 //! | do    | a credit goes through the batcher, under the settlement's id; else nothing           |
 //! | end   | posted: the payment is settled; refused for ever: another settlement may begin       |
@@ -132,7 +132,7 @@ impl Settlements {
     /// Does what is left of a settlement that has begun and credits.
     async fn credit(&self, case: Case, deadline: Instant) -> Result<Settled, RpcError> {
         let Some(credit) = case.settlement.credit(&case.payment) else {
-            tracing::error!(operation_id = %case.payment_id(), "a settlement that moves nothing did not end");
+            tracing::error!(operation_id = %case.payment_id(), "a settlement without a credit has begun and not ended");
             return Err(RpcError::Failure(Failure::Internal));
         };
         let (end, result) = match self.batcher.execute(credit, deadline).await {
@@ -245,14 +245,14 @@ impl Settlements {
     }
 }
 
-const STANDS: (&str, &str) = ("STANDS", "is a payment that stands");
+const STANDS: (&str, &str) = ("STANDS", "is a payment that was approved");
 const PENDING: (&str, &str) = (
     "REVERSAL_PENDING",
-    "is a payment that is being reversed by itself",
+    "is a payment whose reversal is still being tried",
 );
 const REVERSED: (&str, &str) = ("REVERSED", "is a payment that is reversed");
 const NOT_POSTED: (&str, &str) = ("REFUSED", "is a payment that was refused");
-const NO_PAYMENT: (&str, &str) = ("NO_PAYMENT", "is no card payment");
+const NO_PAYMENT: (&str, &str) = ("NO_PAYMENT", "is not a card payment");
 
 /// The attempt that made a payment, and its settlement.
 fn settlement_of(

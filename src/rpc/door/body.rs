@@ -1,7 +1,7 @@
-//! The body of a payment at the JSON door: every field that breaks a rule is found before any is reported, as over gRPC.
+//! The body of a payment at the JSON endpoint: every field that breaks a rule is found before any is reported, as over gRPC.
 //!
-//! Other fields than these are nobody's business, as in gRPC. But one that is a known field's but for its case, such as `ID`, is
-//! a mistake that would make each retry a payment of its own.
+//! Unknown fields are ignored, as in gRPC. But a name that is almost that of a known field, such as `ID`, is a mistake: with a
+//! misspelled `id`, each retry would be a payment of its own.
 
 use std::fmt;
 
@@ -56,10 +56,10 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
             invalid(r#"is empty, must be like {"account":"123","totalAmount":1.00}"#)
         }
         Category::Data => {
-            invalid(r#"is no JSON object, must be like {"account":"123","totalAmount":1.00}"#)
+            invalid(r#"is not a JSON object, must be like {"account":"123","totalAmount":1.00}"#)
         }
         Category::Syntax | Category::Eof | Category::Io => {
-            invalid(format!("is no valid JSON: {error}"))
+            invalid(format!("is not valid JSON: {error}"))
         }
     })?;
     let mut violations = Violations::default();
@@ -67,7 +67,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
     for (name, value) in &fields {
         match FIELDS.iter().position(|known| known == name) {
             Some(index) if values[index].is_some() => {
-                violations.add(name, "is there more than once");
+                violations.add(name, "is given more than once");
             }
             Some(index) => values[index] = Some(value.get()),
             None => {
@@ -113,7 +113,7 @@ fn is_alike(known: &str, name: &str) -> bool {
 fn string(raw: &str) -> Result<String, String> {
     match kind(raw) {
         "a string" => {
-            serde_json::from_str(raw).map_err(|error| format!("is no valid string: {error}"))
+            serde_json::from_str(raw).map_err(|error| format!("is not a valid string: {error}"))
         }
         "null" => Err("is null, must be a string; leave it out if there is none".to_owned()),
         kind => Err(format!("is {kind}, must be a string")),

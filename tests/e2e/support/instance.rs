@@ -22,10 +22,10 @@ pub struct Ballast {
     pub accounts: Accounts,
     pub balances: Balances,
     pub address: SocketAddr,
-    /// The JSON door's, if it has one.
+    /// The JSON endpoint's, if it has one.
     pub json_address: Option<SocketAddr>,
     pub database: std::sync::Arc<Database>,
-    /// How often its transactions lost against others and were repeated.
+    /// How often its transactions conflicted with others and were repeated.
     pub retries: Retries,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<Ended>,
