@@ -52,6 +52,8 @@ async fn verify(database_url: &str) -> Result<(), CliError> {
     let client = schema::connect(database_url, CONNECT_TIMEOUT).await?;
     schema::check(&client).await?;
     let report = verify::run_with(&client, show).await?;
+    // In a terminal the progress comes before the result.
+    output::finish();
     for (currency, posted) in &report.posted {
         output::print(format_args!(
             "{currency}: all balances together are {posted} minor units"
