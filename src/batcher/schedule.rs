@@ -452,11 +452,19 @@ impl<L: Ledger> Schedule<L> {
                     ticket.end();
                     continue;
                 }
-                let is_free = |id| matches!(self.holder(id), Holder::Nobody | Holder::Quarantine);
-                if !ticket.account_ids().all(is_free) {
-                    self.repark(&account_id, ticket);
-                    break;
+                match self.obstacle_beside(&ticket, Holder::Quarantine) {
+                    None => {}
+                    // It may wait long, and those behind it need not.
+                    Some(other) if self.holder(&other) == Holder::Outside => {
+                        self.park(ticket, other);
+                        continue;
+                    }
+                    Some(_) => {
+                        self.repark(&account_id, ticket);
+                        break;
+                    }
                 }
+                self.quarantine.note_turn(&account_id, now);
                 self.start_alone(ticket);
                 break;
             }
@@ -689,20 +697,17 @@ impl<L: Ledger> Schedule<L> {
     fn gather_for(&mut self, account_ids: &[AccountId]) -> (Vec<Ticket>, Vec<AccountId>) {
         self.batch_count += 1;
         let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
-        let mut parked: BTreeMap<u64, (AccountId, Ticket)> = BTreeMap::new();
         for account_id in account_ids {
             if let Some(held) = self.held.get_mut(account_id) {
                 held.holder = gathering.lane;
-                let tickets = std::mem::take(&mut held.parked);
-                let here = |(number, ticket)| (number, (account_id.clone(), ticket));
-                parked.extend(tickets.into_iter().map(here));
             }
         }
         let now = Instant::now();
         let mut blocked = Vec::new();
         while gathering.tickets.len() < self.config.batch_size_max
             && blocked.len() < BLOCKED_COUNT_MAX
-            && let Some((_, (account_id, mut ticket))) = parked.pop_first()
+            && let Some(account_id) = self.with_the_oldest_parked(account_ids)
+            && let Some(mut ticket) = self.unpark(account_id)
         {
             if self.end_if_pointless(&ticket, now) {
                 ticket.end();
@@ -713,8 +718,8 @@ impl<L: Ledger> Schedule<L> {
                 gathering.tickets.push(ticket);
             }
         }
-        for (account_id, ticket) in parked.into_values().chain(blocked) {
-            self.repark(&account_id, ticket);
+        for (account_id, ticket) in blocked {
+            self.repark(account_id, ticket);
         }
         if gathering.tickets.is_empty() {
             for account_id in account_ids {
@@ -727,6 +732,16 @@ impl<L: Ledger> Schedule<L> {
         gathering.taken.extend_from_slice(account_ids);
         self.gather_ready(&mut gathering);
         self.end_gathering(gathering)
+    }
+
+    /// Of these accounts the one for which the oldest command waits.
+    fn with_the_oldest_parked<'a>(&self, account_ids: &'a [AccountId]) -> Option<&'a AccountId> {
+        let oldest = |id: &'a AccountId| {
+            let (number, _) = self.held.get(id)?.parked.first_key_value()?;
+            Some((*number, id))
+        };
+        let oldest = account_ids.iter().filter_map(oldest);
+        oldest.min_by_key(|(number, _)| *number).map(|(_, id)| id)
     }
 
     fn gather_ready(&mut self, gathering: &mut Gathering) {

@@ -199,7 +199,12 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("card_verdicts.settlement_note", &[]),
     (
         "card_verdicts.try_count",
-        &[("*", "@ + 1", NEXT_TRY), ("*", "2147483647", NEXT_TRY)],
+        &[
+            ("*", "@ + 1", NEXT_TRY),
+            ("*", "2147483647", NEXT_TRY),
+            ("reversed", "0", NEXT_TRY),
+            ("unsettled", "0", NEXT_TRY),
+        ],
     ),
     (
         "card_verdicts.unsettled",

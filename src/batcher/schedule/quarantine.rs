@@ -19,6 +19,8 @@ const COUNT_MAX: usize = 10_000;
 struct Apart {
     /// When its next command may go.
     next: Instant,
+    /// When one went last; `None`: none did.
+    turn: Option<Instant>,
     end: Instant,
 }
 
@@ -51,6 +53,7 @@ impl Quarantine {
         for account_id in suspects {
             let apart = Apart {
                 next: now,
+                turn: None,
                 end: now + LENGTH,
             };
             self.accounts.insert(account_id.clone(), apart);
@@ -65,10 +68,22 @@ impl Quarantine {
         }
     }
 
-    /// The accounts whose next command may go, in no order.
+    /// The accounts whose next command may go. The one whose last turn is longest ago comes first: of two accounts that one
+    /// rejected command named, the one that is not the cause must have a turn of its own to show it.
     pub(super) fn due(&self, now: Instant) -> Vec<AccountId> {
         let due = self.accounts.iter().filter(|(_, apart)| apart.next <= now);
-        due.map(|(account_id, _)| account_id.clone()).collect()
+        let mut due: Vec<_> = due.collect();
+        due.sort_unstable_by_key(|(_, apart)| apart.turn);
+        due.into_iter()
+            .map(|(account_id, _)| account_id.clone())
+            .collect()
+    }
+
+    /// A command of this account goes now.
+    pub(super) fn note_turn(&mut self, account_id: &AccountId, now: Instant) {
+        if let Some(apart) = self.accounts.get_mut(account_id) {
+            apart.turn = Some(now);
+        }
     }
 
     /// Ends the quarantine of accounts that had no rejection for long enough.
@@ -109,6 +124,20 @@ mod tests {
         assert!(quarantine.contains(&id("bad")) && !quarantine.contains(&id("good")));
         assert!(quarantine.due(now).is_empty(), "after a pause");
         assert_eq!(quarantine.due(now + PAUSE), [id("bad")]);
+    }
+
+    #[test]
+    fn two_suspects_have_their_turns_one_after_the_other() {
+        let mut quarantine = Quarantine::default();
+        let mut now = Instant::now();
+        quarantine.note_rejected(&[id("bad"), id("good")], now);
+        let first = quarantine.due(now)[0].clone();
+        quarantine.note_turn(&first, now);
+        // It was a command of both, and it was rejected again.
+        quarantine.note_rejected(&[id("bad"), id("good")], now);
+        now += PAUSE;
+        assert_eq!(quarantine.due(now).len(), 2);
+        assert_ne!(quarantine.due(now)[0], first);
     }
 
     #[test]

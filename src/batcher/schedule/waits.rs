@@ -119,7 +119,8 @@ impl<H> Waits<H> {
             Wait::Accounts(ids) if ids.len() > 1 => longest.min(TOGETHER_MAX),
             Wait::Accounts(_) | Wait::Operation(_) => longest,
         };
-        if self.queue.is_empty() {
+        // The last free connection is never lent for long: an account that comes back soon may need it next.
+        if self.queue.is_empty() && self.connection_count + 1 < connection_count {
             return longest;
         }
         let connections = u32::try_from(connection_count).unwrap_or(u32::MAX);
