@@ -131,12 +131,16 @@ async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>)
             continue;
         }
         let is_down = matches!(error, StoreError::Unavailable { .. });
-        ends.extend(std::iter::repeat_n(failed(&error), part.len()));
+        let operation_id = jobs.get(part.start).map(|job| &job.command.operation_id);
+        ends.extend(std::iter::repeat_n(
+            failed(&error, operation_id),
+            part.len(),
+        ));
         // What is left would only wait for the same database.
         if is_down && !parts.is_empty() {
             let nothing_sent = StoreError::unavailable(error);
             ends.extend(std::iter::repeat_n(
-                failed(&nothing_sent),
+                failed(&nothing_sent, None),
                 jobs.len() - ends.len(),
             ));
             break;
@@ -309,7 +313,8 @@ fn first_answers(jobs: &[Job], verdicts: Vec<Verdict>, mut in_doubt: AllInDoubt)
     jobs.iter().zip(verdicts).map(first_answer).collect()
 }
 
-fn failed(error: &StoreError) -> End {
+/// `operation_id` is for the log; the first one, if there are several.
+fn failed(error: &StoreError, operation_id: Option<&OperationId>) -> End {
     let (failure, is_poisonous) = match error {
         StoreError::LockTimeout => return End::Obstructed,
         StoreError::Serialization | StoreError::TableLocked => {
@@ -336,7 +341,8 @@ fn failed(error: &StoreError) -> End {
             (failure, false)
         }
         StoreError::Rejected { .. } | StoreError::Corrupt(_) | StoreError::Duplicate { .. } => {
-            tracing::error!(%error, "a command cannot be executed");
+            let operation_id = operation_id.map(OperationId::as_str);
+            tracing::error!(operation_id, %error, "a command cannot be executed");
             (Failure::Internal, true)
         }
     };

@@ -133,7 +133,7 @@ impl Folder {
         lock.try_lock()
             .map_err(|_| EmbeddedError::InUse(path.clone()))?;
         let socket_dir = socket_dir(&path);
-        fs::create_dir_all(&socket_dir).map_err(failed)?;
+        make_socket_dir(&socket_dir).map_err(failed)?;
         fs::set_permissions(&socket_dir, Permissions::from_mode(0o700)).map_err(failed)?;
         user.own(&socket_dir).map_err(failed)?;
         Ok(Self {
@@ -311,6 +311,22 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> EmbeddedError + Copy {
             data_dir: path.to_owned(),
             cause: error.to_string(),
         },
+    }
+}
+
+/// Makes the folder of the socket. It may be in a folder where everybody may write, so what others put there is not taken for
+/// ours.
+fn make_socket_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => return made,
+    }
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "the folder of its socket, {}, is there and is no folder; remove it",
+            path.display()
+        ))),
     }
 }
 

@@ -291,6 +291,14 @@ async fn what_is_wrong_with_a_body_is_said_all_at_once() {
             ],
         ),
         (with("\"id\"", "\"ID\""), &["id is written \"ID\""]),
+        (with("\"id\"", "\"id \""), &["id is written \"id \""]),
+        (
+            with("\"id\"", "\"operation_id\""),
+            &["id is missing, and \"operation_id\" may be meant"],
+        ),
+        (with("\"id\"", "\"operationId\""), &["id is missing"]),
+        // The first letter is Cyrillic.
+        (with("\"id\"", "\"\u{456}d\""), &["id is missing"]),
         (
             with("totalAmount", "total_amount"),
             &["totalAmount is written", "totalAmount is required"],

@@ -1,7 +1,7 @@
 //! The body of a payment at the JSON endpoint: every field that breaks a rule is found before any is reported, as over gRPC.
 //!
-//! Unknown fields are ignored, as in gRPC. But a name that is almost that of a known field, such as `ID`, is a mistake: with a
-//! misspelled `id`, each retry would be a payment of its own.
+//! Unknown fields are ignored, as in gRPC. But a name that is almost that of a known field, such as `ID`, is a mistake, and so
+//! is another name of the payment's id, such as `operation_id`, where there is no `id`: each retry would be a payment of its own.
 
 use std::fmt;
 
@@ -77,6 +77,15 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
             }
         }
     }
+    if values[0].is_none()
+        && let Some((name, _)) = fields.iter().find(|(name, _)| may_mean_id(name))
+    {
+        let rule = format!(
+            "is missing, and {} may be meant by it",
+            Violations::quoted(name)
+        );
+        violations.add(ID, rule);
+    }
     let [id, account, total, mcc, merchant] = values;
     let random = || format!("card-{:032x}", rand::random::<u128>());
     let id = match id {
@@ -103,10 +112,22 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
 
 /// Whether a name differs only in what people get wrong.
 fn is_alike(known: &str, name: &str) -> bool {
-    let letters = name.chars().filter(|c| !matches!(c, '_' | '-'));
-    letters
-        .map(|c| c.to_ascii_lowercase())
-        .eq(known.chars().map(|c| c.to_ascii_lowercase()))
+    letters(name).eq(letters(known))
+}
+
+/// What the id is called elsewhere.
+const OTHER_IDS: [&str; 3] = ["operation_id", "payment_id", "transaction_id"];
+
+/// Whether an unknown name may be that of the id, to somebody who knows it from elsewhere, or in letters of another alphabet
+/// that look the same.
+fn may_mean_id(name: &str) -> bool {
+    let looks_like_id = !name.is_ascii() && letters(name).count() == ID.len();
+    looks_like_id || OTHER_IDS.iter().any(|other| is_alike(other, name))
+}
+
+fn letters(name: &str) -> impl Iterator<Item = char> {
+    let letters = name.chars().filter(|c| c.is_alphanumeric());
+    letters.flat_map(char::to_lowercase)
 }
 
 /// A string as it was meant.
