@@ -1,6 +1,9 @@
 //! The schedule: which command goes into which batch. It alone knows which task has which accounts in hand, so
 //! it needs no lock, and it never waits for the database.
 
+mod apart;
+mod gather;
+mod outside;
 mod quarantine;
 mod waits;
 
@@ -14,12 +17,13 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::lane::{self, Ended, Obstacle};
-use super::{Answer, BatcherConfig, Failure, Ticket};
-use crate::domain::{AccountId, Command, Map, OperationId, Set};
+use super::{BatcherConfig, Ticket};
+use crate::domain::{AccountId, Command, Map, Set};
 use crate::store::{Ledger, Locking, StoreError};
 
+use outside::{contention, has_waited_enough};
 use quarantine::Quarantine;
-use waits::{Awaited, GRANTED_AT_ONCE, IDLE_MAX, IdleHold, Wait, Waits};
+use waits::{Wait, Waits};
 
 /// How often a command waits, each time for another one of its accounts, before the free one of them is kept for it.
 const DETOURS_MAX: u32 = 4;
@@ -335,34 +339,6 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Lets a command wait for its operation id, if somebody outside was about to record the id. Returns all other commands.
-    fn park_at_operation(&mut self, mut ticket: Ticket) -> Option<Ticket> {
-        if self.waits.operations.is_empty() {
-            return Some(ticket);
-        }
-        let operation_id = ticket.job.command.operation_id.clone();
-        if !self.waits.operations.contains_key(&operation_id) {
-            return Some(ticket);
-        }
-        self.expect_a_long_wait(&mut ticket);
-        self.await_operation(operation_id, ticket);
-        None
-    }
-
-    fn await_operation(&mut self, operation_id: OperationId, ticket: Ticket) {
-        let awaited = self.waits.operations.entry(operation_id.clone());
-        let awaited = awaited.or_insert_with(|| Awaited {
-            parked: Vec::new(),
-            is_waited_for: false,
-            since: Instant::now(),
-        });
-        awaited.parked.push(ticket);
-        awaited.since = Instant::now();
-        if !std::mem::replace(&mut awaited.is_waited_for, true) {
-            self.waits.push(Wait::Operation(operation_id));
-        }
-    }
-
     /// Gives work to every lane and every lock-wait connection that has none.
     fn dispatch(&mut self) {
         self.use_holds();
@@ -385,102 +361,6 @@ impl<L: Ledger> Schedule<L> {
             started: Instant::now(),
         };
         self.start(tickets, Hand::Lane(batch), Locking::Skip);
-    }
-
-    /// Lets the commands go that wait for granted locks, and gives back the locks that none can use.
-    fn use_holds(&mut self) {
-        if self.waits.idle_holds.is_empty() {
-            return;
-        }
-        let now = Instant::now();
-        for idle in std::mem::take(&mut self.waits.idle_holds) {
-            let (tickets, taken) = self.gather_for(&idle.account_ids);
-            if !tickets.is_empty() {
-                let batch = Batch {
-                    account_ids: taken,
-                    size: tickets.len(),
-                    started: now,
-                };
-                let hand = Hand::Granted {
-                    batch,
-                    account_ids: idle.account_ids,
-                    was_contended: idle.was_contended,
-                };
-                self.start(tickets, hand, Locking::Held(idle.hold));
-                continue;
-            }
-            let is_wanted = |id| {
-                self.held
-                    .get(id)
-                    .is_some_and(|held| !held.parked.is_empty())
-            };
-            if idle.end > now && idle.account_ids.iter().any(is_wanted) {
-                self.waits.idle_holds.push(idle);
-                continue;
-            }
-            let (ledger, hold) = (self.ledger.clone(), idle.hold);
-            let releasing = async move {
-                ledger.release(hold).await;
-                Done::Released
-            };
-            let task = self.running.spawn(releasing);
-            self.hands
-                .insert(task.id(), Hand::Release(idle.account_ids));
-        }
-    }
-
-    /// Starts one command of each account in quarantine whose turn it is, alone.
-    fn run_quarantined(&mut self) {
-        let now = Instant::now();
-        if self.quarantine.next(now).is_none() {
-            return;
-        }
-        for account_id in self.quarantine.take_over(now) {
-            if self.holder(&account_id) == Holder::Quarantine {
-                self.release(account_id);
-            }
-        }
-        for account_id in self.quarantine.due(now) {
-            if !self.has_free_lane() {
-                return;
-            }
-            while self.holder(&account_id) == Holder::Quarantine {
-                let Some(ticket) = self.unpark(&account_id) else {
-                    break;
-                };
-                if self.end_if_pointless(&ticket, now) {
-                    ticket.end();
-                    continue;
-                }
-                match self.obstacle_beside(&ticket, Holder::Quarantine) {
-                    None => {}
-                    // It may wait long, and those behind it need not.
-                    Some(other) if self.holder(&other) == Holder::Outside => {
-                        self.park(ticket, other);
-                        continue;
-                    }
-                    Some(_) => {
-                        self.repark(&account_id, ticket);
-                        break;
-                    }
-                }
-                self.quarantine.note_turn(&account_id, now);
-                self.start_alone(ticket);
-                break;
-            }
-        }
-    }
-
-    fn start_alone(&mut self, mut ticket: Ticket) {
-        self.batch_count += 1;
-        let lane = Holder::Lane(self.batch_count);
-        let (mut taken, mut fronted) = (Vec::new(), Vec::new());
-        self.take(&mut ticket, lane, &mut taken, &mut fronted);
-        for account_id in &fronted {
-            self.close_front(account_id);
-        }
-        self.waiting -= 1;
-        self.start_lane(vec![ticket], taken);
     }
 
     /// Takes the oldest command that waits for an account in somebody's hands.
@@ -508,36 +388,6 @@ impl<L: Ledger> Schedule<L> {
         is_pointless
     }
 
-    /// Gives each free lock-wait connection something to wait for.
-    fn start_waits(&mut self) {
-        while self.waits.connection_count < self.config.patient_lanes {
-            let Some(wait) = self.waits.pop() else {
-                return;
-            };
-            let began = Instant::now();
-            let Some(longest) = self.sweep(&wait, began) else {
-                continue;
-            };
-            let connection_count = self.config.patient_lanes;
-            let wait_max = self.waits.turn(&wait, longest, connection_count);
-            self.waits.connection_count += 1;
-            let ledger = self.ledger.clone();
-            let waited_for = wait.clone();
-            let commands = self.parked_commands(&wait);
-            let task = self.running.spawn(Box::pin(async move {
-                match waited_for {
-                    Wait::Accounts(ids) => {
-                        Done::Locks(ledger.await_accounts(&ids, &commands, wait_max).await)
-                    }
-                    Wait::Operation(id) => {
-                        Done::Operation(ledger.await_operation(&id, wait_max).await)
-                    }
-                }
-            }));
-            self.hands.insert(task.id(), Hand::Wait { wait, began });
-        }
-    }
-
     /// The commands that come first when the accounts are granted.
     fn parked_commands(&self, wait: &Wait) -> Vec<Arc<Command>> {
         let Wait::Accounts(account_ids) = wait else {
@@ -546,87 +396,6 @@ impl<L: Ledger> Schedule<L> {
         let held = account_ids.iter().filter_map(|id| self.held.get(id));
         let first = held.flat_map(|held| held.parked.values().take(self.config.batch_size_max));
         first.map(|ticket| ticket.job.command.clone()).collect()
-    }
-
-    /// Ends what waited enough for what `wait` is about, and says how long the rest may still wait. `None`: nothing is left,
-    /// and nobody waits.
-    fn sweep(&mut self, wait: &Wait, now: Instant) -> Option<Duration> {
-        let lock_wait_max = self.config.lock_wait_max;
-        match wait {
-            Wait::Accounts(account_ids) => {
-                let mut end: Option<Instant> = None;
-                for account_id in account_ids {
-                    end = end.max(self.sweep_account(account_id, now));
-                }
-                if end.is_none() {
-                    for account_id in account_ids {
-                        self.release(account_id.clone());
-                    }
-                }
-                Some(end?.saturating_duration_since(now).max(IDLE_MAX))
-            }
-            Wait::Operation(operation_id) => {
-                let awaited = self.waits.operations.get_mut(operation_id)?;
-                let is_over = |ticket: &Ticket| {
-                    ticket.withdraw_if_pointless(now) || has_waited_enough(ticket, None, now)
-                };
-                let parked = std::mem::take(&mut awaited.parked);
-                let (over, staying): (Vec<_>, Vec<_>) = parked.into_iter().partition(is_over);
-                awaited.parked = staying;
-                awaited.is_waited_for = !awaited.parked.is_empty();
-                let is_waited_for = awaited.is_waited_for;
-                self.waiting -= over.len();
-                for ticket in over {
-                    match ticket.job.claim.is_withdrawn() {
-                        true => ticket.end(),
-                        false => ticket.answer(contention(None)),
-                    }
-                }
-                self.waits.forget_operations(now);
-                is_waited_for.then_some(lock_wait_max)
-            }
-        }
-    }
-
-    /// The same for one account. When the oldest command has waited enough.
-    fn sweep_account(&mut self, account_id: &AccountId, now: Instant) -> Option<Instant> {
-        let lock_wait_max = self.config.lock_wait_max;
-        let held = self.held.get_mut(account_id)?;
-        // While the account comes back now and then, its commands wait for each other and not for its lock.
-        let since_end = held.outside_since.map(|since| since + lock_wait_max);
-        let mut over = Vec::new();
-        let is_long = since_end.is_some_and(|end| end <= now);
-        while let Some((_, oldest)) = held.parked.first_key_value() {
-            if !(oldest.withdraw_if_pointless(now)
-                || (is_long && has_waited_enough(oldest, since_end, now)))
-            {
-                break;
-            }
-            over.extend(held.parked.pop_first().map(|(_, ticket)| ticket));
-        }
-        if is_long {
-            let (late, staying): (Vec<_>, Vec<_>) = std::mem::take(&mut held.parked)
-                .into_values()
-                .partition(|ticket| has_waited_enough(ticket, since_end, now));
-            held.parked = staying
-                .into_iter()
-                .map(|ticket| (ticket.waiting.number, ticket))
-                .collect();
-            over.extend(late);
-        }
-        let oldest = held.parked.first_key_value().map(|(_, ticket)| {
-            let end = ticket.waiting.lock_wait_end.or(since_end).unwrap_or(now);
-            end.max(since_end.unwrap_or(end))
-        });
-        self.waiting -= over.len();
-        for mut ticket in over {
-            self.unreserve(&mut ticket);
-            match ticket.withdraw_if_pointless(now) {
-                true => ticket.end(),
-                false => ticket.answer(contention(Some(account_id.clone()))),
-            }
-        }
-        oldest
     }
 
     fn batches(&self) -> impl Iterator<Item = &Batch> {
@@ -669,171 +438,6 @@ impl<L: Ledger> Schedule<L> {
         let idle = self.waits.idle_holds.iter().map(|idle| idle.end).min();
         let quarantine = self.quarantine.next(Instant::now());
         gathering.into_iter().chain(idle).chain(quarantine).min()
-    }
-
-    /// As many commands as each lane has if all have the same. A batch that takes all there are leaves the other lanes
-    /// with little to do until it ends.
-    fn share(&self, now: Instant) -> usize {
-        let (in_time, in_trouble): (Vec<&Batch>, Vec<&Batch>) = self
-            .batches()
-            .partition(|batch| now - batch.started < GATHERING_MAX);
-        let running: usize = in_time.iter().map(|batch| batch.size).sum();
-        let lanes = self.config.lanes.saturating_sub(in_trouble.len()).max(1);
-        let share = (self.ready_count + running).div_ceil(lanes);
-        share.max(GATHERED_ENOUGH)
-    }
-
-    /// The next batch: a lane's share of the commands on free accounts, and further commands that no other lane could do or
-    /// would begin with. Its accounts, which are returned with it, are in its hands from now on.
-    fn gather(&mut self) -> (Vec<Ticket>, Vec<AccountId>) {
-        self.batch_count += 1;
-        let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
-        self.gather_ready(&mut gathering);
-        self.end_gathering(gathering)
-    }
-
-    /// The batch that makes use of granted locks: all commands that wait for these accounts, and others as for any batch.
-    /// Empty if none of those can go now.
-    fn gather_for(&mut self, account_ids: &[AccountId]) -> (Vec<Ticket>, Vec<AccountId>) {
-        self.batch_count += 1;
-        let mut gathering = Gathering::new(Holder::Lane(self.batch_count));
-        for account_id in account_ids {
-            if let Some(held) = self.held.get_mut(account_id) {
-                held.holder = gathering.lane;
-            }
-        }
-        let now = Instant::now();
-        let mut blocked = Vec::new();
-        while gathering.tickets.len() < self.config.batch_size_max
-            && blocked.len() < BLOCKED_COUNT_MAX
-            && let Some(account_id) = self.with_the_oldest_parked(account_ids)
-            && let Some(mut ticket) = self.unpark(account_id)
-        {
-            if self.end_if_pointless(&ticket, now) {
-                ticket.end();
-            } else if self.obstacle_beside(&ticket, gathering.lane).is_some() {
-                blocked.push((account_id, ticket));
-            } else {
-                self.take_into(&mut ticket, &mut gathering);
-                gathering.tickets.push(ticket);
-            }
-        }
-        for (account_id, ticket) in blocked {
-            self.repark(account_id, ticket);
-        }
-        if gathering.tickets.is_empty() {
-            for account_id in account_ids {
-                if let Some(held) = self.held.get_mut(account_id) {
-                    held.holder = Holder::Hold;
-                }
-            }
-            return (Vec::new(), Vec::new());
-        }
-        gathering.taken.extend_from_slice(account_ids);
-        self.gather_ready(&mut gathering);
-        self.end_gathering(gathering)
-    }
-
-    /// Of these accounts the one for which the oldest command waits.
-    fn with_the_oldest_parked<'a>(&self, account_ids: &'a [AccountId]) -> Option<&'a AccountId> {
-        let oldest = |id: &'a AccountId| {
-            let (number, _) = self.held.get(id)?.parked.first_key_value()?;
-            Some((*number, id))
-        };
-        let oldest = account_ids.iter().filter_map(oldest);
-        oldest.min_by_key(|(number, _)| *number).map(|(_, id)| id)
-    }
-
-    fn gather_ready(&mut self, gathering: &mut Gathering) {
-        let lane = gathering.lane;
-        let now = Instant::now();
-        let share = self.share(now);
-        let (mut left, mut left_on) = (Vec::new(), Set::default());
-        while gathering.tickets.len().max(left.len()) < self.config.batch_size_max {
-            let Some(ticket) = self.pop_ready() else {
-                break;
-            };
-            if self.end_if_pointless(&ticket, now) {
-                ticket.end();
-                continue;
-            }
-            if let Some(account_id) = self.obstacle_beside(&ticket, lane) {
-                self.park(ticket, account_id);
-                continue;
-            }
-            if gathering.tickets.len() >= share {
-                let is_on_taken = ticket.account_ids().any(|id| self.holder(id) == lane);
-                // None goes before an older one on its account.
-                if !is_on_taken || ticket.account_ids().any(|id| left_on.contains(id)) {
-                    left_on.extend(ticket.account_ids().cloned());
-                    left.push(ticket);
-                    continue;
-                }
-            }
-            let Some(mut ticket) = self.park_at_operation(ticket) else {
-                continue;
-            };
-            self.take_into(&mut ticket, gathering);
-            gathering.tickets.push(ticket);
-        }
-        let mut is_leaving = left.len() >= worth_a_batch_beside(gathering.tickets.len());
-        for mut ticket in left {
-            // Meanwhile its account may have been kept free for another one; those after it may be on its other account.
-            is_leaving |= gathering.tickets.len() == self.config.batch_size_max;
-            is_leaving |= self.obstacle_beside(&ticket, lane).is_some();
-            if is_leaving {
-                self.make_ready(ticket);
-                continue;
-            }
-            self.take_into(&mut ticket, gathering);
-            gathering.tickets.push(ticket);
-        }
-    }
-
-    fn end_gathering(&mut self, gathering: Gathering) -> (Vec<Ticket>, Vec<AccountId>) {
-        self.waiting -= gathering.tickets.len();
-        for account_id in &gathering.fronted {
-            self.close_front(account_id);
-        }
-        (gathering.tickets, gathering.taken)
-    }
-
-    fn take_into(&mut self, ticket: &mut Ticket, gathering: &mut Gathering) {
-        let Gathering {
-            lane,
-            taken,
-            fronted,
-            ..
-        } = gathering;
-        self.take(ticket, *lane, taken, fronted);
-    }
-
-    /// Gives a command's accounts to the lane that gathers, and adds those to `taken` that it did not have yet. What waits
-    /// for one may still go into the same batch: it stays among the `fronts` until that is complete, see `fronted`.
-    fn take(
-        &mut self,
-        ticket: &mut Ticket,
-        lane: Holder,
-        taken: &mut Vec<AccountId>,
-        fronted: &mut Vec<AccountId>,
-    ) {
-        if ticket.waiting.reserved.take().is_some() {
-            self.reserved_count -= 1;
-        }
-        for account_id in ticket.job.command.movement.account_ids() {
-            match self.held.entry(account_id.clone()) {
-                Entry::Vacant(vacant) => drop(vacant.insert(Held::by(lane))),
-                Entry::Occupied(occupied) if occupied.get().holder == lane => continue,
-                Entry::Occupied(mut occupied) => {
-                    let held = occupied.get_mut();
-                    if held.holder == Holder::Nobody {
-                        fronted.push(account_id.clone());
-                    }
-                    held.holder = lane;
-                }
-            }
-            taken.push(account_id.clone());
-        }
     }
 
     fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking<L::Hold>) {
@@ -933,134 +537,6 @@ impl<L: Ledger> Schedule<L> {
         }
     }
 
-    /// Lets a command wait for an account that somebody outside has.
-    fn step_aside(&mut self, account_id: AccountId, ticket: Ticket, now: Instant) {
-        let is_new = self.holder(&account_id) != Holder::Outside;
-        if is_new {
-            self.hold_outside(&account_id, now);
-        }
-        let needs_all = ticket.waiting.step_aside_count > STEP_ASIDE_COUNT_MAX
-            && ticket.account_ids().all(|id| {
-                let is_joinable = match self.holder(id) {
-                    Holder::Nobody => true,
-                    Holder::Outside => (is_new && *id == account_id) || self.waits.can_join(id),
-                    Holder::Lane(_) | Holder::Hold | Holder::Ticket | Holder::Quarantine => false,
-                };
-                is_joinable && self.waits.comes_back_soon(id, now)
-            });
-        if needs_all {
-            let account_ids: Vec<AccountId> = ticket.account_ids().cloned().collect();
-            for id in &account_ids {
-                if self.holder(id) == Holder::Nobody {
-                    self.hold_outside(id, now);
-                }
-            }
-            self.waits.push_together(&account_ids);
-        } else if is_new {
-            self.waits.push(Wait::Accounts(vec![account_id.clone()]));
-        }
-        self.repark(&account_id, ticket);
-        if self.config.lock_wait_max.is_zero() {
-            self.sweep_account(&account_id, now);
-        }
-    }
-
-    /// Waits for accounts once more that another instance had in hand before: it takes them in turns with this one, and
-    /// what comes meanwhile gathers.
-    fn await_again(&mut self, account_ids: &[AccountId], now: Instant) {
-        let is_wanted = |held: &Held| held.holder == Holder::Nobody && !held.parked.is_empty();
-        let wanted: Vec<AccountId> = account_ids
-            .iter()
-            .filter(|id| self.held.get(*id).is_some_and(is_wanted))
-            .cloned()
-            .collect();
-        if wanted.is_empty() {
-            return;
-        }
-        for account_id in &wanted {
-            self.hold_outside(account_id, now);
-        }
-        self.waits.push(Wait::Accounts(wanted));
-    }
-
-    fn finish_wait(&mut self, wait: Wait, done: Done<L::Hold>, began: Instant, now: Instant) {
-        match (wait, done) {
-            // The connection keeps the locks, and is used up or released later.
-            (Wait::Accounts(account_ids), Done::Locks(Ok(hold))) => {
-                self.waits.note_granted(&account_ids, now);
-                for account_id in &account_ids {
-                    if let Some(held) = self.held.get_mut(account_id) {
-                        held.holder = Holder::Hold;
-                        held.outside_since = None;
-                    }
-                }
-                self.waits.idle_holds.push(IdleHold {
-                    hold,
-                    account_ids,
-                    was_contended: now - began > GRANTED_AT_ONCE,
-                    end: now + IDLE_MAX,
-                });
-            }
-            (Wait::Accounts(account_ids), Done::Locks(Err(StoreError::LockTimeout))) => {
-                self.waits.connection_count -= 1;
-                self.waits.forget_granted(&account_ids);
-                for account_id in account_ids {
-                    let wait = Wait::Accounts(vec![account_id]);
-                    if self.sweep(&wait, now).is_some() {
-                        self.waits.push(wait);
-                    }
-                }
-            }
-            (Wait::Accounts(account_ids), _) => {
-                // Its commands meet what is wrong in a lane, which tells their callers.
-                self.waits.connection_count -= 1;
-                account_ids.into_iter().for_each(|id| self.release(id));
-            }
-            (wait @ Wait::Operation(_), Done::Operation(Err(StoreError::LockTimeout))) => {
-                self.waits.connection_count -= 1;
-                if self.sweep(&wait, now).is_some() {
-                    self.waits.push(wait);
-                }
-            }
-            (Wait::Operation(operation_id), _) => {
-                self.waits.connection_count -= 1;
-                let awaited = self.waits.operations.remove(&operation_id);
-                for ticket in awaited.into_iter().flat_map(|awaited| awaited.parked) {
-                    match self.obstacle(&ticket) {
-                        Some(account_id) => self.park(ticket, account_id),
-                        None => self.make_ready(ticket),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Notes that somebody outside has an account. Those who wait for it, wait for a lock from now on.
-    fn hold_outside(&mut self, account_id: &AccountId, now: Instant) {
-        self.hold(account_id, Holder::Outside);
-        if let Some(held) = self.held.get_mut(account_id) {
-            held.outside_since.get_or_insert(now);
-        }
-        self.unreserve_for_those_at(account_id);
-    }
-
-    /// The commands that wait for an account may wait long from now on: what they reserved is free for others meanwhile.
-    fn unreserve_for_those_at(&mut self, account_id: &AccountId) {
-        if self.reserved_count == 0 {
-            return;
-        }
-        let parked = self.held.get_mut(account_id).map(|held| &mut held.parked);
-        let reserved: Vec<AccountId> = parked
-            .into_iter()
-            .flat_map(BTreeMap::values_mut)
-            .filter_map(|ticket| ticket.waiting.reserved.take())
-            .collect();
-        for reserved in reserved {
-            self.reserved_count -= 1;
-            self.release(reserved);
-        }
-    }
-
     /// Takes an account out of all hands.
     fn release(&mut self, account_id: AccountId) {
         let is_apart = self.quarantine.contains(&account_id);
@@ -1093,35 +569,4 @@ impl<L: Ledger> Schedule<L> {
 /// Whether half of the inbox is taken, by commands or by places for them.
 fn is_filling(inbox: &mpsc::Receiver<Ticket>) -> bool {
     inbox.capacity() <= inbox.max_capacity() / 2
-}
-
-/// `since_end` is for a command that waited already when somebody outside took its account.
-fn has_waited_enough(ticket: &Ticket, since_end: Option<Instant>, now: Instant) -> bool {
-    let end = ticket.waiting.lock_wait_end.or(since_end);
-    end.is_some_and(|end| end <= now)
-}
-
-fn contention(account_id: Option<AccountId>) -> Answer {
-    Answer::Failed(Failure::Contention { account_id })
-}
-
-/// A batch that is being gathered.
-struct Gathering {
-    lane: Holder,
-    tickets: Vec<Ticket>,
-    /// The accounts in its hands.
-    taken: Vec<AccountId>,
-    /// Those of them that commands wait for which may still go along.
-    fronted: Vec<AccountId>,
-}
-
-impl Gathering {
-    fn new(lane: Holder) -> Self {
-        Self {
-            lane,
-            tickets: Vec::new(),
-            taken: Vec::new(),
-            fronted: Vec::new(),
-        }
-    }
 }
