@@ -286,8 +286,8 @@ struct TuningArgs {
     #[arg(long, env = "BALLAST_LANES", default_value = "2", value_name = "COUNT", value_parser = count(1, 64))]
     lanes: u64,
     /// Connections that wait for accounts that another session or instance holds locked
-    #[arg(long, env = "BALLAST_PATIENT_LANES", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
-    patient_lanes: u64,
+    #[arg(long, alias = "patient-lanes", env = "BALLAST_LOCK_WAIT_CONNECTIONS", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
+    lock_wait_connections: u64,
     /// Connections for reads and for opening accounts
     #[arg(long, env = "BALLAST_REQUEST_CONNECTIONS", default_value = "8", value_name = "COUNT", value_parser = count(1, 1000))]
     request_connections: u64,
@@ -406,7 +406,7 @@ impl ServeArgs {
             json_listen: self.json_listen,
             store: StoreConfig {
                 database_url,
-                batch_connections: size(tuning.lanes + tuning.patient_lanes),
+                batch_connections: size(tuning.lanes + tuning.lock_wait_connections),
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
                 allow_data_loss: self.allow_data_loss,
@@ -417,7 +417,7 @@ impl ServeArgs {
             },
             batcher: BatcherConfig {
                 lanes: size(tuning.lanes),
-                patient_lanes: size(tuning.patient_lanes),
+                lock_wait_connections: size(tuning.lock_wait_connections),
                 batch_size_max: size(tuning.batch_size_max),
                 queue_depth_max: size(tuning.queue_depth_max),
                 lock_wait_max: Duration::from_millis(tuning.lock_wait_ms),

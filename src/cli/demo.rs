@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::CliError;
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Claim, Command, Currency, Movement, Note, OperationId,
+    AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     OwnerId,
 };
 use crate::store::{AccountSpec, Job, Ledger, Locking, Store, StoreError, Verdict};
@@ -60,11 +60,8 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
             metadata: BTreeMap::new(),
         },
     };
-    let job = Job {
-        command: Arc::new(command),
-        claim: Arc::<Claim>::default(),
-        deadline: Instant::now() + TIMEOUT,
-    };
+    let deadline = Instant::now() + TIMEOUT;
+    let job = Job::new(Arc::new(command), Arc::default(), deadline);
     match &store.execute(&[job], Locking::Skip).await?[..] {
         [Verdict::Decided(Ok(_))] => Ok(true),
         other => {

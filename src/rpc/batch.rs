@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::member::{self, Asks, Member};
 use super::status::RpcError;
 use super::{brief, page, proto};
-use crate::batcher::{Batcher, Group};
+use crate::batcher::{Batcher, Pipeline};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -25,7 +25,7 @@ const KEPT_SIZE: usize = 2 * 1024;
 struct Batch<'a> {
     batcher: &'a Batcher,
     deadline: Instant,
-    group: Group<usize>,
+    pipeline: Pipeline<usize>,
     operation_ids: Vec<String>,
     results: Vec<Option<proto::OperationResult>>,
 }
@@ -40,7 +40,7 @@ pub async fn execute(
     let mut batch = Batch {
         batcher,
         deadline,
-        group: Group::default(),
+        pipeline: Pipeline::default(),
         operation_ids: Vec::with_capacity(operations.len()),
         results: std::iter::repeat_with(|| None)
             .take(operations.len())
@@ -58,7 +58,7 @@ pub async fn execute(
         let commands = batch.settle(store, asking).await;
         batch.submit(commands).await;
     }
-    while let Some((index, answer)) = batch.group.next().await {
+    while let Some((index, answer)) = batch.pipeline.next().await {
         batch.end(index, member::outcome(answer));
     }
     // Each member was ended: unless it was malformed, by its answer.
@@ -103,8 +103,8 @@ impl Batch<'_> {
 
     async fn submit(&mut self, commands: Vec<(usize, Command)>) {
         for (index, command) in commands {
-            match self.batcher.place(self.deadline).await {
-                Ok(place) => self.group.submit(place, command, self.deadline, index),
+            match self.batcher.slot(self.deadline).await {
+                Ok(slot) => self.pipeline.submit(slot, command, self.deadline, index),
                 Err(failure) => self.end(index, Err(RpcError::Failure(failure))),
             }
         }

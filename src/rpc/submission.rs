@@ -26,7 +26,7 @@ use super::room::{Held, Room};
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use super::{balance::Limits, edge};
-use crate::batcher::{Batcher, Failure, Group, Place};
+use crate::batcher::{Batcher, Failure, Pipeline, QueueSlot};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -99,7 +99,7 @@ struct Submission {
     operation_timeout: Duration,
     asking: Vec<Asking>,
     ready: VecDeque<Ready>,
-    group: Group<String>,
+    pipeline: Pipeline<String>,
     outputs: mpsc::UnboundedSender<Output>,
     room: Arc<Room>,
 }
@@ -122,7 +122,7 @@ pub fn start(
         operation_timeout: limits.operation_timeout,
         asking: Vec::new(),
         ready: VecDeque::new(),
-        group: Group::default(),
+        pipeline: Pipeline::default(),
         outputs,
         room,
     };
@@ -178,11 +178,11 @@ impl Submission {
         let mut stop = pin!(stop);
         // How the stream ends; known as soon as nothing more is read.
         let mut end = None;
-        let mut place: Option<BoxFuture<'static, Result<Place, Failure>>> = None;
+        let mut slot: Option<BoxFuture<'static, Result<QueueSlot, Failure>>> = None;
         let mut lookup: Option<BoxFuture<'static, Asked>> = None;
         loop {
-            if place.is_none() {
-                place = self.submit();
+            if slot.is_none() {
+                slot = self.submit();
             }
             if lookup.is_none() {
                 lookup = self.look_up();
@@ -190,10 +190,10 @@ impl Submission {
             let may_read = end.is_none() && self.ready.is_empty();
             tokio::select! {
                 biased;
-                Some((operation_id, answer)) = self.group.next() => {
+                Some((operation_id, answer)) = self.pipeline.next() => {
                     self.end(operation_id, member::outcome(answer));
                 }
-                Some(found) = wait(&mut place) => self.submit_first(found),
+                Some(found) = wait(&mut slot) => self.submit_first(found),
                 Some((asking, facts)) = wait(&mut lookup) => self.settle(asking, &facts),
                 reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
                 request = read(&mut requests, &untaken, &self.room), if may_read => {
@@ -246,19 +246,19 @@ impl Submission {
         None
     }
 
-    /// Submits what is ready, while there are places; else waits for one.
-    fn submit(&mut self) -> Option<BoxFuture<'static, Result<Place, Failure>>> {
+    /// Submits what is ready, while there are free slots; else waits for one.
+    fn submit(&mut self) -> Option<BoxFuture<'static, Result<QueueSlot, Failure>>> {
         while let Some(first) = self.ready.front() {
-            let Some(place) = self.batcher.try_place() else {
+            let Some(slot) = self.batcher.try_slot() else {
                 let (batcher, deadline) = (self.batcher.clone(), first.deadline);
-                return Some(async move { batcher.place(deadline).await }.boxed());
+                return Some(async move { batcher.slot(deadline).await }.boxed());
             };
-            self.submit_first(Ok(place));
+            self.submit_first(Ok(slot));
         }
         None
     }
 
-    fn submit_first(&mut self, place: Result<Place, Failure>) {
+    fn submit_first(&mut self, slot: Result<QueueSlot, Failure>) {
         let Some(first) = self.ready.pop_front() else {
             return;
         };
@@ -267,8 +267,8 @@ impl Submission {
             command,
             deadline,
         } = first;
-        match place {
-            Ok(place) => self.group.submit(place, command, deadline, operation_id),
+        match slot {
+            Ok(slot) => self.pipeline.submit(slot, command, deadline, operation_id),
             Err(failure) => self.end(operation_id, Err(RpcError::Failure(failure))),
         }
     }

@@ -12,6 +12,7 @@ mod history;
 mod ledger;
 mod lock;
 mod merges;
+mod observer;
 mod places;
 mod pool;
 mod recorded;
@@ -37,7 +38,8 @@ pub use connect_error::ConnectError;
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
-pub use ledger::{Job, Ledger, Locking, Verdict};
+pub use ledger::{Decision, GroupDecision, Job, Ledger, Locking, MemberRefused, Verdict, Work};
+pub use observer::{Observer, WriteCounts};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
@@ -105,8 +107,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Builds the pools. No connection is made before the first use.
-    pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
+    /// Builds the pools. No connection is made before the first use. `observer` is told what the writes do.
+    pub fn new(config: &StoreConfig, observer: &Observer) -> Result<Self, StoreConfigError> {
         Ok(Self {
             batches: Connections::new(
                 "batches",
@@ -124,7 +126,7 @@ impl Store {
             isolation: config.isolation,
             categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
-            retries: Retries::default(),
+            retries: observer.retries().clone(),
             write_failures: Arc::default(),
             places: Arc::default(),
             replays: Arc::default(),

@@ -31,13 +31,12 @@ use super::Store;
 use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
 use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
-use super::ledger::{Job, Ledger, Locking, Verdict};
+use super::ledger::{Job, Ledger, Locking, Verdict, Work};
 use super::lock::{self, Locked, RowIds, Siblings};
 use super::merges::{self, MergeWrites};
 use super::places::Places;
 use super::pool::Isolation;
 use super::replays::Replays;
-use super::retry::Retries;
 use super::row::RowId;
 use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, OperationId, Set};
 
@@ -195,10 +194,6 @@ impl Ledger for Store {
                 StoreError::Duplicate { .. } => Ok(()),
                 error => Err(error),
             })
-    }
-
-    fn retries(&self) -> &Retries {
-        &self.retries
     }
 }
 
@@ -386,7 +381,7 @@ impl Transaction<'_> {
         let verdicts: Vec<Verdict> = jobs
             .iter()
             .map(|job| decide(job, &mut book, &contended, now))
-            .collect();
+            .collect::<Result<_, _>>()?;
         if self.mode.is_optimist && self.has_overlooked(jobs, &verdicts).await? {
             return Err(StoreError::Duplicate {
                 constraint: "operations_pkey".to_owned(),
@@ -543,19 +538,29 @@ async fn execute_unless(
     }
 }
 
-fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) -> Verdict {
-    let locked_elsewhere = job
-        .command
-        .movement
-        .account_ids()
-        .find(|id| contended.contains(*id));
-    if let Some(account_id) = locked_elsewhere {
-        return Verdict::Contended(account_id.clone());
+fn decide(
+    job: &Job,
+    book: &mut Book,
+    contended: &Set<AccountId>,
+    now: Instant,
+) -> Result<Verdict, StoreError> {
+    if !contended.is_empty() {
+        let mut account_ids = job.account_ids().iter();
+        if let Some(account_id) = account_ids.find(|id| contended.contains(*id)) {
+            return Ok(Verdict::Contended(account_id.clone()));
+        }
     }
     // Too late is too late, also before the caller's own timer notices. A repetition decides on what was started before.
     let is_withdrawn = job.deadline <= now && job.claim.withdraw();
     if is_withdrawn || !job.claim.start() {
-        return Verdict::Withdrawn;
+        return Ok(Verdict::Withdrawn);
     }
-    Verdict::Decided(book.apply(&job.command))
+    match job.work() {
+        Work::Command(command) => Ok(Verdict::Decided(book.apply(command))),
+        Work::Group(_) => Err(StoreError::Rejected {
+            // feature_not_supported
+            sqlstate: "0A000".to_owned(),
+            message: "this ledger does not execute atomic groups".to_owned(),
+        }),
+    }
 }
