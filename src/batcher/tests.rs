@@ -2,11 +2,13 @@
 //! and what callers hear when the ledger fails.
 
 mod any_load;
+mod seeded;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::domain::{

@@ -279,15 +279,21 @@ impl From<IsolationArg> for Isolation {
     }
 }
 
+/// What the help of `--lock-wait-connections` says.
+const LOCK_WAIT_CONNECTIONS_DEFAULT: u64 = 4;
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct TuningArgs {
     /// Batches that run at the same time, each on a connection of its own
     #[arg(long, env = "BALLAST_LANES", default_value = "2", value_name = "COUNT", value_parser = count(1, 64))]
     lanes: u64,
-    /// Connections that wait for accounts that another session or instance holds locked
-    #[arg(long, alias = "patient-lanes", env = "BALLAST_LOCK_WAIT_CONNECTIONS", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
-    lock_wait_connections: u64,
+    /// Connections that wait for accounts that another session or instance holds locked [default: 4]
+    #[arg(long, env = "BALLAST_LOCK_WAIT_CONNECTIONS", value_name = "COUNT", value_parser = count(1, 64))]
+    lock_wait_connections: Option<u64>,
+    /// The former name of --lock-wait-connections
+    #[arg(long, env = "BALLAST_PATIENT_LANES", value_name = "COUNT", value_parser = count(1, 64), hide = true)]
+    patient_lanes: Option<u64>,
     /// Connections for reads and for opening accounts
     #[arg(long, env = "BALLAST_REQUEST_CONNECTIONS", default_value = "8", value_name = "COUNT", value_parser = count(1, 1000))]
     request_connections: u64,
@@ -397,6 +403,13 @@ impl DatabaseArgs {
     }
 }
 
+impl TuningArgs {
+    fn lock_wait_connections(&self) -> u64 {
+        let given = self.lock_wait_connections.or(self.patient_lanes);
+        given.unwrap_or(LOCK_WAIT_CONNECTIONS_DEFAULT)
+    }
+}
+
 impl ServeArgs {
     pub(super) fn config(&self, database_url: String) -> ServerConfig {
         let tuning = &self.tuning;
@@ -406,7 +419,7 @@ impl ServeArgs {
             json_listen: self.json_listen,
             store: StoreConfig {
                 database_url,
-                batch_connections: size(tuning.lanes + tuning.lock_wait_connections),
+                batch_connections: size(tuning.lanes + tuning.lock_wait_connections()),
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
                 allow_data_loss: self.allow_data_loss,
@@ -417,7 +430,7 @@ impl ServeArgs {
             },
             batcher: BatcherConfig {
                 lanes: size(tuning.lanes),
-                lock_wait_connections: size(tuning.lock_wait_connections),
+                lock_wait_connections: size(tuning.lock_wait_connections()),
                 batch_size_max: size(tuning.batch_size_max),
                 queue_depth_max: size(tuning.queue_depth_max),
                 lock_wait_max: Duration::from_millis(tuning.lock_wait_ms),
@@ -437,11 +450,27 @@ impl ServeArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_arguments_fit_together() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lock_wait_connections_have_a_former_name() {
+        let lock_wait_connections = |arguments: &[&str]| {
+            let cli = super::Cli::try_parse_from(["ballast"].iter().chain(arguments));
+            let config = cli
+                .expect("valid")
+                .serve
+                .config("postgresql://h/d".to_owned());
+            config.batcher.lock_wait_connections
+        };
+        assert_eq!(lock_wait_connections(&[]), 4);
+        assert_eq!(lock_wait_connections(&["--patient-lanes", "7"]), 7);
+        let both = ["--patient-lanes", "7", "--lock-wait-connections", "5"];
+        assert_eq!(lock_wait_connections(&both), 5);
     }
 
     #[test]
