@@ -11,7 +11,7 @@
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
 //! are two statements, because a lock wait does not refresh the snapshot of its own statement. Usually nobody waits at
-//! all: what is locked elsewhere is skipped, and its commands step aside (see [`Locking`]).
+//! all: what is locked elsewhere is skipped, and its jobs are told so (see [`Locking`]).
 //!
 //! With [`Isolation::Serializable`] the look-up sees no more than the lock did: both have the snapshot of the transaction.
 //! What the lock waited for, or what changed since the snapshot, then ends the transaction with 40001, and the lane
