@@ -108,10 +108,7 @@ impl Scripted {
 }
 
 fn receipt(command: &Arc<Command>, replayed: bool) -> Receipt {
-    let outcome = Outcome::Posted {
-        source: None,
-        destination: None,
-    };
+    let outcome = Outcome::Posted(<_>::default());
     let operation = Operation {
         command: command.clone(),
         outcome,
@@ -238,13 +235,15 @@ fn credit(operation: &str, account: &str) -> Command {
         account_id: AccountId::from_stored(account),
         category: Category::main(),
     };
-    Command {
-        operation_id: OperationId::from_stored(operation),
-        movement: Movement::Credit { destination },
-        amount: Some(Amount::new(1).expect("one is an amount")),
-        currency: Currency::new("EUR").expect("EUR is a currency"),
-        note: Note::default(),
-    }
+    Command::of_movement(
+        OperationId::from_stored(operation),
+        Movement::Credit { destination },
+        (
+            Amount::new(1).expect("one is an amount"),
+            Currency::new("EUR").expect("EUR is a currency"),
+        ),
+        Note::default(),
+    )
 }
 
 fn later() -> Instant {
@@ -1007,10 +1006,14 @@ fn transfer(operation: &str, from: &str, to: &str) -> Command {
         category: Category::main(),
     };
     let movement = Movement::transfer(source, destination, None).expect("two accounts");
-    Command {
-        movement,
-        ..credit(operation, to)
-    }
+    let Command {
+        operation_id,
+        currency,
+        note,
+        ..
+    } = credit(operation, to);
+    let amount = Amount::new(1).expect("one is an amount");
+    Command::of_movement(operation_id, movement, (amount, currency), note)
 }
 
 /// Two accounts that lanes have all the time, in turns: whoever needs both must get both all the same.

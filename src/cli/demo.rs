@@ -50,16 +50,15 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
         account_id: AccountId::from_stored(RICH),
         category: Category::main(),
     };
-    let command = Command {
-        operation_id: OperationId::from_stored("demo-opening"),
-        movement: Movement::Credit { destination },
-        amount: Some(amount),
-        currency,
-        note: Note {
+    let command = Command::of_movement(
+        OperationId::from_stored("demo-opening"),
+        Movement::Credit { destination },
+        (amount, currency),
+        Note {
             description: "opening balance of the demo".to_owned(),
             metadata: BTreeMap::new(),
         },
-    };
+    );
     let deadline = Instant::now() + TIMEOUT;
     let job = Job::new(Arc::new(command), Arc::default(), deadline);
     match &store.execute(&[job], Locking::Skip).await?[..] {

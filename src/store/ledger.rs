@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::error::StoreError;
-use crate::domain::{AccountId, Claim, Command, OperationId, Receipt, Refusal};
+use crate::domain::{AccountId, Claim, Command, MemberRefused, OperationId, Receipt, Refusal};
 
 /// What is executed as a whole: in one transaction, or not at all.
 #[derive(Debug, Clone)]
@@ -45,8 +45,7 @@ pub struct Job {
 impl Job {
     /// A job of one command.
     pub fn new(command: Arc<Command>, claim: Arc<Claim>, deadline: Instant) -> Self {
-        let mut account_ids: AccountIds = command.movement.account_ids().cloned().collect();
-        sort(&mut account_ids);
+        let account_ids: AccountIds = command.account_ids().cloned().collect();
         Self {
             work: Work::Command(command),
             account_ids,
@@ -57,9 +56,7 @@ impl Job {
 
     /// A job of an atomic group.
     pub fn group(commands: Arc<[Arc<Command>]>, claim: Arc<Claim>, deadline: Instant) -> Self {
-        let of_each = commands
-            .iter()
-            .flat_map(|command| command.movement.account_ids());
+        let of_each = commands.iter().flat_map(|command| command.account_ids());
         let mut account_ids: AccountIds = of_each.cloned().collect();
         sort(&mut account_ids);
         Self {
@@ -115,15 +112,6 @@ pub enum Locking<H> {
     Skip,
     /// Skips it, but already holds the locks of some accounts, and runs in the transaction that holds them.
     Held(H),
-}
-
-/// A member of a group was refused, and with it the group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRefused {
-    /// Which one, from 0.
-    pub index: usize,
-    /// Why.
-    pub refusal: Refusal,
 }
 
 /// How one command was decided.
@@ -196,13 +184,15 @@ mod tests {
             account_id: AccountId::from_stored(to),
             category: Category::main(),
         };
-        Arc::new(Command {
-            operation_id: OperationId::from_stored(&format!("{from}-{to}")),
-            movement: Movement::transfer(source, destination, None).expect("two balances"),
-            amount: Some(Amount::new(1).expect("an amount")),
-            currency: Currency::new("EUR").expect("a currency"),
-            note: Note::default(),
-        })
+        let movement = Movement::transfer(source, destination, None).expect("two balances");
+        let amount = Amount::new(1).expect("an amount");
+        let currency = Currency::new("EUR").expect("a currency");
+        Arc::new(Command::of_movement(
+            OperationId::from_stored(&format!("{from}-{to}")),
+            movement,
+            (amount, currency),
+            Note::default(),
+        ))
     }
 
     fn names(job: &Job) -> Vec<&str> {

@@ -10,8 +10,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::domain::Refusal;
-use crate::store::MemberRefused;
+use crate::domain::{MemberRefused, Refusal};
 
 /// How many schedules one run tries.
 const SCHEDULE_COUNT: u64 = 2_000;
