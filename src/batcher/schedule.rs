@@ -170,7 +170,8 @@ impl<L: Ledger> Schedule<L> {
                 () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
             }
             self.dispatch();
-            self.observer.set_queue_depth(self.waiting_count);
+            self.observer
+                .set_queue_depth(self.waiting_count + inbox.len());
         }
     }
 

@@ -1045,6 +1045,39 @@ async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
     );
 }
 
+/// A job that reserved its accounts waits for a batch that does not end. The others are not made to wait with it.
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_trouble_ends_the_reservations_of_those_who_wait_for_it() {
+    let ledger = Scripted::new((0..6).map(|_| Script::Gated));
+    let (batcher, _running) = start(&ledger, config());
+    let mut sent = vec![
+        send(&batcher, "a-0", "a").await,
+        send(&batcher, "b-0", "b").await,
+    ];
+    let both = send_command(&batcher, transfer("both", "a", "b")).await;
+    // Each time one of the two accounts becomes free, and the other one has its next batch.
+    for (operation, account) in [("a-1", "a"), ("b-1", "b"), ("a-2", "a"), ("b-2", "b")] {
+        sent.push(send(&batcher, operation, account).await);
+        ledger.gate.notify_one();
+        while ledger.batches().len() < sent.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let began = Instant::now();
+    let younger = send(&batcher, "a-3", "a").await;
+    ledger.gate.notify_one();
+    assert!(decided(younger).await);
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900), "reserved: {waited:?}");
+    assert!(waited <= Duration::from_millis(1100), "{waited:?}");
+    assert!(!both.is_finished());
+    ledger.gate.notify_one();
+    assert!(decided(both).await);
+    for sent in sent {
+        assert!(decided(sent).await);
+    }
+}
+
 /// Nobody else comes by: what a lock-wait connection no longer needs must reach an ordinary lane by itself.
 #[tokio::test(start_paused = true)]
 async fn what_waits_behind_an_abandoned_command_goes_on() {

@@ -39,7 +39,7 @@ pub struct WriteCounts {
     pub lock_waits: u64,
     /// How long these waits took, summed up.
     pub lock_wait: Duration,
-    /// Jobs that wait now, without those that the scheduler has not read yet.
+    /// Jobs that wait, when a batch last began or ended, or a job arrived while a lane was free.
     pub queue_depth: u64,
 }
 
@@ -85,7 +85,7 @@ impl Observer {
         add(&self.counters.lock_wait_us, micros(waited));
     }
 
-    /// So many jobs wait now.
+    /// So many jobs wait.
     pub(crate) fn set_queue_depth(&self, job_count: usize) {
         let depth = &self.counters.queue_depth;
         depth.store(job_count as u64, Ordering::Relaxed);
