@@ -321,6 +321,7 @@ only_transfers!(
     debit: DebitRequest => DebitResponse,
     credit: CreditRequest => CreditResponse,
     merge_accounts: MergeAccountsRequest => MergeAccountsResponse,
+    post_operation: PostOperationRequest => PostOperationResponse,
     execute_batch: ExecuteBatchRequest => ExecuteBatchResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
     get_operation: GetOperationRequest => GetOperationResponse,

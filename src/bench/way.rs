@@ -174,6 +174,7 @@ async fn send(client: &mut Client, call: Call) -> Answer {
             Some(Request::Transfer(request)) => Answer::of(&client.transfer(*request).await),
             Some(Request::Debit(request)) => Answer::of(&client.debit(*request).await),
             Some(Request::Credit(request)) => Answer::of(&client.credit(*request).await),
+            Some(Request::Post(request)) => Answer::of(&client.post_operation(*request).await),
             None => Answer::Error("an empty request".to_owned()),
         },
         Call::GetBalance(request) => Answer::of(&client.get_balance(request).await),
@@ -355,6 +356,7 @@ fn operation_id(operation: &OperationRequest) -> String {
         Some(Request::Transfer(request)) => request.operation_id.clone(),
         Some(Request::Debit(request)) => request.operation_id.clone(),
         Some(Request::Credit(request)) => request.operation_id.clone(),
+        Some(Request::Post(request)) => request.operation_id.clone(),
         None => String::new(),
     }
 }

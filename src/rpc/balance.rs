@@ -19,7 +19,7 @@ use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
 use crate::batcher::Batcher;
-use crate::domain::{AccountId, Command, card};
+use crate::domain::{AccountId, Command, Side, card};
 use crate::store::{BalanceAt, HistoryPosition, Listed, Store, StoreError, account_id_of};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
@@ -211,9 +211,8 @@ impl Sides {
             return true;
         };
         let command = &operation.command;
-        let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| self.0.contains(id));
-        let from_listed = is_listed(command.source_account_id());
-        let to_listed = is_listed(command.destination_account_id());
+        let is_listed = |side| command.account_ids_on(side).any(|id| self.0.contains(id));
+        let (from_listed, to_listed) = (is_listed(Side::Debits), is_listed(Side::Credits));
         match direction {
             proto::Direction::Unspecified => true,
             proto::Direction::Incoming => to_listed && !from_listed,
@@ -252,7 +251,7 @@ impl BalanceService for BalanceRpc {
     ) -> Result<Response<proto::CreditResponse>, Status> {
         let deadline = Deadline::of(&request);
         let credit = request::credit(request.into_inner()).map_err(RpcError::from)?;
-        let command = self.command(Member::of_credit(credit), deadline).await?;
+        let command = self.command(Member::of_command(credit), deadline).await?;
         let Posted {
             operation,
             entries,
@@ -282,6 +281,27 @@ impl BalanceService for BalanceRpc {
             replayed,
         } = self.execute(command, deadline).await?;
         Ok(Response::new(proto::TransferResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn post_operation(
+        &self,
+        request: Request<proto::PostOperationRequest>,
+    ) -> Result<Response<proto::PostOperationResponse>, Status> {
+        let deadline = Deadline::of(&request);
+        let post = request::post(request.into_inner()).map_err(RpcError::from)?;
+        let command = self.command(Member::of_command(post), deadline).await?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, deadline).await?;
+        Ok(Response::new(proto::PostOperationResponse {
             operation: Some(operation),
             entries,
             balances,

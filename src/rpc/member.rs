@@ -52,8 +52,8 @@ impl Member {
         Self::new(Operation::Command(command), owner_id)
     }
 
-    /// A credit.
-    pub fn of_credit(command: Command) -> Self {
+    /// A command whose request says all that it needs.
+    pub fn of_command(command: Command) -> Self {
         Self::new(Operation::Command(command), None)
     }
 
@@ -194,7 +194,7 @@ pub async fn ask(
 pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcError>) {
     use operation_request::Request;
     let Some(request) = request.request else {
-        let rule = "is required: debit, credit or transfer";
+        let rule = "is required: debit, credit, transfer or post";
         let violations = Violations::one("request", rule);
         return (String::new(), Err(violations.into()));
     };
@@ -202,6 +202,7 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
         Request::Debit(debit) => &debit.operation_id,
         Request::Credit(credit) => &credit.operation_id,
         Request::Transfer(transfer) => &transfer.operation_id,
+        Request::Post(post) => &post.operation_id,
     };
     let operation_id = Violations::echo(sent);
     let member = match request {
@@ -209,11 +210,14 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
             .map(Member::of_debit)
             .map_err(RpcError::from),
         Request::Credit(credit) => request::credit(*credit)
-            .map(Member::of_credit)
+            .map(Member::of_command)
             .map_err(RpcError::from),
         Request::Transfer(transfer) => request::transfer(*transfer)
             .map_err(RpcError::from)
             .and_then(Member::of_transfer),
+        Request::Post(post) => request::post(*post)
+            .map(Member::of_command)
+            .map_err(RpcError::from),
     };
     (operation_id, member)
 }
@@ -247,6 +251,12 @@ impl From<proto::DebitRequest> for operation_request::Request {
 impl From<proto::CreditRequest> for operation_request::Request {
     fn from(credit: proto::CreditRequest) -> Self {
         Self::Credit(credit.into())
+    }
+}
+
+impl From<proto::PostOperationRequest> for operation_request::Request {
+    fn from(post: proto::PostOperationRequest) -> Self {
+        Self::Post(post.into())
     }
 }
 

@@ -398,6 +398,11 @@ impl Problem {
 }
 
 fn refused(refusal: &Refusal) -> Problem {
+    // Of one leg among several, what is wrong with it says which code and which resource.
+    let about = match refusal {
+        Refusal::InLeg { cause, .. } => cause,
+        refusal => refusal,
+    };
     let (reason, message) = (refusal.reason(), refusal.to_string());
     let mut details = ErrorDetails::with_error_info(
         reason,
@@ -408,8 +413,8 @@ fn refused(refusal: &Refusal) -> Problem {
         details.add_precondition_failure_violation(reason, subject, message.clone());
         Code::FailedPrecondition
     };
-    let code = match refusal {
-        Refusal::OperationIdReused { .. } => Code::AlreadyExists,
+    let code = match about {
+        Refusal::OperationIdReused { .. } | Refusal::InLeg { .. } => Code::AlreadyExists,
         Refusal::AccountNotFound { account_id } => {
             details.set_resource_info(
                 "ballast.v1.Account",

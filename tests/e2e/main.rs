@@ -34,6 +34,7 @@ mod not_grpc;
 mod owners;
 mod places;
 mod plans;
+mod post;
 mod recovery;
 mod reflection;
 mod reserved_ids;
