@@ -337,6 +337,19 @@ impl Command {
         }
     }
 
+    /// The category that was asked first on a side, of the first balance there; `None`: none was named.
+    pub fn first_category_on(&self, side: Side) -> Option<&Category> {
+        if let Intent::Post { legs } = &self.intent {
+            let mut legs = legs.iter().filter(|leg| leg.side == side);
+            let balance = legs.find_map(|leg| leg.balance.as_ref())?;
+            return balance.categories.first();
+        }
+        match side {
+            Side::Debits => self.source()?.categories.first(),
+            Side::Credits => Some(&self.destination()?.category),
+        }
+    }
+
     /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
     pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
         let single = match (&self.intent, side) {

@@ -6,8 +6,8 @@ use super::page;
 use super::proto;
 use super::status::Problem;
 use crate::domain::{
-    AccountId, BalanceKey, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt, Refusal,
-    RequestedLeg, Side, Timestamp,
+    AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
+    Refusal, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -53,16 +53,6 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
         Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
     };
-    let asked = command
-        .source()
-        .map_or(&[][..], |source| &source.categories);
-    let asked = if let [main] = asked
-        && main.is_main()
-    {
-        &[]
-    } else {
-        asked
-    };
     proto::Operation {
         operation_id: command.operation_id.to_string(),
         kind: kind.into(),
@@ -83,7 +73,9 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             Intent::Move { .. } => command.destination().map(balance_ref),
             Intent::Post { .. } => None,
         },
-        source_categories: asked.iter().map(ToString::to_string).collect(),
+        source_categories: command
+            .source()
+            .map_or_else(Vec::new, |source| asked(&source.categories)),
         destination_owner_id: command
             .destination_owner_id()
             .map(ToString::to_string)
@@ -94,6 +86,14 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         create_time: Some(timestamp(*create_time)),
         refusal,
         unreadable: String::new(),
+    }
+}
+
+/// The categories that were asked; none if only main was.
+fn asked(categories: &[Category]) -> Vec<String> {
+    match categories {
+        [main] if main.is_main() => Vec::new(),
+        categories => categories.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -108,9 +108,7 @@ fn leg(leg: &RequestedLeg) -> proto::PostingLeg {
         account_id: balance
             .map(|balance| balance.account_id.to_string())
             .unwrap_or_default(),
-        categories: balance.map_or_else(Vec::new, |balance| {
-            balance.categories.iter().map(ToString::to_string).collect()
-        }),
+        categories: balance.map_or_else(Vec::new, |balance| asked(&balance.categories)),
         amount: Some(proto::Money {
             currency_code: leg.currency.to_string(),
             minor_units: leg.amount.minor_units(),

@@ -133,13 +133,13 @@ impl<'a> Written<'a> {
             source_entry,
             amount.map(|amount| -amount),
             command.source_account_id(),
-            asked.and_then(|source| source.categories.first()),
+            command.first_category_on(Side::Debits),
         );
         let destination = RowSide::of(
             destination_entry,
             amount,
             command.destination_account_id(),
-            command.destination().map(|key| &key.category),
+            command.first_category_on(Side::Credits),
         );
         let operation_id = command.operation_id.as_str();
         let is_in_row = |entry: &Entry| {

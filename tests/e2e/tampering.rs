@@ -265,6 +265,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("last", "0", SAME),
             ("to an owner", "0", SAME),
             ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     (
@@ -363,6 +364,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("asked", "0", SAME),
             ("to an owner", "0", SAME),
             ("payment", "0", SAME),
+            ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),

@@ -9,7 +9,7 @@ FROM (
         CASE WHEN l.lost_account_id IS NOT NULL THEN format('its account %s does not exist', l.lost_account_id) END,
         CASE WHEN (l.lowest <> o.currency_code OR l.highest <> o.currency_code) AND o.kind <> 'POST'
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
-        CASE WHEN l.lowest_position < 0 OR l.position_count <> l.leg_count
+        CASE WHEN l.lowest_position < least(num_nonnulls(o.source_version, o.destination_version), 1) OR l.position_count <> l.leg_count
                 OR l.highest_position >= l.leg_count + num_nonnulls(o.source_version, o.destination_version)
             THEN 'the positions of its legs are not valid' END,
         CASE WHEN NOT CASE WHEN o.refusal_reason IS NULL THEN l.have_entries ELSE l.have_none END
