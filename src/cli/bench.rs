@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::CliError;
 use super::args::host_and_port;
+use super::error::CliError;
+use super::open_files::raise_open_files;
 use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::bench::{
     AskedWay, Baseline, BaselineConfig, BenchError, Build, Database, LockedPayers, Merchant,
@@ -393,7 +394,7 @@ pub(super) struct BaselineArgs {
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let stop = stop_on_signals(PLAIN_WORDS)?;
-    super::serve::raise_open_files();
+    raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
     if let Some(url) = &args.ledger.database_url {

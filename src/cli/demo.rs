@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::CliError;
+use super::error::CliError;
 use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Claim, Command, Currency, Movement, Note, OperationId,
     OwnerId,

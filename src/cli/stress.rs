@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::CliError;
 use super::args::host_and_port;
+use super::error::CliError;
+use super::open_files::raise_open_files;
 use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::output;
 use crate::stress::{Plan, run as run_plan, work};
@@ -45,7 +46,7 @@ pub(super) struct ClientArgs {
 
 pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
     let stop = stop_on_signals(PLAIN_WORDS)?;
-    super::serve::raise_open_files();
+    raise_open_files();
     let plan = Plan {
         targets: args.target,
         connection_count: args.connections,
@@ -66,6 +67,6 @@ pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn run_client(args: ClientArgs) -> Result<(), CliError> {
-    super::serve::raise_open_files();
+    raise_open_files();
     Ok(work(&args.part).await?)
 }
