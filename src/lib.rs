@@ -8,6 +8,7 @@ pub mod bench;
 pub mod cli;
 pub mod domain;
 pub mod embedded;
+mod harness;
 pub mod output;
 pub mod rpc;
 pub mod server;

@@ -19,7 +19,6 @@ use crate::stress::{Plan, run as run_plan, work};
 /// are started here. From 10,000 connections to this machine itself on, more source addresses (127.0.0.2 and so on) are
 /// used, because one address has only some 28,000 ports.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(super) struct StressArgs {
     /// The servers, all on one database; without it, a private PostgreSQL and as many servers as needed are started
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", value_parser = host_and_port)]
