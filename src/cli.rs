@@ -2,6 +2,7 @@
 
 mod args;
 mod banner;
+#[cfg(feature = "harness")]
 mod bench;
 mod configuration;
 mod demo;
@@ -13,6 +14,7 @@ mod open_files;
 mod serve;
 mod serve_args;
 mod signals;
+#[cfg(feature = "harness")]
 mod stress;
 mod verify;
 
@@ -49,12 +51,16 @@ enum Command {
     /// Recompute the whole ledger and report every inconsistency
     Verify(verify::VerifyArgs),
     /// Measure throughput and latency, compared with the usual way to do it
+    #[cfg(feature = "harness")]
     Bench(bench::BenchArgs),
     /// Serve what the benchmark compares with
+    #[cfg(feature = "harness")]
     #[command(hide = true)]
     BenchBaseline(bench::BaselineArgs),
+    #[cfg(feature = "harness")]
     Stress(stress::StressArgs),
     /// A client process of stress
+    #[cfg(feature = "harness")]
     #[command(hide = true)]
     StressClient(stress::ClientArgs),
     /// Ask a running server whether it can serve, and exit with 0 if so
@@ -90,9 +96,13 @@ impl Cli {
             Some(Command::Serve(args)) => serve::run(args).await,
             Some(Command::Migrate(args)) => migrate::run(&args).await,
             Some(Command::Verify(args)) => verify::run(&args).await,
+            #[cfg(feature = "harness")]
             Some(Command::Bench(args)) => bench::run(args).await,
+            #[cfg(feature = "harness")]
             Some(Command::BenchBaseline(args)) => bench::run_baseline(args).await,
+            #[cfg(feature = "harness")]
             Some(Command::Stress(args)) => stress::run(args).await,
+            #[cfg(feature = "harness")]
             Some(Command::StressClient(args)) => stress::run_client(args).await,
             Some(Command::Health(args)) => health::run(&args).await,
             Some(Command::Configuration) => Ok(configuration::run(&Self::command())?),

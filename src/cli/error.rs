@@ -41,15 +41,19 @@ pub enum CliError {
     #[error("the ledger is not in order: {0} findings, see above")]
     Findings(u64),
     /// A benchmark has no result.
+    #[cfg(feature = "harness")]
     #[error(transparent)]
     Bench(#[from] crate::bench::BenchError),
     /// Requests of a benchmark failed.
+    #[cfg(feature = "harness")]
     #[error("some requests failed, see above; their throughput and latency mean little")]
     BenchFailures,
     /// A stress run has no result.
+    #[cfg(feature = "harness")]
     #[error(transparent)]
     Stress(#[from] crate::stress::StressError),
     /// A stress run found something wrong.
+    #[cfg(feature = "harness")]
     #[error("not everything is in order, see above")]
     StressFindings,
     /// The drain timeout passed before everything was answered.

@@ -328,6 +328,7 @@ async fn four_processes_keep_one_ledger_while_one_of_them_is_killed() {
     }
 }
 
+#[cfg(feature = "harness")]
 #[tokio::test]
 async fn the_stress_tool_finds_the_sum_unchanged_while_a_server_is_killed() {
     let fleet = Fleet::start().await;
@@ -353,6 +354,7 @@ async fn the_stress_tool_finds_the_sum_unchanged_while_a_server_is_killed() {
     assert_eq!(deadlocks(&fleet.database.sql().await).await, 0);
 }
 
+#[cfg(feature = "harness")]
 #[tokio::test]
 async fn the_stress_tool_fails_if_money_came_from_elsewhere() {
     let ballast = Ballast::start().await;

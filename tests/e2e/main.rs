@@ -3,6 +3,7 @@
 mod accounts;
 mod answer_sizes;
 mod batches;
+#[cfg(feature = "harness")]
 mod bench;
 mod card_door;
 mod card_doubts;
