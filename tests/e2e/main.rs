@@ -42,6 +42,8 @@ mod short_deadlines;
 mod shutdown;
 mod standby;
 mod start;
+#[cfg(feature = "harness")]
+mod stress;
 mod submit_operations;
 mod support;
 mod tampering;
