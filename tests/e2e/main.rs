@@ -3,6 +3,7 @@
 mod accounts;
 mod answer_sizes;
 mod batches;
+#[cfg(feature = "harness")]
 mod bench;
 mod card_door;
 mod card_doubts;
@@ -42,6 +43,8 @@ mod short_deadlines;
 mod shutdown;
 mod standby;
 mod start;
+#[cfg(feature = "harness")]
+mod stress;
 mod submit_operations;
 mod support;
 mod tampering;

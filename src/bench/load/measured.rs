@@ -7,15 +7,13 @@ use hdrhistogram::Histogram;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::scenario::Facts;
+use super::calls::Facts;
+use crate::harness::{histogram, micros};
 use crate::rpc::proto::{OperationError, OperationResult, operation_result};
-
-/// The longest latency that is told apart from longer ones, in microseconds.
-const LATENCY_MAX_US: u64 = 120_000_000;
 
 /// How one request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(in crate::bench) enum Answer {
     Ok,
     /// A business answer that says no, with its code and reason.
     Refusal(String),
@@ -24,14 +22,14 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) fn of<T>(result: &Result<T, Status>) -> Self {
+    pub(in crate::bench) fn of<T>(result: &Result<T, Status>) -> Self {
         match result {
             Ok(_) => Self::Ok,
             Err(status) => Self::of_status(status),
         }
     }
 
-    pub(super) fn of_status(status: &Status) -> Self {
+    pub(in crate::bench) fn of_status(status: &Status) -> Self {
         let details = status.get_error_details();
         let reason = details
             .error_info()
@@ -44,7 +42,7 @@ impl Answer {
     }
 
     /// Of a member of a batch or a stream.
-    pub(super) fn of_result(result: &OperationResult) -> Self {
+    pub(in crate::bench) fn of_result(result: &OperationResult) -> Self {
         match &result.outcome {
             Some(operation_result::Outcome::Posted(_)) => Self::Ok,
             Some(operation_result::Outcome::Error(error)) => Self::of_error(error),
@@ -66,13 +64,13 @@ impl Answer {
 
 /// Counts and latencies of some of the requests.
 #[derive(Debug, Clone)]
-pub(super) struct Tally {
+pub(in crate::bench) struct Tally {
     /// Answers with OK.
-    pub(super) ok_count: u64,
-    pub(super) refusals: BTreeMap<String, u64>,
-    pub(super) errors: BTreeMap<String, u64>,
+    pub(in crate::bench) ok_count: u64,
+    pub(in crate::bench) refusals: BTreeMap<String, u64>,
+    pub(in crate::bench) errors: BTreeMap<String, u64>,
     /// Of everything that was answered, in microseconds.
-    pub(super) latency: Histogram<u64>,
+    pub(in crate::bench) latency: Histogram<u64>,
 }
 
 impl Tally {
@@ -81,21 +79,19 @@ impl Tally {
             ok_count: 0,
             refusals: BTreeMap::new(),
             errors: BTreeMap::new(),
-            latency: Histogram::new_with_max(LATENCY_MAX_US, 3)
-                .expect("the bounds of a histogram are constant"),
+            latency: histogram(),
         }
     }
 
     /// An answer that came after the end: its time counts, but it was not done in the time that is measured.
-    pub(super) fn note_late(&mut self, answer: &Answer, latency: Duration) {
+    pub(in crate::bench) fn note_late(&mut self, answer: &Answer, latency: Duration) {
         let ok_count = self.ok_count;
         self.note(answer, latency);
         self.ok_count = ok_count;
     }
 
-    pub(super) fn note(&mut self, answer: &Answer, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_MAX_US);
-        self.latency.saturating_record(micros.max(1));
+    pub(in crate::bench) fn note(&mut self, answer: &Answer, latency: Duration) {
+        self.latency.saturating_record(micros(latency).max(1));
         let (counts, reason) = match answer {
             Answer::Ok => {
                 self.ok_count += 1;
@@ -125,22 +121,22 @@ impl Tally {
 
 /// What came back while it was measured.
 #[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) elapsed: Duration,
+pub(in crate::bench) struct Measured {
+    pub(in crate::bench) elapsed: Duration,
     /// Everything but what is kept apart.
-    pub(super) all: Tally,
+    pub(in crate::bench) all: Tally,
     /// Some of it again, or what is kept apart, under a name; in the order of the names' numbers.
-    pub(super) parts: BTreeMap<&'static str, Tally>,
+    pub(in crate::bench) parts: BTreeMap<&'static str, Tally>,
     /// Answers with OK in each second.
-    pub(super) per_second: Vec<u64>,
+    pub(in crate::bench) per_second: Vec<u64>,
     /// The money that came into the ledger, warm-up included.
-    pub(super) net_minor_units: i64,
+    pub(in crate::bench) net_minor_units: i64,
     /// How many requests would have moved money across the edge of the ledger and have an unknown end.
-    pub(super) uncertain_count: u64,
+    pub(in crate::bench) uncertain_count: u64,
 }
 
 impl Measured {
-    pub(super) fn new() -> Self {
+    pub(in crate::bench) fn new() -> Self {
         Self {
             elapsed: Duration::ZERO,
             all: Tally::new(),
@@ -151,12 +147,12 @@ impl Measured {
         }
     }
 
-    pub(super) fn part(&mut self, name: &'static str) -> &mut Tally {
+    pub(in crate::bench) fn part(&mut self, name: &'static str) -> &mut Tally {
         self.parts.entry(name).or_insert_with(Tally::new)
     }
 
     /// Keeps the books, whether it is measured or not.
-    pub(super) fn book(&mut self, facts: Facts, answer: &Answer) {
+    pub(in crate::bench) fn book(&mut self, facts: Facts, answer: &Answer) {
         match answer {
             Answer::Ok => self.net_minor_units += facts.net_minor_units,
             Answer::Refusal(_) => {}
@@ -164,7 +160,12 @@ impl Measured {
         }
     }
 
-    pub(super) fn note(&mut self, answer: &Answer, latency: Duration, since_start: Duration) {
+    pub(in crate::bench) fn note(
+        &mut self,
+        answer: &Answer,
+        latency: Duration,
+        since_start: Duration,
+    ) {
         self.all.note(answer, latency);
         if *answer == Answer::Ok {
             self.count_second(since_start.as_secs() as usize);
@@ -178,7 +179,7 @@ impl Measured {
         self.per_second[second] += 1;
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(in crate::bench) fn add(&mut self, other: &Self) {
         self.all.add(&other.all);
         for (name, tally) in &other.parts {
             self.part(name).add(tally);

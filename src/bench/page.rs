@@ -168,7 +168,7 @@ fn name_of(row: &Row, rows: &[&Row], parts: &[fn(&Row) -> &str]) -> String {
 }
 
 const VARIANT: fn(&Row) -> &str = |row| &row.variant;
-const WAY: fn(&Row) -> &str = |row| &row.way;
+const MODE: fn(&Row) -> &str = |row| &row.mode;
 const TABLE: fn(&Row) -> &str = |row| &row.table;
 const PACE: fn(&Row) -> &str = |row| &row.pace;
 
@@ -190,7 +190,7 @@ fn over_time(title: &str, rows: &[&Row]) -> Option<Plot> {
             sum as f64 / row.rounds.len() as f64
         };
         Line {
-            name: name_of(row, rows, &[VARIANT, WAY, TABLE]),
+            name: name_of(row, rows, &[VARIANT, MODE, TABLE]),
             points: (0..seconds)
                 .map(|second| (second as f64 + 1.0, mean(second)))
                 .collect(),
@@ -198,7 +198,7 @@ fn over_time(title: &str, rows: &[&Row]) -> Option<Plot> {
     });
     Some(Plot {
         title: title.to_owned(),
-        x_label: "time in the turn [s]".to_owned(),
+        x_label: "time in the round [s]".to_owned(),
         y_label: "operations per second [1/s]".to_owned(),
         x_marks: Vec::new(),
         y_is_log: false,
@@ -229,7 +229,7 @@ fn latency(title: &str, rows: &[&Row]) -> Option<Plot> {
                 Some((at(*quantile), spread.median / 1000.0))
             });
         Line {
-            name: name_of(row, rows, &[VARIANT, WAY, TABLE]),
+            name: name_of(row, rows, &[VARIANT, MODE, TABLE]),
             points: points.collect(),
         }
     });
@@ -262,7 +262,7 @@ fn by_concurrency(title: &str, rows: &[&Row]) -> Option<Plot> {
     if counts.len() < 2 {
         return None;
     }
-    let lines = lines_by(rows, &[VARIANT, WAY, TABLE], |row| row.concurrency.map(at));
+    let lines = lines_by(rows, &[VARIANT, MODE, TABLE], |row| row.concurrency.map(at));
     Some(Plot {
         title: title.to_owned(),
         x_label: "operations in flight [1]".to_owned(),
@@ -287,7 +287,7 @@ fn by_size(title: &str, rows: &[&Row]) -> Option<Plot> {
     if marks.len() < 2 {
         return None;
     }
-    let lines = lines_by(rows, &[VARIANT, WAY, PACE], |row| Some(at(row)));
+    let lines = lines_by(rows, &[VARIANT, MODE, PACE], |row| Some(at(row)));
     Some(Plot {
         title: title.to_owned(),
         x_label: "ledger at the start [accounts+operations], by its number of entries".to_owned(),

@@ -8,17 +8,17 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::load::{Client, Shared};
+use super::calls::{Client, Facts};
 use super::measured::{Answer, Measured};
-use super::scenario::Facts;
+use super::recorder::Recorder;
 use crate::rpc::proto::list_operations_request::Filter;
 use crate::rpc::proto::{GetBalanceRequest, ListEntriesRequest, ListOperationsRequest};
 
 /// The id of the long account. Its n-th entry was made n seconds after the epoch.
-pub(super) const LONG_ACCOUNT_ID: &str = "history";
+pub(in crate::bench) const LONG_ACCOUNT_ID: &str = "history";
 
 /// The reads, by name, in the order in which they are shown; all are compared with the first.
-pub(super) const PARTS: [&str; 6] = [
+pub(in crate::bench) const PARTS: [&str; 6] = [
     "GetBalance",
     "GetBalance at a time",
     "ListEntries, first page",
@@ -32,7 +32,7 @@ const WALK_PAGE_SIZE: i32 = 1000;
 
 /// The account with the long history, and the tokens of its last pages.
 #[derive(Debug)]
-pub(super) struct LongAccount {
+pub(in crate::bench) struct LongAccount {
     entry_count: u64,
     last_entries_token: String,
     last_operations_token: String,
@@ -40,7 +40,10 @@ pub(super) struct LongAccount {
 
 impl LongAccount {
     /// Walks through all pages once, to know the tokens of the last ones.
-    pub(super) async fn walk(mut client: Client, entry_count: u64) -> Result<Self, Status> {
+    pub(in crate::bench) async fn walk(
+        mut client: Client,
+        entry_count: u64,
+    ) -> Result<Self, Status> {
         let mut last_entries_token = String::new();
         loop {
             let request = list_entries(last_entries_token.clone(), WALK_PAGE_SIZE);
@@ -70,18 +73,18 @@ impl LongAccount {
     pub(super) async fn probe(
         self: Arc<Self>,
         mut client: Client,
-        shared: Arc<Shared>,
+        recorder: Arc<Recorder>,
     ) -> Measured {
         let mut measured = Measured::new();
         let mut random: SmallRng = rand::make_rng();
-        while !shared.is_stopping() {
+        while !recorder.is_stopping() {
             for (index, part) in PARTS.into_iter().enumerate() {
                 let second = random.random_range(0..=self.entry_count);
                 let sent = Instant::now();
                 let answer = self.read(index, &mut client, second).await;
                 let latency = sent.elapsed();
-                shared.note(&mut measured, Facts::default(), &answer, latency);
-                if shared.is_measuring() {
+                recorder.note(&mut measured, Facts::default(), &answer, latency);
+                if recorder.is_measuring() {
                     measured.part(part).note(&answer, latency);
                 }
             }

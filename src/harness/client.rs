@@ -13,8 +13,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{Answered, CALL_TIMEOUT};
-
+/// How long a call may take before it is given up and repeated.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a call is sent, and a connection is tried.
 const ATTEMPTS_MAX: u32 = 40;
 /// The pause after the first attempt; it doubles with each, up to the longest.
@@ -29,13 +29,13 @@ const CONNECTIONS_PER_SOURCE: u64 = 10_000;
 #[derive(Debug, thiserror::Error)]
 #[error("{code:?} {reason}: {message}")]
 pub struct CallError {
-    pub(super) code: Code,
-    pub(super) reason: String,
-    pub(super) message: String,
+    pub(crate) code: Code,
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 /// What an error means for its caller.
-pub(super) enum Judgement {
+pub(crate) enum Judgement {
     /// A business answer that says no: final.
     Refused,
     /// Nothing happened, or nobody knows: send it again.
@@ -45,7 +45,7 @@ pub(super) enum Judgement {
 }
 
 /// The reason of an error, as far as it has one, and what it means.
-pub(super) fn judge(status: &Status) -> (String, Judgement) {
+pub(crate) fn judge(status: &Status) -> (String, Judgement) {
     let details = status.get_error_details();
     let Some(info) = details.error_info() else {
         // Not from Ballast: the connection broke, or the client gave up waiting.
@@ -62,23 +62,23 @@ pub(super) fn judge(status: &Status) -> (String, Judgement) {
 }
 
 /// Waits before the next attempt; some wait less than others, so that they do not come back together.
-pub(super) async fn pause(attempt: u32) {
+pub(crate) async fn pause(attempt: u32) {
     let pause = (PAUSE_MIN * 2_u32.saturating_pow(attempt)).min(PAUSE_MAX);
     let share = rand::rng().random_range(0.5..1.0);
     tokio::time::sleep(pause.mul_f64(share)).await;
 }
 
 /// Whether there may be another attempt after this one, counted from 0.
-pub(super) fn may_repeat(attempt: u32) -> bool {
+pub(crate) fn may_repeat(attempt: u32) -> bool {
     attempt + 1 < ATTEMPTS_MAX
 }
 
 /// Calls until there is a final answer.
-pub(super) async fn until_known<T, F>(
+pub(crate) async fn until_known<T, F>(
     mut call: impl FnMut() -> F,
 ) -> Result<tonic::Response<T>, CallError>
 where
-    F: Future<Output = Answered<T>>,
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
     let mut attempt = 0;
     loop {
@@ -100,20 +100,20 @@ where
 }
 
 /// Makes the connections of one client: each new one goes to the next server of the list.
-pub(super) struct Dialer {
+pub(crate) struct Dialer {
     addresses: Arc<[SocketAddr]>,
     number: u64,
 }
 
 impl Dialer {
     /// For the connection of this number: begins at another server than its neighbours.
-    pub(super) fn new(addresses: &[SocketAddr], number: u64) -> Self {
+    pub(crate) fn new(addresses: &[SocketAddr], number: u64) -> Self {
         let addresses = addresses.into();
         Self { addresses, number }
     }
 
     /// A channel that is connected, and connects again when it is needed.
-    pub(super) async fn channel(self) -> Result<Channel, CallError> {
+    pub(crate) async fn channel(self) -> Result<Channel, CallError> {
         let Self { addresses, number } = self;
         let start = usize::try_from(number).unwrap_or(0) % addresses.len();
         let next = Arc::new(AtomicUsize::new(start));

@@ -1,49 +1,12 @@
 //! Ratios: what the figures say side by side. Of each round on its own, because a noisy machine is noisy for all that is
 //! measured in it; shown are the median of the rounds, and their range.
 
-use std::fmt;
-
 use serde::Serialize;
 
-use super::report::{Figures, Row};
-use super::scenario::LockedPayers;
-
-/// The median of the rounds, and their range.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Spread {
-    /// The middle one; the lower of two in the middle.
-    pub median: f64,
-    /// The lowest.
-    pub low: f64,
-    /// The highest.
-    pub high: f64,
-}
-
-impl Spread {
-    /// `None` if there is no round, or one without a figure.
-    pub(super) fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values.collect();
-        values.sort_unstable_by(f64::total_cmp);
-        if !values.iter().all(|value| value.is_finite()) {
-            return None;
-        }
-        Some(Self {
-            median: *values.get(values.len().checked_sub(1)? / 2)?,
-            low: *values.first()?,
-            high: *values.last()?,
-        })
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { median, low, high } = self;
-        match low < high {
-            true => write!(f, "{median:.2} ({low:.2}-{high:.2})"),
-            false => write!(f, "{median:.2}"),
-        }
-    }
-}
+use super::figures::Figures;
+use super::row::Row;
+use super::spread::Spread;
+use crate::bench::scenario::LockedPayers;
 
 /// One row divided by another.
 #[derive(Debug, Clone, Serialize)]
@@ -120,42 +83,42 @@ impl Ratio {
     }
 
     /// All that can be said of these rows.
-    pub(super) fn all(rows: &[Row]) -> Vec<Self> {
+    pub(in crate::bench) fn all(rows: &[Row]) -> Vec<Self> {
         let mut ratios = Vec::new();
         for row in rows {
             let earlier = || rows.iter().take_while(|other| !std::ptr::eq(*other, row));
             let Row {
                 scenario,
-                way,
+                mode,
                 pace,
                 table,
                 variant,
                 ..
             } = row;
             let same_load = |other: &&Row| other.scenario == *scenario && other.pace == *pace;
-            // The first variant by this one; this way and this size by the first ones.
+            // The first variant by this one; this mode and this size by the first ones.
             let first = earlier()
-                .find(|other| same_load(other) && other.way == *way && other.table == *table);
+                .find(|other| same_load(other) && other.mode == *mode && other.table == *table);
             if let Some(first) = first {
-                let load = format!("{scenario}, {way}, {pace}, {table}");
+                let load = format!("{scenario}, {mode}, {pace}, {table}");
                 let (of, by) = (first.variant.clone(), variant.clone());
                 ratios.push(Self::new(load, (first, of), (row, by)));
             }
             let first = earlier().find(|other| {
                 same_load(other) && other.variant == *variant && other.table == *table
             });
-            if let Some(first) = first.filter(|first| first.way != *way) {
+            if let Some(first) = first.filter(|first| first.mode != *mode) {
                 let load = format!("{scenario}, {pace}, {table}, {variant}");
                 ratios.push(Self::new(
                     load,
-                    (row, way.clone()),
-                    (first, first.way.clone()),
+                    (row, mode.clone()),
+                    (first, first.mode.clone()),
                 ));
             }
             let first = earlier()
-                .find(|other| same_load(other) && other.variant == *variant && other.way == *way);
+                .find(|other| same_load(other) && other.variant == *variant && other.mode == *mode);
             if let Some(first) = first.filter(|first| first.table != *table) {
-                let load = format!("{scenario}, {way}, {pace}, {variant}");
+                let load = format!("{scenario}, {mode}, {pace}, {variant}");
                 ratios.push(Self::new(
                     load,
                     (row, table.clone()),
@@ -167,12 +130,12 @@ impl Ratio {
                 let none_locked = LockedPayers { count: 0, ..locked };
                 let none = rows.iter().find(|other| {
                     other.locked_payers == Some(none_locked)
-                        && (&other.way, &other.pace) == (way, pace)
+                        && (&other.mode, &other.pace) == (mode, pace)
                         && (&other.table, &other.variant) == (table, variant)
                 });
                 if let Some(none) = none {
                     let LockedPayers { count, merchant } = locked;
-                    let load = format!("{merchant}, {way}, {pace}, {table}, {variant}");
+                    let load = format!("{merchant}, {mode}, {pace}, {table}, {variant}");
                     let (of, by) = (format!("{count} locked payers"), "none locked".to_owned());
                     ratios.push(Self::new(load, (row, of), (none, by)));
                 }
@@ -184,17 +147,17 @@ impl Ratio {
                         other.is_alone && other.scenario == *scenario && other.table == *table
                     })
                     .collect();
-                // By this way; by another one only for a variant that does not know this one.
-                let knows_way = |variant: &str| {
+                // By this mode; by another one only for a variant that does not know this one.
+                let knows_mode = |variant: &str| {
                     let mut rows = alone.iter();
-                    rows.any(|other| other.variant == variant && other.way == *way)
+                    rows.any(|other| other.variant == variant && other.mode == *mode)
                 };
                 for &alone in &alone {
-                    if alone.way != *way && knows_way(&alone.variant) {
+                    if alone.mode != *mode && knows_mode(&alone.variant) {
                         continue;
                     }
-                    let load = format!("{scenario}, {way}, {table}");
-                    let by = format!("p50 of {}, {}, {}", alone.variant, alone.way, alone.pace);
+                    let load = format!("{scenario}, {mode}, {table}");
+                    let by = format!("p50 of {}, {}, {}", alone.variant, alone.mode, alone.pace);
                     ratios.push(Self::in_medians(
                         load,
                         (row, format!("{variant}, {pace}")),
@@ -207,7 +170,7 @@ impl Ratio {
     }
 
     /// The head of a table of ratios.
-    pub(super) const HEAD: [&str; 10] = [
+    pub(in crate::bench) const HEAD: [&str; 10] = [
         "load",
         "ratio of",
         "by",
@@ -221,7 +184,7 @@ impl Ratio {
     ];
 
     /// Its line in such a table.
-    pub(super) fn cells(&self) -> Vec<String> {
+    pub(in crate::bench) fn cells(&self) -> Vec<String> {
         let shown =
             |spread: Option<Spread>| spread.map_or_else(String::new, |spread| spread.to_string());
         vec![

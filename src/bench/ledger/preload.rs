@@ -10,21 +10,22 @@ use std::ops::Range;
 use indicatif::ProgressBar;
 use tokio_postgres::Client;
 
-use super::history::LONG_ACCOUNT_ID;
-use super::{BenchError, TableSize};
+use crate::bench::error::BenchError;
+use crate::bench::load::LONG_ACCOUNT_ID;
+use crate::bench::table_size::TableSize;
 
 /// What each account begins with, in minor units: enough for any run.
-pub(super) const OPENING_MINOR_UNITS: i64 = 1_000_000_000_000;
+pub(in crate::bench) const OPENING_MINOR_UNITS: i64 = 1_000_000_000_000;
 
 /// How many rows one statement makes; between them the bar moves.
 const CHUNK_ROW_COUNT: u64 = 200_000;
 
 /// What is loaded.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Preload {
-    pub(super) table: TableSize,
+pub(in crate::bench) struct Preload {
+    pub(in crate::bench) table: TableSize,
     /// How many entries the long account has; 0: there is none.
-    pub(super) history_entry_count: u64,
+    pub(in crate::bench) history_entry_count: u64,
 }
 
 /// The tables that each of two connections fills, with about as much work for both.
@@ -32,7 +33,7 @@ const SHARES: [&[&str]; 2] = [&["operations"], &["accounts", "balances", "entry_
 
 impl Preload {
     /// How many steps the bar has: one for each row, and one for each row that is indexed.
-    pub(super) fn step_count(&self) -> u64 {
+    pub(in crate::bench) fn step_count(&self) -> u64 {
         SHARES
             .iter()
             .flat_map(|share| self.steps(share))
