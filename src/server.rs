@@ -19,12 +19,12 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::batcher::{Batcher, BatcherConfig, WriteThread};
+use crate::rpc::answer_budget::{BudgetLimits, ProcessBudget};
 use crate::rpc::edge::{Reflections, Services};
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
 use crate::rpc::proto::card_service_server::CardServiceServer;
-use crate::rpc::room::{ProcessRoom, RoomLimits};
-use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, Limits, door};
+use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, card_http};
 use crate::store::{Ledger, Retries, Store, StoreConfig, StoreConfigError};
 
 use health::Health;
@@ -70,10 +70,10 @@ pub struct NetworkLimits {
     /// more slowly.
     pub abandoned_per_second_max: u32,
     /// How many bytes of answers may be in memory.
-    pub room: RoomLimits,
+    pub answer_budget: BudgetLimits,
     /// How long a client may leave more than 64 KiB of answers unread.
     pub unread_timeout: Duration,
-    /// The same for any unread answer while three quarters of the process's room are taken.
+    /// The same for any unread answer while three quarters of the process's budget are used.
     pub unread_timeout_crowded: Duration,
 }
 
@@ -82,7 +82,7 @@ impl Default for NetworkLimits {
         Self {
             greeting_timeout: Duration::from_secs(30),
             abandoned_per_second_max: 5_000,
-            room: RoomLimits::default(),
+            answer_budget: BudgetLimits::default(),
             unread_timeout: Duration::from_secs(60),
             unread_timeout_crowded: Duration::from_secs(5),
         }
@@ -161,11 +161,7 @@ impl Server {
         let (health, health_service) = Health::new(store.clone()).await;
         let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
         let draining = CancellationToken::new();
-        let limits = Limits {
-            operation_timeout: config.request_timeout_max,
-            draining: draining.clone(),
-        };
-        let balances = BalanceRpc::new(batcher.clone(), store.clone(), limits);
+        let balances = BalanceRpc::new(batcher.clone(), store.clone(), draining.clone());
         let balances = BalanceServiceServer::new(balances);
         let authorizer = Authorizer::new(batcher.clone(), store.clone(), config.card_timeout);
         let cards = CardServiceServer::new(CardRpc::new(authorizer.clone(), store.clone()));
@@ -246,7 +242,7 @@ impl Server {
         let retries = store.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
         let unread = Unread::new(
-            ProcessRoom::new(config.network.room, draining.clone()),
+            ProcessBudget::new(config.network.answer_budget, draining.clone()),
             Patience {
                 usual: config.network.unread_timeout,
                 crowded: config.network.unread_timeout_crowded,
@@ -266,7 +262,7 @@ impl Server {
         let accepting = tokio::spawn(acceptor.run());
         let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
             listener,
-            door: door::door(authorizer.clone(), serving),
+            routes: card_http::routes(authorizer.clone(), serving),
             header_timeout: config.network.greeting_timeout,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),

@@ -22,8 +22,8 @@ use super::NetworkLimits;
 use super::activity::{Activity, InFlight};
 use super::coalesced::{Coalesced, READ_IN_TURN_MAX};
 use super::unread::{Unread, Watched};
+use crate::rpc::answer_budget::{ChargedBytes, Reservation};
 use crate::rpc::edge::{self, Services};
-use crate::rpc::room::{Counted, Reserved};
 
 /// Requests in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
@@ -148,22 +148,22 @@ async fn serve(
     let activity = Arc::new(Activity::default());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
         let mut guard = InFlight::new(&activity, is_answered(request.uri().path()));
-        let room = watched.room.clone();
+        let budget = watched.budget.clone();
         // Boxed, because hyper moves the future of a request several times, and this one has kilobytes.
         let response = Box::pin(edge::serve(
             services.clone(),
             request,
             request_timeout_max,
-            room.clone(),
+            budget.clone(),
         ));
         async move {
             let mut response = response.await;
             guard.note_answered();
-            let reserved = Reserved::take_from(&mut response, &room);
+            let reservation = Reservation::take_from(&mut response, &budget);
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer {
                 body,
                 guard,
-                reserved,
+                reservation,
             }))
         }
     });
@@ -227,11 +227,11 @@ async fn serve(
 struct Answer {
     body: Body,
     guard: InFlight,
-    reserved: Reserved,
+    reservation: Reservation,
 }
 
 impl http_body::Body for Answer {
-    type Data = Counted;
+    type Data = ChargedBytes;
     type Error = tonic::Status;
 
     fn poll_frame(
@@ -242,7 +242,7 @@ impl http_body::Body for Answer {
         // Asked, so all that it gave before is taken.
         self.guard.note_unread(false);
         self.guard.note_unread(polled.is_ready());
-        polled.map_ok(|frame| frame.map_data(|bytes| self.reserved.hand(bytes)))
+        polled.map_ok(|frame| frame.map_data(|bytes| self.reservation.charge(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -25,7 +25,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepts connections of the JSON endpoint until the server drains.
 pub(super) struct JsonAcceptor {
     pub(super) listener: TcpListener,
-    pub(super) door: Router,
+    pub(super) routes: Router,
     /// How long a connection may take for the headers of a request, and how long it may be idle.
     pub(super) header_timeout: Duration,
     pub(super) connection_count_max: usize,
@@ -58,7 +58,7 @@ impl JsonAcceptor {
             };
             let serving = serve(
                 stream,
-                self.door.clone(),
+                self.routes.clone(),
                 self.header_timeout,
                 self.draining.clone(),
             );
@@ -72,7 +72,7 @@ impl JsonAcceptor {
 
 async fn serve(
     stream: TcpStream,
-    door: Router,
+    routes: Router,
     header_timeout: Duration,
     draining: CancellationToken,
 ) {
@@ -81,7 +81,7 @@ async fn serve(
         return;
     }
     let service =
-        service_fn(|request: http::Request<hyper::body::Incoming>| door.clone().oneshot(request));
+        service_fn(|request: http::Request<hyper::body::Incoming>| routes.clone().oneshot(request));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

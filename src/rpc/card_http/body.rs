@@ -9,7 +9,6 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::invalid;
 use crate::domain::card::Decimal;
 use crate::rpc::card::authorizer::{Asked, Total};
 use crate::rpc::card::request::{Words, asked};
@@ -108,6 +107,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
         merchant: merchant.as_deref(),
     };
     asked(violations, &words, total)
+}
+
+/// What is wrong with a body as a whole.
+pub(super) fn invalid(rule: impl ToString) -> Violations {
+    Violations::one("body", rule)
 }
 
 /// Whether a name differs only in what people get wrong.
