@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_without_a_call_is_a_bug_and_none_is_served_twice() {
+    async fn a_request_without_a_call_is_a_bug() {
         let mut request = Request::new("message");
         request.extensions_mut().insert(call(None));
         let (_call, message) = Call::split(request).expect("a call");
