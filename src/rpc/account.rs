@@ -72,7 +72,7 @@ impl AccountService for AccountRpc {
         let account = store
             .get_accounts(vec![account_id.clone()])
             .await
-            .map_err(RpcError::from)?
+            .map_err(RpcError::of_read)?
             .pop();
         let account = account.ok_or(RpcError::AccountNotFound(account_id))?;
         Ok(Response::new(proto::GetAccountResponse {
@@ -91,7 +91,7 @@ impl AccountService for AccountRpc {
         let found = store
             .get_accounts(account_ids.clone())
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let found: HashMap<&str, _> = found
             .iter()
             .map(|account| (account_id_of(account).as_str(), account))
@@ -128,7 +128,7 @@ impl AccountService for AccountRpc {
         let accounts = store
             .list_accounts(page.filter, page.after, page.size + 1)
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let mut accounts = accounts.iter().map(reply::read_account).collect();
         let more = page::cut(&mut accounts, page.size as usize);
         let last = accounts.last().filter(|_| more);

@@ -157,7 +157,7 @@ impl BalanceRpc {
             }
             HistoryFilter::Owner(owner_id) => store.owner_history(owner_id, after, limit).await,
         };
-        Ok(operations?)
+        operations.map_err(RpcError::of_read)
     }
 
     /// What has to be known about the accounts of these operations to tell their directions. Of an owner, that is asked about
@@ -186,7 +186,8 @@ impl BalanceRpc {
             return Ok(Sides::default());
         }
         let store = self.store.before(context.deadline());
-        let owners = store.account_owners(named.into_iter().collect()).await?;
+        let owners = store.account_owners(named.into_iter().collect()).await;
+        let owners = owners.map_err(RpcError::of_read)?;
         let listed = owners.into_iter().filter(|(_, owner)| owner == owner_id);
         Ok(Sides(listed.map(|(account_id, _)| account_id).collect()))
     }
@@ -344,13 +345,13 @@ impl BalanceService for BalanceRpc {
         let store = self.store.before(call.context.deadline());
         let balance = match at_time {
             None => {
-                let details = store.get_balance(key).await.map_err(RpcError::from)?;
+                let details = store.get_balance(key).await.map_err(RpcError::of_read)?;
                 details.map(|details| reply::balance(account_id.as_str(), &details))
             }
             Some(at) => match store
                 .get_balance_at(key, at)
                 .await
-                .map_err(RpcError::from)?
+                .map_err(RpcError::of_read)?
             {
                 None => None,
                 Some(BalanceAt::Entry { now, then }) => {
@@ -381,7 +382,7 @@ impl BalanceService for BalanceRpc {
         let operation = store
             .get_operation(operation_id.clone())
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
         let entries = reply::entries(&operation);
         let operation = reply::operation(&operation);
@@ -436,7 +437,7 @@ impl BalanceService for BalanceRpc {
             .await?;
         let store = self.store.before(call.context.deadline());
         let entries = store.list_entries(key.clone(), order, page.after, page.size + 1);
-        let entries = entries.await.map_err(RpcError::from)?;
+        let entries = entries.await.map_err(RpcError::of_read)?;
         let mut entries = entries
             .iter()
             .map(|entry| reply::listed_entry(&key, entry))

@@ -162,7 +162,7 @@ impl CardService for CardRpc {
         let page = request::list_unsettled_payments(&request).map_err(RpcError::from)?;
         let store = self.store.before(call.context.deadline());
         let payments = store.list_unsettled_payments(page.after, page.size + 1);
-        let mut payments = payments.await.map_err(RpcError::from)?;
+        let mut payments = payments.await.map_err(RpcError::of_read)?;
         let more = payments.len() as i64 > page.size;
         payments.truncate(page.size as usize);
         let last = payments.last().filter(|_| more);
@@ -236,7 +236,7 @@ impl CardService for CardRpc {
             .await?;
         let store = self.store.before(call.context.deadline());
         let rules = store.list_card_rules(page.after, page.size + 1).await;
-        let rules = rules.map_err(RpcError::from)?;
+        let rules = rules.map_err(RpcError::of_read)?;
         let mut replies = rules.iter().map(rule_reply).collect();
         let more = page::cut(&mut replies, page.size as usize);
         let token = |rule: &CardRule| {

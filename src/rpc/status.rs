@@ -65,12 +65,14 @@ pub enum RpcError {
     Payment(PaymentError),
     /// A business answer that says no.
     Refusal(Refusal),
-    /// Something broke or took too long.
+    /// Something broke or took too long, in an operation.
     Failure(Failure),
-    /// The client leaves so much unread that there is no room for another answer.
-    Unread,
     /// The same in a write that has no operation_id. Whoever repeats it changes nothing that it did.
     UnnamedWriteFailure(Failure),
+    /// The same in a request that only reads: whatever failed, nothing happened.
+    ReadFailure(Failure),
+    /// The client leaves so much unread that another answer does not fit.
+    Unread,
     /// The client's deadline for a whole stream passed.
     StreamDeadline,
     /// The instance stops, and with it a stream.
@@ -99,6 +101,11 @@ impl RpcError {
     /// The failure of a write that has no operation_id: it opens an account, or changes a rule.
     pub fn of_unnamed_write(error: StoreError) -> Self {
         Self::UnnamedWriteFailure(error.into())
+    }
+
+    /// The failure of a request that only reads.
+    pub fn of_read(error: StoreError) -> Self {
+        Self::ReadFailure(error.into())
     }
 }
 
@@ -206,6 +213,7 @@ fn described(error: RpcError) -> Problem {
         RpcError::Refusal(refusal) => refused(&refusal),
         RpcError::Failure(failure) => failed(&failure, &OPERATION),
         RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
+        RpcError::ReadFailure(failure) => failed(&failure, &READ),
         RpcError::Unread => {
             let message = "too many answers are not read, on this connection or on others; nothing happened, read the \
                                answers that have arrived and try again later";
@@ -283,15 +291,24 @@ struct Failed {
     name: &'static str,
     /// How its caller learns what happened.
     resolve: &'static str,
+    /// Whether a bug leaves open what happened.
+    is_open_after_a_bug: bool,
 }
 
 const OPERATION: Failed = Failed {
     name: "operation",
     resolve: "send the operation again with the same operation_id",
+    is_open_after_a_bug: true,
 };
 const REQUEST: Failed = Failed {
     name: "request",
     resolve: "send the same request again, which is safe",
+    is_open_after_a_bug: true,
+};
+const READ: Failed = Failed {
+    name: "request",
+    resolve: "send the same request again",
+    is_open_after_a_bug: false,
 };
 
 fn failed(failure: &Failure, what: &Failed) -> Problem {
@@ -352,20 +369,22 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
                 info("DEADLINE", [("outcome", outcome)]),
             )
         }
-        Failure::Internal => bug(),
+        Failure::Internal => bug(what),
     }
 }
 
-/// The status of a bug. The log has the details, the caller has not.
+/// The status of a bug outside of operations, such as a panic: what was begun may have happened. The log has the details,
+/// the caller has not.
 pub fn internal() -> Status {
-    bug().into()
+    bug(&REQUEST).fitted().into()
 }
 
-fn bug() -> Problem {
+fn bug(what: &Failed) -> Problem {
+    let (outcome, text) = outcome(what.is_open_after_a_bug, what);
     Problem::new(
         Code::Internal,
-        "internal error; the log of the server has the details".to_owned(),
-        info("INTERNAL", []),
+        format!("internal error (the log of the server has the details); {text}"),
+        info("INTERNAL", [("outcome", outcome)]),
     )
 }
 
@@ -533,7 +552,13 @@ mod tests {
                 Some(("outcome", "unknown")),
                 false,
             ),
-            (Failure::Internal, Code::Internal, "INTERNAL", None, false),
+            (
+                Failure::Internal,
+                Code::Internal,
+                "INTERNAL",
+                Some(("outcome", "unknown")),
+                false,
+            ),
         ];
         for (failure, code, reason, fact, is_worth_retrying) in rows {
             let shown = format!("{failure:?}");
@@ -553,6 +578,23 @@ mod tests {
             assert_eq!(facts, Vec::from_iter(fact), "{shown}");
             assert_eq!(details.retry_info().is_some(), is_worth_retrying, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_bug_leaves_the_outcome_of_all_but_reads_open() {
+        for (error, outcome) in [
+            (RpcError::Failure(Failure::Internal), "unknown"),
+            (RpcError::UnnamedWriteFailure(Failure::Internal), "unknown"),
+            (RpcError::ReadFailure(Failure::Internal), "none"),
+        ] {
+            let shown = format!("{error:?}");
+            let status = Status::from(error);
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!(info.metadata["outcome"], outcome, "{shown}");
+        }
+        let of_a_panic = internal().get_details_error_info();
+        let of_a_panic = of_a_panic.expect("an ErrorInfo");
+        assert_eq!(of_a_panic.metadata["outcome"], "unknown");
     }
 
     /// What a status takes in trailers.

@@ -300,7 +300,7 @@ fn is_for_ever(refusal: &Refusal) -> bool {
     refusal.is_recorded() || matches!(refusal, Refusal::OperationIdReused { .. })
 }
 
-/// A read after a write that did not answer: what was written is done.
+/// The failure of a read after a write: what was written is done.
 fn unknown(error: RpcError) -> RpcError {
     match error {
         RpcError::Failure(Failure::Internal) => RpcError::Failure(Failure::Internal),
