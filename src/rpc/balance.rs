@@ -64,6 +64,9 @@ impl BalanceRpc {
         merge: request::Merge,
         context: &Context,
     ) -> Result<Command, RpcError> {
+        if merge.source == merge.destination {
+            return Err(RpcError::SameAccount(merge.source));
+        }
         if card::is_reserved_id(merge.operation_id.as_str()) {
             let ids = vec![merge.operation_id.clone()];
             let recorded = self

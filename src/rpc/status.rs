@@ -34,6 +34,8 @@ pub enum RpcError {
     Invalid(Violations),
     /// A transfer that pays a balance out of itself.
     SameBalance(SameBalance),
+    /// A merge of an account into itself.
+    SameAccount(AccountId),
     /// An account that an RPC needs does not exist.
     AccountNotFound(AccountId),
     /// The destination owner has no settlement account.
@@ -155,6 +157,7 @@ fn described(error: RpcError) -> Problem {
     match error {
         RpcError::Invalid(violations) => invalid(violations),
         RpcError::SameBalance(same) => same_balance(&same),
+        RpcError::SameAccount(account_id) => same_account(&account_id),
         RpcError::AccountNotFound(account_id) => refused(&Refusal::AccountNotFound { account_id }),
         RpcError::SettlementAccountNotFound(owner_id) => not_found(
             "ACCOUNT_NOT_FOUND",
@@ -442,6 +445,14 @@ fn same_balance(same: &SameBalance) -> Problem {
     let mut details = info("SAME_BALANCE", facts);
     details.add_bad_request_violation("destination", same.to_string());
     Problem::new(Code::InvalidArgument, same.to_string(), details)
+}
+
+fn same_account(account_id: &AccountId) -> Problem {
+    let rule = format!("is the source, {account_id}, too; name another account");
+    let message = format!("destination_account_id {rule}");
+    let mut details = info("SAME_BALANCE", [("account_id", account_id.as_str())]);
+    details.add_bad_request_violation("destination_account_id", rule);
+    Problem::new(Code::InvalidArgument, message, details)
 }
 
 fn not_found(
