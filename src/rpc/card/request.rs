@@ -7,6 +7,7 @@ use super::super::violations::Violations;
 use super::authorizer::{Asked, Total};
 use super::settlements::AskedSettlement;
 use crate::domain::card::{Mcc, Merchant, Pattern, SettlementMethod};
+use crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
 use crate::domain::{AccountId, Amount, Category, OperationId, Timestamp};
 use crate::store::{CardRulePosition, UnsettledPayment, UnsettledPosition};
 
@@ -64,7 +65,15 @@ pub(super) fn authorize_payment(
             let amount = match money.minor_units {
                 0 => Some(None),
                 minor_units => violations
-                    .note("total_amount.minor_units", Amount::new(minor_units))
+                    .note(
+                        "total_amount.minor_units",
+                        Amount::new(minor_units).map_err(|_| {
+                            format!(
+                                "is {minor_units}, must be from 0 (verifies the account) to \
+                                 {AMOUNT_MAX_MINOR_UNITS} minor units"
+                            )
+                        }),
+                    )
                     .map(Some),
             };
             let currency = violations.currency("total_amount.currency_code", &money.currency_code);
