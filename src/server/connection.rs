@@ -81,6 +81,7 @@ impl<C: Future> Future for Turns<'_, C> {
             self.greeting_due = None;
         } else if let Some(due) = &mut self.greeting_due {
             ready!(due.as_mut().poll(context));
+            tracing::debug!("a connection did not begin in time");
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -126,19 +127,13 @@ impl GrpcConnections {
         };
         let ended = tokio::select! {
             ended = &mut turns => ended,
-            () = watched.cut.cancelled() => return Ok(()),
+            () = watched.cut.cancelled() => None,
             () = self.draining.cancelled() => {
                 turns.connection.as_mut().graceful_shutdown();
-                match drained(&mut turns, &activity).await {
-                    Some(ended) => ended,
-                    None => return Ok(()),
-                }
+                drained(&mut turns, &activity).await
             }
         };
-        ended.unwrap_or_else(|| {
-            tracing::debug!("a connection did not begin in time");
-            Ok(())
-        })
+        ended.unwrap_or(Ok(()))
     }
 }
 
@@ -158,16 +153,13 @@ fn builder() -> http2::Builder<TokioExecutor> {
 }
 
 /// Goes on with a connection until its answers are read. `None`: there is nothing more to wait for, and it has not ended.
-async fn drained<C: Future>(
-    turns: &mut Turns<'_, C>,
-    activity: &Activity,
-) -> Option<Option<C::Output>> {
+async fn drained<C: Future>(turns: &mut Turns<'_, C>, activity: &Activity) -> Option<C::Output> {
     let mut unread_since = None;
     loop {
         let was_idle = activity.is_idle();
         let taken_before = activity.taken_count();
         match tokio::time::timeout(IDLE_GRACE, &mut *turns).await {
-            Ok(ended) => return Some(ended),
+            Ok(ended) => return ended,
             // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
             Err(_elapsed) if was_idle && activity.is_idle() => return None,
             // Nothing to wait for either: a client that does not read. Its answers are recorded.

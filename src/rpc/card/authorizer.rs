@@ -64,12 +64,19 @@ const RESERVE_PART: u32 = 5;
 /// How much is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rpc) enum Total {
+    /// A payment of so much.
+    Amount(AskedAmount),
+    /// Nothing: the account is verified. In a currency, if the caller named one.
+    Nothing(Option<Currency>),
+}
+
+/// How much is paid.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rpc) enum AskedAmount {
     /// In a currency that the caller named.
     Money(Amount, Currency),
     /// In the currency of the account.
     Decimal(Decimal),
-    /// Nothing: the account is verified. In a currency, if the caller named one.
-    Nothing(Option<Currency>),
 }
 
 /// A payment that is asked for.
@@ -83,22 +90,25 @@ pub(in crate::rpc) struct Asked {
 }
 
 impl Asked {
-    /// The payment on an account of this currency.
-    fn payment(self, account_currency: Option<Currency>) -> Result<Payment, RpcError> {
+    /// The payment of this amount, on an account of this currency.
+    fn payment(
+        self,
+        asked: AskedAmount,
+        account_currency: Option<Currency>,
+    ) -> Result<Payment, RpcError> {
         let Self {
             operation_id,
             account_id,
-            total,
             mcc,
             merchant,
+            ..
         } = self;
-        let (amount, currency) = match (total, account_currency) {
-            (Total::Money(amount, currency), _) => (amount, currency),
-            (Total::Nothing(_), _) => return Err(RpcError::Failure(Failure::Internal)),
-            (Total::Decimal(_), None) => {
+        let (amount, currency) = match (asked, account_currency) {
+            (AskedAmount::Money(amount, currency), _) => (amount, currency),
+            (AskedAmount::Decimal(_), None) => {
                 return Err(RpcError::Refusal(Refusal::AccountNotFound { account_id }));
             }
-            (Total::Decimal(decimal), Some(currency)) => {
+            (AskedAmount::Decimal(decimal), Some(currency)) => {
                 let listed = iso_currency::Currency::from_code(currency.as_str());
                 let decimals = listed.and_then(|listed| listed.exponent()).unwrap_or(0);
                 let amount = decimal
@@ -221,11 +231,14 @@ impl Authorizer {
             Ok(facts) => facts,
             Err(error) => return error.into(),
         };
-        if let Total::Nothing(named) = asked.total {
-            let verified = self.verify(&asked, named, &rules, recorded, &context);
-            return verified.await.unwrap_or_else(Decision::Declined);
-        }
-        let payment = match asked.payment(currency) {
+        let amount = match asked.total {
+            Total::Amount(amount) => amount,
+            Total::Nothing(named) => {
+                let verified = self.verify(&asked, named, &rules, recorded, &context);
+                return verified.await.unwrap_or_else(Decision::Declined);
+            }
+        };
+        let payment = match asked.payment(amount, currency) {
             Ok(payment) => payment,
             Err(error) => return error.into(),
         };

@@ -4,7 +4,7 @@ use super::super::page::List;
 use super::super::proto;
 use super::super::request::Page;
 use super::super::violations::Violations;
-use super::authorizer::{Asked, Total};
+use super::authorizer::{Asked, AskedAmount, Total};
 use super::settlements::AskedSettlement;
 use crate::domain::card::{Mcc, Merchant, Pattern, SettlementMethod};
 use crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
@@ -78,7 +78,7 @@ pub(super) fn authorize_payment(
             };
             let currency = violations.currency("total_amount.currency_code", &money.currency_code);
             amount.zip(currency).map(|(amount, currency)| match amount {
-                Some(amount) => Total::Money(amount, currency),
+                Some(amount) => Total::Amount(AskedAmount::Money(amount, currency)),
                 None => Total::Nothing(Some(currency)),
             })
         }

@@ -10,7 +10,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::domain::card::Decimal;
-use crate::rpc::card::authorizer::{Asked, Total};
+use crate::rpc::card::authorizer::{Asked, AskedAmount, Total};
 use crate::rpc::card::request::{Words, asked};
 use crate::rpc::violations::Violations;
 
@@ -98,7 +98,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
     let total = total.and_then(|text| violations.note(TOTAL_AMOUNT, Decimal::parse(&text)));
     let total = total.map(|decimal| match decimal.is_zero() {
         true => Total::Nothing(None),
-        false => Total::Decimal(decimal),
+        false => Total::Amount(AskedAmount::Decimal(decimal)),
     });
     let words = Words {
         operation_id: (ID, id.as_deref()),
