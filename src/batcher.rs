@@ -150,7 +150,7 @@ impl Ticket {
     }
 
     fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
-        self.job.command.movement.account_ids()
+        self.job.command.account_ids()
     }
 
     /// Withdraws the command if nobody waits for the answer any more, or the deadline has passed. False: it goes on.

@@ -94,7 +94,7 @@ enum End {
 fn suspects(jobs: &[Job], ends: &[End]) -> Vec<AccountId> {
     let account_ids_of = |is_meant: fn(&End) -> bool| {
         let meant = jobs.iter().zip(ends).filter(move |(_, end)| is_meant(end));
-        meant.flat_map(|(job, _)| job.command.movement.account_ids())
+        meant.flat_map(|(job, _)| job.command.account_ids())
     };
     let is_poisonous = |end: &End| matches!(end, End::Failed { is_poisonous, .. } if *is_poisonous);
     if !ends.iter().any(is_poisonous) {
@@ -257,7 +257,7 @@ fn witness<'a>(jobs: &'a [Job], in_doubt: &AllInDoubt) -> Option<&'a AccountId> 
     let job = jobs
         .iter()
         .find(|job| in_doubt.contains_key(&job.command.operation_id))?;
-    job.command.movement.account_ids().next()
+    job.command.account_ids().next()
 }
 
 fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool {

@@ -107,10 +107,7 @@ impl Scripted {
 }
 
 fn receipt(job: &Job, replayed: bool) -> Verdict {
-    let outcome = Outcome::Posted {
-        source: None,
-        destination: None,
-    };
+    let outcome = Outcome::Posted(<_>::default());
     let operation = Operation {
         command: job.command.clone(),
         outcome,
@@ -185,12 +182,7 @@ impl Ledger for Scripted {
             Script::Panic => panic!("a bug in the ledger"),
             Script::Contended(account) => {
                 let contended = AccountId::from_stored(account);
-                let touches = |job: &Job| {
-                    job.command
-                        .movement
-                        .account_ids()
-                        .any(|id| *id == contended)
-                };
+                let touches = |job: &Job| job.command.account_ids().any(|id| *id == contended);
                 let verdict = |job| {
                     if touches(job) {
                         Verdict::Contended(contended.clone())
@@ -233,13 +225,15 @@ fn credit(operation: &str, account: &str) -> Command {
         account_id: AccountId::from_stored(account),
         category: Category::main(),
     };
-    Command {
-        operation_id: OperationId::from_stored(operation),
-        movement: Movement::Credit { destination },
-        amount: Some(Amount::new(1).expect("one is an amount")),
-        currency: Currency::new("EUR").expect("EUR is a currency"),
-        note: Note::default(),
-    }
+    Command::of_movement(
+        OperationId::from_stored(operation),
+        Movement::Credit { destination },
+        (
+            Amount::new(1).expect("one is an amount"),
+            Currency::new("EUR").expect("EUR is a currency"),
+        ),
+        Note::default(),
+    )
 }
 
 fn later() -> Instant {
@@ -999,10 +993,14 @@ fn transfer(operation: &str, from: &str, to: &str) -> Command {
         category: Category::main(),
     };
     let movement = Movement::transfer(source, destination, None).expect("two accounts");
-    Command {
-        movement,
-        ..credit(operation, to)
-    }
+    let Command {
+        operation_id,
+        currency,
+        note,
+        ..
+    } = credit(operation, to);
+    let amount = Amount::new(1).expect("one is an amount");
+    Command::of_movement(operation_id, movement, (amount, currency), note)
 }
 
 /// Two accounts that are always in a lane's hands, in turns: whoever needs both must get both all the same.

@@ -50,16 +50,15 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
         account_id: AccountId::from_stored(RICH),
         category: Category::main(),
     };
-    let command = Command {
-        operation_id: OperationId::from_stored("demo-opening"),
-        movement: Movement::Credit { destination },
-        amount: Some(amount),
-        currency,
-        note: Note {
+    let command = Command::of_movement(
+        OperationId::from_stored("demo-opening"),
+        Movement::Credit { destination },
+        (amount, currency),
+        Note {
             description: "opening balance of the demo".to_owned(),
             metadata: BTreeMap::new(),
         },
-    };
+    );
     let job = Job {
         command: Arc::new(command),
         claim: Arc::<Claim>::default(),

@@ -183,7 +183,7 @@ impl BalanceRpc {
             .iter()
             .filter_map(|one| one.operation.as_ref().ok());
         let named: HashSet<AccountId> = readable
-            .flat_map(|operation| operation.command.movement.account_ids().cloned())
+            .flat_map(|operation| operation.command.account_ids().cloned())
             .collect();
         if named.is_empty() {
             return Ok(Sides::default());
@@ -206,10 +206,10 @@ impl Sides {
         let Ok(operation) = &listed.operation else {
             return true;
         };
-        let movement = &operation.command.movement;
+        let command = &operation.command;
         let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| self.0.contains(id));
-        let from_listed = is_listed(movement.source_account_id());
-        let to_listed = is_listed(movement.destination_account_id());
+        let from_listed = is_listed(command.source_account_id());
+        let to_listed = is_listed(command.destination_account_id());
         match direction {
             proto::Direction::Unspecified => true,
             proto::Direction::Incoming => to_listed && !from_listed,

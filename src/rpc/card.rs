@@ -95,7 +95,7 @@ fn unsettled_reply(payment: &UnsettledPayment) -> proto::UnsettledPayment {
 fn settlement_reply(settled: &Settled) -> proto::Settlement {
     let (settlement, command) = (&settled.settlement, &settled.payment.command);
     let destination = settlement.destination.as_ref();
-    let amount = command.amount;
+    let amount = command.amount();
     proto::Settlement {
         operation_id: settlement.operation_id.to_string(),
         payment_operation_id: command.operation_id.to_string(),

@@ -98,9 +98,7 @@ impl Unresolved {
     fn owner_of(&self) -> Option<&AccountId> {
         self.source_owner_id.as_ref()?;
         match &self.operation {
-            Operation::Command(command) => {
-                command.movement.source().map(|source| &source.account_id)
-            }
+            Operation::Command(command) => command.source_account_id(),
             Operation::ToOwner(_, transfer) => Some(transfer.source_account_id()),
         }
     }
@@ -136,7 +134,7 @@ impl Unresolved {
                     .map_err(RpcError::SameBalance)?
             }
         };
-        if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.movement.source()) {
+        if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.source()) {
             let account_id = source.account_id.clone();
             match resolved.owners.get(&account_id) {
                 None => return Err(RpcError::AccountNotFound(account_id)),

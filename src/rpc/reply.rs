@@ -6,7 +6,7 @@ use super::page;
 use super::problem::Problem;
 use super::proto;
 use crate::domain::{
-    AccountId, BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal,
+    AccountId, BalanceKey, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt, Refusal,
     Timestamp,
 };
 use crate::store::{
@@ -29,30 +29,30 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         outcome,
         create_time,
     } = operation;
-    let movement = &command.movement;
     let paid = operation
         .entries()
-        .find(|entry| entry.amount < 0)
+        .iter()
+        .find(|entry| !entry.is_credit())
         .map(|entry| &entry.balance);
     let first_asked = || {
-        let source = movement.source()?;
+        let source = command.source()?;
         let category = source.categories.first()?.clone();
         Some(BalanceKey {
             account_id: source.account_id.clone(),
             category,
         })
     };
-    let kind = match movement {
-        Movement::Debit { .. } => proto::OperationKind::Debit,
-        Movement::Credit { .. } => proto::OperationKind::Credit,
-        Movement::Transfer { .. } => proto::OperationKind::Transfer,
-        Movement::Merge { .. } => proto::OperationKind::Merge,
+    let kind = match command.kind() {
+        Kind::Debit => proto::OperationKind::Debit,
+        Kind::Credit => proto::OperationKind::Credit,
+        Kind::Transfer => proto::OperationKind::Transfer,
+        Kind::Merge => proto::OperationKind::Merge,
     };
     let (state, refusal) = match outcome {
-        Outcome::Posted { .. } | Outcome::Merged(_) => (proto::OperationState::Posted, None),
+        Outcome::Posted(_) => (proto::OperationState::Posted, None),
         Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
     };
-    let asked = movement
+    let asked = command
         .source()
         .map_or(&[][..], |source| &source.categories);
     let asked = if let [main] = asked
@@ -66,22 +66,22 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         operation_id: command.operation_id.to_string(),
         kind: kind.into(),
         state: state.into(),
-        amount: command.amount.map(|amount| proto::Money {
+        amount: command.amount().map(|amount| proto::Money {
             currency_code: command.currency.to_string(),
             minor_units: amount.minor_units(),
         }),
-        source: match movement {
-            Movement::Merge { source, .. } => Some(all_of(source)),
+        source: match &command.intent {
+            Intent::Merge { source, .. } => Some(all_of(source)),
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
         },
-        destination: match movement {
-            Movement::Merge { destination, .. } => Some(all_of(destination)),
-            movement => movement.destination().map(balance_ref),
+        destination: match &command.intent {
+            Intent::Merge { destination, .. } => Some(all_of(destination)),
+            Intent::Move { .. } => command.destination().map(balance_ref),
         },
         source_categories: asked.iter().map(ToString::to_string).collect(),
-        destination_owner_id: movement
+        destination_owner_id: command
             .destination_owner_id()
             .map(ToString::to_string)
             .unwrap_or_default(),
@@ -172,6 +172,7 @@ fn snapshots(posted: &Operation) -> Vec<proto::BalanceSnapshot> {
     let currency = posted.command.currency;
     posted
         .entries()
+        .iter()
         .map(|entry| snapshot(entry, currency))
         .collect()
 }
@@ -213,6 +214,7 @@ pub fn entries(operation: &Operation) -> Vec<proto::Entry> {
     let operation_id = operation.command.operation_id.as_str();
     operation
         .entries()
+        .iter()
         .map(|one| entry(one, operation_id, operation.create_time))
         .collect()
 }

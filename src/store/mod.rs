@@ -1,5 +1,6 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
+mod account_writes;
 mod accounts;
 mod cancel;
 mod cards;
@@ -11,16 +12,17 @@ mod error;
 mod history;
 mod ledger;
 mod lock;
-mod merges;
-mod places;
+mod operation_row;
+mod operations;
 mod pool;
-mod recorded;
 mod replays;
 mod requests;
 mod retry;
 mod row;
+mod row_id_cache;
 pub mod schema;
 mod standing;
+mod statement;
 mod unreadable;
 mod verdicts;
 pub mod verify;
@@ -49,17 +51,17 @@ pub use verdicts::{
     UnsettledPosition,
 };
 pub use verify::is_money;
-pub use write::{Hold, WRITE_STATEMENTS};
+pub use write::{Hold, write_statements};
 
 use tokio::sync::Notify;
 
 use connections::Connections;
-use places::Places;
 use replays::Replays;
+use row_id_cache::RowIdCache;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 11] = [
-    ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
+    ("lookup_legs", operations::LOOKUP_LEGS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (
@@ -69,10 +71,7 @@ pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("account_owners", include_str!("sql/account_owners.sql")),
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", history::GET_BALANCE_AT),
-    (
-        "lookup_operations",
-        include_str!("sql/lookup_operations.sql"),
-    ),
+    ("lookup_operations", operations::LOOKUP_OPERATIONS),
     (
         "list_operation_ids of an account",
         history::LIST_OPERATION_IDS_OF_ACCOUNT,
@@ -100,7 +99,7 @@ pub struct Store {
     retries: Retries,
     /// Tells health that the database may not take writes.
     write_failures: Arc<Notify>,
-    places: Arc<Places>,
+    row_ids: Arc<RowIdCache>,
     replays: Arc<Replays>,
 }
 
@@ -126,7 +125,7 @@ impl Store {
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
             retries: Retries::default(),
             write_failures: Arc::default(),
-            places: Arc::default(),
+            row_ids: Arc::default(),
             replays: Arc::default(),
         })
     }

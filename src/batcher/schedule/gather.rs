@@ -186,7 +186,7 @@ impl<L: Ledger> Schedule<L> {
         if ticket.waiting.reserved.take().is_some() {
             self.reserved_count -= 1;
         }
-        for account_id in ticket.job.command.movement.account_ids() {
+        for account_id in ticket.job.command.account_ids() {
             match self.held.entry(account_id.clone()) {
                 Entry::Vacant(vacant) => drop(vacant.insert(Held::by(lane))),
                 Entry::Occupied(occupied) if occupied.get().holder == lane => continue,

@@ -68,7 +68,7 @@ impl Watchful {
     }
 
     fn is_poisonous(&self, command: &Command) -> bool {
-        let mut account_ids = command.movement.account_ids();
+        let mut account_ids = command.account_ids();
         account_ids.any(|id| Some(id) == self.poison.as_ref())
     }
 }
@@ -116,7 +116,7 @@ impl Ledger for Watchful {
         };
         let account_ids: Set<AccountId> = jobs
             .iter()
-            .flat_map(|job| job.command.movement.account_ids().cloned())
+            .flat_map(|job| job.command.account_ids().cloned())
             .filter(|id| !hold.contains(id))
             .collect();
         self.take(&account_ids);
@@ -134,7 +134,7 @@ impl Ledger for Watchful {
         let contended = fate.and_then(|fate| fate.contended);
         let contended = contended.filter(|contended| !hold.contains(contended));
         let verdict = |job: &Job| {
-            let mut account_ids = job.command.movement.account_ids();
+            let mut account_ids = job.command.account_ids();
             match &contended {
                 Some(contended) if account_ids.any(|id| id == contended) => {
                     Verdict::Contended(contended.clone())

@@ -489,7 +489,7 @@ impl Authorizer {
 }
 
 fn approved(payment: &Operation) -> Decision {
-    match payment.entries().next() {
+    match payment.entries().first() {
         Some(entry) => Decision::Approved(entry.balance.category.clone()),
         None => {
             tracing::error!("a posted payment has no entry");

@@ -14,7 +14,7 @@ use super::super::context::Context;
 use super::super::status::RpcError;
 use super::payment_error::PaymentError;
 use crate::batcher::{Answer, Batcher, Failure};
-use crate::domain::card::{Attempt, Settlement, SettlementMethod};
+use crate::domain::card::{Attempt, Settlement, SettlementMethod, source_entry};
 use crate::domain::{
     AccountId, BalanceKey, Category, Operation, OperationId, Outcome, Refusal, Timestamp,
 };
@@ -271,13 +271,10 @@ fn settlement_of(
         state,
     };
     let attempt = Attempt::of(payment).ok_or_else(|| nothing(NO_PAYMENT))?;
-    let paid = match &payment.outcome {
-        Outcome::Posted {
-            source: Some(entry),
-            destination: None,
-        } => entry.balance.clone(),
-        Outcome::Refused(_) => return Err(nothing(NOT_POSTED).into()),
-        Outcome::Posted { .. } | Outcome::Merged(_) => return Err(nothing(NO_PAYMENT).into()),
+    let paid = match (source_entry(payment), &payment.outcome) {
+        (Some(entry), _) => entry.balance.clone(),
+        (None, Outcome::Refused(_)) => return Err(nothing(NOT_POSTED).into()),
+        (None, Outcome::Posted(_)) => return Err(nothing(NO_PAYMENT).into()),
     };
     let destination = match method {
         SettlementMethod::Credit => Some(BalanceKey {

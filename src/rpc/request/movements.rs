@@ -49,13 +49,7 @@ impl Head {
             currency,
             note,
         } = self;
-        Command {
-            operation_id,
-            movement,
-            amount: Some(amount),
-            currency,
-            note,
-        }
+        Command::of_movement(operation_id, movement, (amount, currency), note)
     }
 }
 
@@ -261,11 +255,10 @@ impl Merge {
         } = self;
         Command {
             operation_id,
-            movement: crate::domain::Movement::Merge {
+            intent: crate::domain::Intent::Merge {
                 source,
                 destination,
             },
-            amount: None,
             currency,
             note,
         }

@@ -4,27 +4,23 @@
 -- entry. The arithmetic is numeric: no value, however wrong, ends this with an error.
 WITH sides AS (
     SELECT source_account_id AS account_id, source_category AS category, source_version AS version, operation_id,
-           true AS is_source, amount, source_posted_after AS posted_after, coalesce(source_held_after, 0) AS held_after,
-           source_available_after AS available_after, create_time, source_previous_id AS previous_id
+           coalesce(source_amount, -amount) AS amount, source_posted_after AS posted_after,
+           coalesce(source_held_after, 0) AS held_after, source_available_after AS available_after, create_time,
+           source_previous_id AS previous_id
     FROM operations
     WHERE source_version IS NOT NULL
     UNION ALL
-    SELECT destination_account_id, destination_category, destination_version, operation_id, false, amount,
-           destination_posted_after, coalesce(destination_held_after, 0), destination_available_after, create_time,
-           destination_previous_id
+    SELECT destination_account_id, destination_category, destination_version, operation_id,
+           coalesce(destination_amount, amount), destination_posted_after, coalesce(destination_held_after, 0),
+           destination_available_after, create_time, destination_previous_id
     FROM operations
     WHERE destination_version IS NOT NULL
     UNION ALL
-    SELECT o.source_account_id, p.category, p.source_version, p.operation_id, true, p.amount, p.source_posted_after,
-           coalesce(p.source_held_after, 0), p.source_available_after, o.create_time, p.source_previous_id
-    FROM merge_parts p
-    JOIN operations o ON o.operation_id = p.operation_id
-    UNION ALL
-    SELECT o.destination_account_id, p.category, p.destination_version, p.operation_id, false, p.amount,
-           p.destination_posted_after, coalesce(p.destination_held_after, 0), p.destination_available_after, o.create_time,
-           p.destination_previous_id
-    FROM merge_parts p
-    JOIN operations o ON o.operation_id = p.operation_id
+    SELECT l.account_id, l.category, l.version, l.operation_id, l.amount, l.posted_after, coalesce(l.held_after, 0),
+           l.available_after, o.create_time, l.previous_id
+    FROM operation_legs l
+    JOIN operations o ON o.operation_id = l.operation_id
+    WHERE l.version IS NOT NULL
 ),
 chains AS (
     SELECT sides.*,
@@ -46,7 +42,7 @@ faults AS (
                CASE WHEN b.account_id IS NULL THEN 'its balance does not exist' END,
                CASE WHEN e.version::numeric <> e.version_before::numeric + 1 THEN 'its version is not the next one' END,
                CASE WHEN e.posted_after IS DISTINCT FROM
-                   e.posted_before::numeric + CASE WHEN e.is_source THEN -e.amount::numeric ELSE e.amount::numeric END
+                   e.posted_before::numeric + e.amount::numeric
                    THEN 'posted after it is not what was before plus the change' END,
                CASE WHEN e.held_after <> e.held_before THEN 'held after it is not what was before' END,
                CASE WHEN (e.available_after IS NOT NULL OR b.overdraft_limit <> 0)

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 
 use super::super::{row, unreadable};
 use crate::domain::refusal::{Facts, Side};
-use crate::domain::{AccountId, Amount, Category, Movement, Operation, Outcome};
+use crate::domain::{AccountId, Amount, Category, Intent, Operation, Outcome};
 
 /// What is wrong with a row of `verify_refusals`.
 pub(super) fn fault(row: &Row) -> Option<String> {
@@ -63,7 +63,7 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
 }
 
 fn amount(operation: &Operation) -> Option<i64> {
-    operation.command.amount.map(Amount::minor_units)
+    operation.command.amount().map(Amount::minor_units)
 }
 
 /// Which side of an operation these facts are about; `None`: either.
@@ -86,19 +86,18 @@ fn side(facts: &Facts) -> Option<Side> {
 
 /// Whether the operation would have moved money of this account, on this side.
 fn is_side(operation: &Operation, account_id: &str, side: Option<Side>) -> bool {
-    let movement = &operation.command.movement;
+    let command = &operation.command;
     let is = |id: Option<&AccountId>| id.is_some_and(|id| id.as_str() == account_id);
     match side {
-        Some(Side::Debits) => is(movement.source_account_id()),
-        Some(Side::Credits) => is(movement.destination_account_id()),
-        None => is(movement.source_account_id()) || is(movement.destination_account_id()),
+        Some(Side::Debits) => is(command.source_account_id()),
+        Some(Side::Credits) => is(command.destination_account_id()),
+        None => is(command.source_account_id()) || is(command.destination_account_id()),
     }
 }
 
 fn asked(operation: &Operation) -> String {
     let categories = operation
         .command
-        .movement
         .source()
         .map_or(&[][..], |source| &source.categories[..]);
     let texts: Vec<&str> = categories.iter().map(Category::as_str).collect();
@@ -107,9 +106,9 @@ fn asked(operation: &Operation) -> String {
 
 /// A merge refuses for any category, another operation for that of its destination.
 fn is_category(operation: &Operation, category: &str) -> bool {
-    match &operation.command.movement {
-        Movement::Merge { .. } => true,
-        movement => movement
+    match &operation.command.intent {
+        Intent::Merge { .. } => true,
+        Intent::Move { movement, .. } => movement
             .destination()
             .is_some_and(|key| key.category.as_str() == category),
     }

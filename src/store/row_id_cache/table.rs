@@ -1,5 +1,5 @@
-//! The table of places: eight bytes for each, so that those of millions of accounts fit into little memory. It keeps no
-//! account ids, only parts of their hashes, and so it may now and then say a place for an account that it does not know.
+//! The table of row ids: eight bytes for each, so that those of millions of accounts fit into little memory. It keeps no
+//! account ids, only parts of their hashes, and so it may now and then say a row id for an account that it does not know.
 
 use std::hash::BuildHasher;
 
@@ -8,9 +8,9 @@ use crate::store::row::RowId;
 
 /// One line of a processor's cache.
 const WAYS: usize = 8;
-/// A bucket is known by so many first bits of a hash at first: 65,536 places, 0.5 MB.
+/// A bucket is known by so many first bits of a hash at first: 65,536 row ids, 0.5 MB.
 const BUCKET_BITS_MIN: u32 = 13;
-/// 8,388,608 places, 64 MB.
+/// 8,388,608 row ids, 64 MB.
 const BUCKET_BITS_MAX: u32 = 20;
 /// So many bits of the hash after the first ones tell the accounts of a bucket apart, less those that a larger table finds
 /// the bucket by: an account that is not known is taken for another one once in four million times, and once in 32,768
@@ -18,9 +18,9 @@ const BUCKET_BITS_MAX: u32 = 20;
 const TAG_BITS: u32 = 25;
 
 const BLOCK_BITS: u32 = 28;
-const PLACE_BITS: u32 = 11;
+const OFFSET_BITS: u32 = 11;
 
-/// See the module. When half of it is taken it doubles; at its largest, new places take the room of others.
+/// See the module. When half of it is taken it doubles; at its largest, new row ids take the room of others.
 #[derive(Debug)]
 pub(super) struct Table {
     buckets: Vec<Bucket>,
@@ -30,7 +30,7 @@ pub(super) struct Table {
     hasher: foldhash::quality::RandomState,
 }
 
-/// Each slot is 0 if it is empty, else from high to low: the tag, the number of the block and the place in the block, which
+/// Each slot is 0 if it is empty, else from high to low: the tag, the block number and the offset number, which
 /// is never 0.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(align(64))]
@@ -56,20 +56,20 @@ impl Hash {
 }
 
 fn tag_of(slot: u64) -> u64 {
-    slot >> (BLOCK_BITS + PLACE_BITS)
+    slot >> (BLOCK_BITS + OFFSET_BITS)
 }
 
 fn slot(tag: u64, row_id: RowId) -> Option<u64> {
-    let (block, place) = (u64::from(row_id.block()), u64::from(row_id.place()));
-    let fits = block >> BLOCK_BITS == 0 && place >> PLACE_BITS == 0 && place > 0;
-    fits.then_some((tag << BLOCK_BITS | block) << PLACE_BITS | place)
+    let (block, offset) = (u64::from(row_id.block()), u64::from(row_id.offset()));
+    let fits = block >> BLOCK_BITS == 0 && offset >> OFFSET_BITS == 0 && offset > 0;
+    fits.then_some((tag << BLOCK_BITS | block) << OFFSET_BITS | offset)
 }
 
 fn row_id_of(slot: u64) -> RowId {
-    let block = (slot >> PLACE_BITS) & ((1 << BLOCK_BITS) - 1);
-    let place = slot & ((1 << PLACE_BITS) - 1);
+    let block = (slot >> OFFSET_BITS) & ((1 << BLOCK_BITS) - 1);
+    let offset = slot & ((1 << OFFSET_BITS) - 1);
     // Both are that small.
-    RowId::new(block as u32, place as u16)
+    RowId::new(block as u32, offset as u16)
 }
 
 impl Default for Table {
@@ -89,7 +89,7 @@ impl Table {
         }
     }
 
-    /// The place of an account, if it is known.
+    /// The row id of an account, if it is known.
     pub(super) fn get(&self, account_id: &AccountId) -> Option<RowId> {
         let hash = self.hash(account_id);
         let Bucket(slots) = &self.buckets[hash.bucket(self.bucket_bits)];
@@ -97,7 +97,7 @@ impl Table {
         slots.iter().find(found).map(|slot| row_id_of(*slot))
     }
 
-    /// Remembers a place. One in a block too far away to be told is not remembered: then a table has more than 2 TB.
+    /// Remembers a row id. One of a block with too high a number is not remembered: then a table has more than 2 TB.
     pub(super) fn put(&mut self, account_id: &AccountId, row_id: RowId) {
         let hash = self.hash(account_id);
         let Some(new) = slot(hash.tag(), row_id) else {
@@ -115,7 +115,7 @@ impl Table {
         slots[way] = new;
     }
 
-    /// Twice as many buckets. The first bits of a tag say to which of two buckets each place goes.
+    /// Twice as many buckets. The first bits of a tag say to which of two buckets each row id goes.
     fn grow(&mut self) {
         let shift = TAG_BITS - 1 - (self.bucket_bits - BUCKET_BITS_MIN);
         let mut buckets = vec![Bucket::default(); 2 * self.buckets.len()];
@@ -142,20 +142,20 @@ mod tests {
         AccountId::from_stored(&format!("account-{number}"))
     }
 
-    fn place(number: u32) -> RowId {
+    fn row_id(number: u32) -> RowId {
         RowId::new(number / 50, (number % 50 + 1) as u16)
     }
 
     fn filled(count: u32, bucket_bits_max: u32) -> Table {
         let mut table = Table::growing_to(bucket_bits_max);
         for number in 0..count {
-            table.put(&account(number), place(number));
+            table.put(&account(number), row_id(number));
         }
         table
     }
 
     fn right_count(table: &Table, numbers: std::ops::Range<u32>) -> usize {
-        let is_right = |number: &u32| table.get(&account(*number)) == Some(place(*number));
+        let is_right = |number: &u32| table.get(&account(*number)) == Some(row_id(*number));
         numbers.filter(is_right).count()
     }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_has_no_place() {
+    fn what_is_not_known_has_no_row_id() {
         let table = filled(500_000, BUCKET_BITS_MAX);
         let wrong = (500_000..1_000_000).filter(|number| table.get(&account(*number)).is_some());
         // By chance it is one.
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_most_of_the_latest_places_stay() {
+    fn memory_is_bounded_and_most_of_the_latest_row_ids_stay() {
         let table = filled(500_000, BUCKET_BITS_MIN + 1);
         assert_eq!(table.buckets.len(), 1 << (BUCKET_BITS_MIN + 1));
         assert!(right_count(&table, 490_000..500_000) > 8_000);
@@ -189,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_the_latest_one() {
+    fn a_row_id_is_the_latest_one() {
         let mut table = Table::default();
-        table.put(&account(1), place(1));
-        table.put(&account(1), place(2));
-        assert_eq!(table.get(&account(1)), Some(place(2)));
+        table.put(&account(1), row_id(1));
+        table.put(&account(1), row_id(2));
+        assert_eq!(table.get(&account(1)), Some(row_id(2)));
         assert_eq!(table.count, 1);
-        let last = RowId::new((1 << BLOCK_BITS) - 1, (1 << PLACE_BITS) - 1);
+        let last = RowId::new((1 << BLOCK_BITS) - 1, (1 << OFFSET_BITS) - 1);
         table.put(&account(1), last);
         assert_eq!(table.get(&account(1)), Some(last));
         table.put(&account(2), RowId::new(1 << BLOCK_BITS, 1));
