@@ -181,7 +181,7 @@ impl Book {
                 replay(first, command).map_err(|refusal| MemberRefused { index, refusal })?;
             }
         }
-        self.journal = Some(Journal::new(self.decided.len()));
+        self.begin_group();
         let mut receipts = Vec::with_capacity(commands.len());
         for (index, command) in commands.iter().enumerate() {
             match self.apply(command) {

@@ -231,17 +231,21 @@ impl Store {
             row_ids: &self.row_ids,
             replays: &self.replays,
         };
+        // Unless it is given back in order, it may be in the middle of anything: a new one is cheaper than a doubt.
+        client.begins();
         let result = transaction.run(jobs).await;
-        if let Err(error) = &result {
-            if matches!(error, StoreError::Unavailable { .. }) {
-                self.write_failures.notify_one();
+        let is_in_order = match &result {
+            Ok(_) => true,
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable { .. }) {
+                    self.write_failures.notify_one();
+                }
+                error.leaves_the_connection_usable()
+                    && client.batch_execute("ROLLBACK").await.is_ok()
             }
-            let is_usable = error.leaves_the_connection_usable()
-                && client.batch_execute("ROLLBACK").await.is_ok();
-            if !is_usable {
-                // It may be in the middle of anything; a new connection is cheaper than a doubt.
-                client.discard();
-            }
+        };
+        if is_in_order {
+            client.ended();
         }
         result
     }
@@ -275,13 +279,14 @@ impl Store {
             client.batch_execute(&begin).await?;
             client.execute(sql, params).await.map(drop)
         };
+        client.begins();
         let result = wait.await.map_err(StoreError::from);
         let is_usable = match &result {
             Ok(()) => true,
             Err(error) => error.leaves_the_connection_usable(),
         };
-        if !(is_usable && client.batch_execute("ROLLBACK").await.is_ok()) {
-            client.discard();
+        if is_usable && client.batch_execute("ROLLBACK").await.is_ok() {
+            client.ended();
         }
         result
     }

@@ -44,8 +44,8 @@ async fn live() -> Ballast {
 
 async fn change(ballast: &Ballast, statements: &str) {
     let sql = ballast.database.sql().await;
-    let checks = "ALTER TABLE operations DROP CONSTRAINT IF EXISTS operations_kind_check,
-                                         DROP CONSTRAINT IF EXISTS operations_amount_null_check";
+    let checks = "ALTER TABLE operations DROP CONSTRAINT IF EXISTS operations_source_shape,
+                                         DROP CONSTRAINT IF EXISTS operations_destination_shape";
     sql.batch_execute(checks)
         .await
         .expect("any row can be written");

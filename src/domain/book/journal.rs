@@ -22,13 +22,16 @@ pub(super) struct Journal {
     changes: Vec<Undo>,
     /// How many operations were decided before the group.
     decided_count: usize,
+    /// How many accounts had other flags before the group.
+    flagged_count: usize,
 }
 
 impl Journal {
-    pub(super) fn new(decided_count: usize) -> Self {
+    fn new(book: &Book) -> Self {
         Self {
             changes: Vec::new(),
-            decided_count,
+            decided_count: book.decided.len(),
+            flagged_count: book.flagged.len(),
         }
     }
 
@@ -38,11 +41,17 @@ impl Journal {
 }
 
 impl Book {
+    /// From now on all changes can be taken back.
+    pub(super) fn begin_group(&mut self) {
+        self.journal = Some(Journal::new(self));
+    }
+
     /// Takes back all that the group changed, the newest first. The book is as it was before the group.
     pub(super) fn undo(&mut self) {
         let Some(Journal {
             changes,
             decided_count,
+            flagged_count,
         }) = self.journal.take()
         else {
             return;
@@ -68,6 +77,7 @@ impl Book {
                 }
             }
         }
+        self.flagged.truncate(flagged_count);
         for operation in self.decided.drain(decided_count..) {
             self.known.remove(&operation.command.operation_id);
         }

@@ -4,7 +4,7 @@
 -- entry. The arithmetic is numeric: no value, however wrong, ends this with an error.
 WITH sides AS (
     SELECT source_account_id AS account_id, source_category AS category, source_version AS version, operation_id,
-           coalesce(source_amount, -amount) AS amount, source_posted_after AS posted_after,
+           coalesce(source_amount, -amount::numeric) AS amount, source_posted_after AS posted_after,
            coalesce(source_held_after, 0) AS held_after, source_available_after AS available_after, create_time,
            source_previous_id AS previous_id
     FROM operations
@@ -42,7 +42,7 @@ faults AS (
                CASE WHEN b.account_id IS NULL THEN 'its balance does not exist' END,
                CASE WHEN e.version::numeric <> e.version_before::numeric + 1 THEN 'its version is not the next one' END,
                CASE WHEN e.posted_after IS DISTINCT FROM
-                   e.posted_before::numeric + e.amount::numeric
+                   e.posted_before::numeric + e.amount
                    THEN 'posted after it is not what was before plus the change' END,
                CASE WHEN e.held_after <> e.held_before THEN 'held after it is not what was before' END,
                CASE WHEN (e.available_after IS NOT NULL OR b.overdraft_limit <> 0)

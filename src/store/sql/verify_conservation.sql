@@ -5,7 +5,7 @@ FULL JOIN (
     SELECT currency_code, sum(posted) AS posted
     FROM (
         SELECT currency_code,
-               CASE WHEN source_version IS NULL THEN 0 ELSE coalesce(source_amount, -amount)::numeric END
+               CASE WHEN source_version IS NULL THEN 0 ELSE coalesce(source_amount, -amount::numeric) END
                + CASE WHEN destination_version IS NULL THEN 0 ELSE coalesce(destination_amount, amount)::numeric END AS posted
         FROM operations
         WHERE refusal_reason IS NULL

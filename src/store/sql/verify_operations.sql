@@ -28,7 +28,7 @@ FROM (
                                       o.destination_previous_id) > 0 END
             THEN 'its destination has an entry that does not fit its outcome' END,
         -- A merge moves the same from one account to the other in each category; all others say in amount what they move.
-        CASE WHEN CASE WHEN o.kind = 'MERGE' THEN o.source_amount + o.destination_amount <> 0 OR o.source_amount >= 0
+        CASE WHEN CASE WHEN o.kind = 'MERGE' THEN o.source_amount::numeric + o.destination_amount <> 0 OR o.source_amount >= 0
                            OR o.source_category <> o.destination_category
                        ELSE num_nonnulls(o.source_amount, o.destination_amount) > 0 END
             THEN 'its entries are not what its kind moves' END,
@@ -87,7 +87,7 @@ FROM (
         FROM (
             SELECT l.account_id, l.category, l.amount, l.position % 2 = 0 AS is_source,
                    first_value(l.category) OVER w AS other_category,
-                   -first_value(l.amount) OVER w AS other_amount
+                   -first_value(l.amount::numeric) OVER w AS other_amount
             FROM operation_legs l
             WHERE l.operation_id = o.operation_id
             WINDOW w AS (PARTITION BY l.position / 2 ORDER BY l.position)
