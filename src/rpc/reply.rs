@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::page;
+use super::problem::Problem;
 use super::proto;
-use super::status::Problem;
 use crate::domain::{
     AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
     Refusal, RequestedLeg, Side, Timestamp,

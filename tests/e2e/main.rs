@@ -5,8 +5,8 @@ mod answer_sizes;
 mod batches;
 #[cfg(feature = "harness")]
 mod bench;
-mod card_door;
 mod card_doubts;
+mod card_http;
 mod card_rules;
 mod card_settlements;
 mod cards;

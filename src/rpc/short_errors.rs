@@ -1,4 +1,4 @@
-//! Brief errors: what is left of the errors of a large batch, so that all results together fit into one answer.
+//! Short errors: what is left of the errors of a large batch, so that all results together fit into one answer.
 //!
 //! A result that posted has less than 400 bytes, so it always fits. An error may have some kilobytes, and 10,000 of them
 //! would not. A shortened error keeps its code, reason and retry delay; its message becomes shorter and long metadata is left out.

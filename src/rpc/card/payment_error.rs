@@ -3,7 +3,7 @@
 
 use tonic::Code;
 
-use super::super::status::{self, Problem};
+use super::super::problem::{self, Problem};
 use crate::domain::OperationId;
 use crate::store::Standing;
 
@@ -171,7 +171,7 @@ fn late(message: String, operation_id: &OperationId) -> Problem {
     Problem {
         code: Code::DeadlineExceeded,
         message,
-        details: status::info("DEADLINE", facts),
+        details: problem::info("DEADLINE", facts),
     }
 }
 
@@ -182,7 +182,7 @@ fn precondition(
     fact: Option<(&str, &str)>,
 ) -> Problem {
     let facts = [("operation_id", operation_id.as_str())];
-    let mut details = status::info(reason, facts.into_iter().chain(fact));
+    let mut details = problem::info(reason, facts.into_iter().chain(fact));
     let subject = format!("operations/{operation_id}");
     details.add_precondition_failure_violation(reason, subject, &message);
     Problem {

@@ -9,9 +9,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::invalid;
 use crate::domain::card::Decimal;
-use crate::rpc::card::authorizer::{Asked, Total};
+use crate::rpc::card::authorizer::{Asked, AskedAmount, Total};
 use crate::rpc::card::request::{Words, asked};
 use crate::rpc::violations::Violations;
 
@@ -99,7 +98,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
     let total = total.and_then(|text| violations.note(TOTAL_AMOUNT, Decimal::parse(&text)));
     let total = total.map(|decimal| match decimal.is_zero() {
         true => Total::Nothing(None),
-        false => Total::Decimal(decimal),
+        false => Total::Amount(AskedAmount::Decimal(decimal)),
     });
     let words = Words {
         operation_id: (ID, id.as_deref()),
@@ -108,6 +107,11 @@ pub(super) fn parse(body: &[u8]) -> Result<Asked, Violations> {
         merchant: merchant.as_deref(),
     };
     asked(violations, &words, total)
+}
+
+/// What is wrong with a body as a whole.
+pub(super) fn invalid(rule: impl ToString) -> Violations {
+    Violations::one("body", rule)
 }
 
 /// Whether a name differs only in what people get wrong.

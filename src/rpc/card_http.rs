@@ -23,8 +23,11 @@ use tokio::sync::watch;
 
 use super::card::authorizer::{Authorizer, Decision};
 use super::card::decision_reply;
+use super::context::Context;
 use super::violations::Violations;
 use crate::domain::card::Code;
+
+use body::invalid;
 
 /// The largest body, in bytes. One that keeps all rules has less than 2 KiB.
 const BODY_SIZE_MAX: usize = 16 * 1024;
@@ -43,7 +46,7 @@ struct Answer<'a> {
 }
 
 /// The routes of the endpoint. `serving` is what gRPC says about the health of CardService.
-pub fn door(authorizer: Authorizer, serving: watch::Receiver<bool>) -> Router {
+pub fn routes(authorizer: Authorizer, serving: watch::Receiver<bool>) -> Router {
     Router::new()
         .route("/authorize", post(authorize))
         .layer(DefaultBodyLimit::max(BODY_SIZE_MAX))
@@ -61,9 +64,9 @@ async fn authorize(State(authorizer): State<Authorizer>, request: Request<Body>)
         Ok(body) => body,
         Err(_elapsed) => return decided(invalid("did not arrive within 10 seconds").into()),
     };
-    let answer_by = authorizer.answer_by();
+    let context = Context::new(authorizer.answer_by());
     let decision = match body.map_err(unreadable).and_then(|body| body::parse(&body)) {
-        Ok(asked) => authorizer.authorize(asked, answer_by).await,
+        Ok(asked) => authorizer.authorize(asked, context).await,
         Err(violations) => violations.into(),
     };
     decided(decision)
@@ -114,10 +117,6 @@ async fn wrong_method(uri: Uri) -> Response {
 async fn no_such_path() -> Response {
     let message = "no such path; there are POST /authorize and GET /healthz";
     rejected(StatusCode::NOT_FOUND, "PATH_NOT_FOUND", message)
-}
-
-fn invalid(rule: impl ToString) -> Violations {
-    Violations::one("body", rule)
 }
 
 fn unreadable(error: BytesRejection) -> Violations {

@@ -9,29 +9,29 @@ use tokio::net::TcpStream;
 use crate::support::cards::*;
 use crate::support::*;
 
-async fn with_door() -> (Ballast, SocketAddr) {
-    let door = ([127, 0, 0, 1], 0).into();
-    let ballast = Ballast::start_with(|config| config.json_listen = Some(door)).await;
-    let address = ballast.json_address.expect("a door");
+async fn with_endpoint() -> (Ballast, SocketAddr) {
+    let any_port = ([127, 0, 0, 1], 0).into();
+    let ballast = Ballast::start_with(|config| config.json_listen = Some(any_port)).await;
+    let address = ballast.json_address.expect("an endpoint");
     (ballast, address)
 }
 
 /// The status line and the body of an answer to what is sent as JSON.
-async fn ask(door: SocketAddr, method: &str, path: &str, body: &[u8]) -> (String, String) {
+async fn ask(endpoint: SocketAddr, method: &str, path: &str, body: &[u8]) -> (String, String) {
     let json = "Content-Type: application/json\r\n";
-    ask_with(door, method, path, json, body).await
+    ask_with(endpoint, method, path, json, body).await
 }
 
 async fn ask_with(
-    door: SocketAddr,
+    endpoint: SocketAddr,
     method: &str,
     path: &str,
     headers: &str,
     body: &[u8],
 ) -> (String, String) {
-    let mut stream = TcpStream::connect(door).await.expect("a connection");
+    let mut stream = TcpStream::connect(endpoint).await.expect("a connection");
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: door\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: ballast\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.expect("sent");
@@ -46,8 +46,8 @@ async fn ask_with(
     )
 }
 
-async fn code(door: SocketAddr, body: &str) -> String {
-    let (status, body) = ask(door, "POST", "/authorize", body.as_bytes()).await;
+async fn code(endpoint: SocketAddr, body: &str) -> String {
+    let (status, body) = ask(endpoint, "POST", "/authorize", body.as_bytes()).await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     let code = body["code"].as_str().expect("a code").to_owned();
@@ -69,8 +69,8 @@ async fn code(door: SocketAddr, body: &str) -> String {
 }
 
 /// Reason and message of a body that is declined.
-async fn declined(door: SocketAddr, body: &str) -> (String, String) {
-    let (status, body) = ask(door, "POST", "/authorize", body.as_bytes()).await;
+async fn declined(endpoint: SocketAddr, body: &str) -> (String, String) {
+    let (status, body) = ask(endpoint, "POST", "/authorize", body.as_bytes()).await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(body["code"], "07", "{body}");
@@ -80,7 +80,7 @@ async fn declined(door: SocketAddr, body: &str) -> (String, String) {
 
 #[tokio::test]
 async fn every_body_has_its_code() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     open_card(&mut ballast, "123", [0, 50_000, 0]).await;
     let pay = |total: &str| {
         format!(
@@ -139,7 +139,7 @@ async fn every_body_has_its_code() {
     let mut left = 50_000;
     for (body, expected, minor_units) in rows {
         let shown: String = body.chars().take(200).collect();
-        assert_eq!(code(door, &body).await, expected, "{shown}");
+        assert_eq!(code(endpoint, &body).await, expected, "{shown}");
         left -= minor_units;
         assert_eq!(
             pockets(&mut ballast.balances, "123").await,
@@ -148,7 +148,7 @@ async fn every_body_has_its_code() {
         );
     }
     let invalid_utf8 = [b"{\"account\":\"", &[0xff, 0xfe][..], b"\"}"].concat();
-    let (status, body) = ask(door, "POST", "/authorize", &invalid_utf8).await;
+    let (status, body) = ask(endpoint, "POST", "/authorize", &invalid_utf8).await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(
         body.starts_with(r#"{"code":"07","reason":"INVALID_ARGUMENT""#),
@@ -159,7 +159,7 @@ async fn every_body_has_its_code() {
 
 #[tokio::test]
 async fn the_amount_is_in_the_currency_of_the_account() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     for (account_id, currency_code) in [("yen", "JPY"), ("dinar", "BHD")] {
         let mut request = account(account_id);
         request.currency_code = currency_code.to_owned();
@@ -187,7 +187,7 @@ async fn the_amount_is_in_the_currency_of_the_account() {
         ("dinar", "0.0005", "07", 8_766),
     ] {
         assert_eq!(
-            code(door, &pay(account_id, total)).await,
+            code(endpoint, &pay(account_id, total)).await,
             expected,
             "{total}"
         );
@@ -201,21 +201,21 @@ async fn the_amount_is_in_the_currency_of_the_account() {
 
 #[tokio::test]
 async fn an_id_makes_a_retry_of_what_would_be_a_payment_of_its_own() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     open_card(&mut ballast, "123", [0, 1_000, 0]).await;
     let pay = |id: &str, total: &str| {
         format!(r#"{{{id}"account":"123","totalAmount":{total},"mcc":"5811","merchant":"M"}}"#)
     };
     for _ in 0..3 {
-        assert_eq!(code(door, &pay(r#""id":"one","#, "1.00")).await, "00");
+        assert_eq!(code(endpoint, &pay(r#""id":"one","#, "1.00")).await, "00");
     }
     assert_eq!(
-        code(door, &pay(r#""id":"one","#, "1.0")).await,
+        code(endpoint, &pay(r#""id":"one","#, "1.0")).await,
         "00",
         "the same amount"
     );
     assert_eq!(
-        code(door, &pay(r#""id":"one","#, "2.00")).await,
+        code(endpoint, &pay(r#""id":"one","#, "2.00")).await,
         "07",
         "another payment"
     );
@@ -228,14 +228,14 @@ async fn an_id_makes_a_retry_of_what_would_be_a_payment_of_its_own() {
         says("00", "MEAL")
     );
     for _ in 0..3 {
-        assert_eq!(code(door, &pay("", "1.00")).await, "00");
+        assert_eq!(code(endpoint, &pay("", "1.00")).await, "00");
     }
     assert_eq!(pockets(&mut ballast.balances, "123").await[1], 600);
 }
 
 #[tokio::test]
 async fn what_is_wrong_with_a_body_is_said_all_at_once() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     open_card(&mut ballast, "123", [0, 1_000, 1_000]).await;
     let good = r#"{"id":"p","account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
     let with = |from: &str, to: &str| good.replace(from, to);
@@ -322,7 +322,7 @@ async fn what_is_wrong_with_a_body_is_said_all_at_once() {
     ];
     for (body, said) in rows {
         let shown: String = body.chars().take(100).collect();
-        let (reason, message) = declined(door, &body).await;
+        let (reason, message) = declined(endpoint, &body).await;
         assert_eq!(reason, "INVALID_ARGUMENT", "{shown}");
         for said in said {
             assert!(message.contains(said), "{shown}: {message}");
@@ -332,17 +332,17 @@ async fn what_is_wrong_with_a_body_is_said_all_at_once() {
         pockets(&mut ballast.balances, "123").await,
         [0, 1_000, 1_000]
     );
-    let (reason, _) = declined(door, &with("123", "nobody")).await;
+    let (reason, _) = declined(endpoint, &with("123", "nobody")).await;
     assert_eq!(reason, "ACCOUNT_NOT_FOUND");
     // Fields that nobody knows are no mistake.
     let more = with("{", r#"{"terminal":{"id":[1,null]},"nsu":7,"#);
-    assert_eq!(code(door, &more).await, "00");
+    assert_eq!(code(endpoint, &more).await, "00");
     assert_eq!(pockets(&mut ballast.balances, "123").await, [0, 900, 1_000]);
 }
 
 #[tokio::test]
 async fn what_is_not_sent_as_json_moves_no_money() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     open_card(&mut ballast, "123", [0, 1_000, 0]).await;
     let body = br#"{"account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
     for headers in [
@@ -355,7 +355,7 @@ async fn what_is_not_sent_as_json_moves_no_money() {
         "Content-Type: application/json\r\nContent-Type: text/plain\r\n",
         "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
     ] {
-        let (status, answer) = ask_with(door, "POST", "/authorize", headers, body).await;
+        let (status, answer) = ask_with(endpoint, "POST", "/authorize", headers, body).await;
         assert_eq!(status, "HTTP/1.1 415 Unsupported Media Type", "{headers}");
         assert!(
             answer.contains(r#""code":"07","reason":"NOT_JSON""#),
@@ -367,7 +367,7 @@ async fn what_is_not_sent_as_json_moves_no_money() {
         "Content-Type: application/json; charset=utf-8\r\n",
         "content-type: Application/JSON\r\nContent-Encoding: identity\r\n",
     ] {
-        let (status, answer) = ask_with(door, "POST", "/authorize", headers, body).await;
+        let (status, answer) = ask_with(endpoint, "POST", "/authorize", headers, body).await;
         assert_eq!(
             (status.as_str(), answer.as_str()),
             ("HTTP/1.1 200 OK", r#"{"code":"00"}"#)
@@ -378,7 +378,7 @@ async fn what_is_not_sent_as_json_moves_no_money() {
 
 #[tokio::test]
 async fn each_path_has_its_method() {
-    let (_ballast, door) = with_door().await;
+    let (_ballast, endpoint) = with_endpoint().await;
     for (method, path, status) in [
         ("GET", "/authorize", "HTTP/1.1 405 Method Not Allowed"),
         ("PUT", "/authorize", "HTTP/1.1 405 Method Not Allowed"),
@@ -387,7 +387,7 @@ async fn each_path_has_its_method() {
         ("GET", "/", "HTTP/1.1 404 Not Found"),
         ("POST", "/authorize/x", "HTTP/1.1 404 Not Found"),
     ] {
-        let (answered, body) = ask(door, method, path, b"{}").await;
+        let (answered, body) = ask(endpoint, method, path, b"{}").await;
         assert_eq!(answered, status, "{method} {path}");
         assert!(body.contains(r#""code":"07""#), "{body}");
     }
@@ -395,10 +395,12 @@ async fn each_path_has_its_method() {
 
 #[tokio::test]
 async fn its_health_is_that_of_the_card_service() {
-    let (ballast, door) = with_door().await;
+    let (ballast, endpoint) = with_endpoint().await;
     let until = async |status: &str, text: &str| {
         within_reason(text, async {
-            while ask(door, "GET", "/healthz", b"").await != (status.to_owned(), text.to_owned()) {}
+            while ask(endpoint, "GET", "/healthz", b"").await
+                != (status.to_owned(), text.to_owned())
+            {}
         })
         .await;
     };
@@ -422,21 +424,21 @@ async fn its_health_is_that_of_the_card_service() {
 
 #[tokio::test]
 async fn a_drain_answers_what_came_in_and_does_not_wait_for_the_silent() {
-    let (mut ballast, door) = with_door().await;
+    let (mut ballast, endpoint) = with_endpoint().await;
     open_card(&mut ballast, "123", [0, 1_000, 0]).await;
     let lock = ballast.lock("123").await;
     let body = r#"{"account":"123","totalAmount":1.00,"mcc":"5811","merchant":"M"}"#;
-    let in_flight = tokio::spawn(async move { code(door, body).await });
+    let in_flight = tokio::spawn(async move { code(endpoint, body).await });
     let waiting = ballast.until_waiting(|count| count > 0);
     tokio::time::timeout(Duration::from_secs(20), waiting)
         .await
         .expect("it waits");
-    let _silent = TcpStream::connect(door)
+    let _silent = TcpStream::connect(endpoint)
         .await
         .expect("a client that never sends a byte");
     let asked = Instant::now();
     ballast.begin_to_stop();
-    while TcpStream::connect(door).await.is_ok() {
+    while TcpStream::connect(endpoint).await.is_ok() {
         tokio::task::yield_now().await;
     }
     lock.release().await;
