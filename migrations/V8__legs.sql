@@ -31,7 +31,7 @@ COMMENT ON TABLE operation_legs IS 'what operations changed besides their first 
 COMMENT ON COLUMN operation_legs.amount IS 'what is added to posted; NULL: the operation was refused';
 COMMENT ON COLUMN operation_legs.held_after IS 'NULL: 0';
 COMMENT ON COLUMN operation_legs.available_after IS 'NULL: posted_after - held_after';
-COMMENT ON COLUMN operation_legs.position IS 'the order of the legs of an operation';
+COMMENT ON COLUMN operation_legs.position IS 'which entry of the operation it is, from 0';
 COMMENT ON COLUMN operation_legs.refuse_time IS 'of a refused operation that is listed for this account too: its create_time';
 CREATE INDEX operation_legs_refused ON operation_legs (account_id, refuse_time) WHERE refuse_time IS NOT NULL;
 
@@ -79,7 +79,7 @@ COMMENT ON COLUMN operations.intent IS 'what was asked, as far as no other colum
 INSERT INTO operation_legs (
     operation_id, account_id, category, position, amount, version, posted_after, held_after, available_after, previous_id
 )
-SELECT p.operation_id, side.account_id, p.category, 2 * (p.number - 2) + side.position, side.amount, side.version,
+SELECT p.operation_id, side.account_id, p.category, 2 * (p.number - 1) + side.position, side.amount, side.version,
        side.posted_after, side.held_after, side.available_after, side.previous_id
 FROM (
     SELECT *, (row_number() OVER (PARTITION BY operation_id ORDER BY category))::integer AS number FROM merge_parts

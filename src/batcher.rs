@@ -75,7 +75,8 @@ pub enum Failure {
         /// Whether the operation may have happened, or may still.
         outcome_unknown: bool,
     },
-    /// A bug; it was logged. Nothing happened.
+    /// A bug, or a row that somebody changed; it was logged. The command was not committed, but an operation of the same id may
+    /// have been before: callers are told that the outcome is unknown.
     Internal,
 }
 

@@ -10,6 +10,7 @@ mod checks;
 mod journal;
 mod merge;
 mod movement;
+mod post;
 
 use std::sync::Arc;
 
@@ -260,6 +261,7 @@ impl Book {
                 source,
                 destination,
             } => self.decide_merge(source, destination, command.currency),
+            Intent::Post { legs } => self.decide_post(legs),
         }
     }
 

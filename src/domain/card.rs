@@ -58,6 +58,7 @@ impl Code {
     pub fn of(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::InsufficientFunds { .. } => Self::Insufficient,
+            Refusal::InLeg { cause, .. } => Self::of(cause),
             Refusal::OperationIdReused { .. }
             | Refusal::AccountNotFound { .. }
             | Refusal::CurrencyMismatch { .. }

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
+use super::refusal::Side;
 
 /// Which balance: the unit of locking, of versions and of history.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +50,41 @@ pub enum Movement {
     },
 }
 
+/// One requested change of a command that has any number of them. They are applied in their order, each on top of those
+/// before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedLeg {
+    /// Whether the amount leaves the balance or enters it.
+    pub side: Side,
+    /// Which balance; `None`: the world outside, which has no balance and no entry.
+    pub balance: Option<Source>,
+    /// How much.
+    pub amount: Amount,
+    /// In which currency.
+    pub currency: Currency,
+}
+
+impl RequestedLeg {
+    /// The account, if it is not the world outside.
+    pub fn account_id(&self) -> Option<&AccountId> {
+        self.balance.as_ref().map(|balance| &balance.account_id)
+    }
+}
+
+/// The legs of a command bring in something else than they take out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "takes out {debits} and brings in {credits} minor units of {currency}; both must be the same"
+)]
+pub struct Unbalanced {
+    /// In this currency.
+    pub currency: Currency,
+    /// What they take out.
+    pub debits: i128,
+    /// What they bring in.
+    pub credits: i128,
+}
+
 /// What is to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
@@ -66,6 +102,37 @@ pub enum Intent {
         /// The account that receives; never the source.
         destination: AccountId,
     },
+    /// Several changes at once, see [`Intent::post`].
+    Post {
+        /// Never empty. Per currency, credits are debits.
+        legs: Vec<RequestedLeg>,
+    },
+}
+
+impl Intent {
+    /// Several changes at once. Fails if they would make or destroy money: in each currency, the world outside included, what
+    /// they take out is what they bring in.
+    pub fn post(legs: Vec<RequestedLeg>) -> Result<Self, Unbalanced> {
+        let mut sums: BTreeMap<Currency, (i128, i128)> = BTreeMap::new();
+        for leg in &legs {
+            let (debits, credits) = sums.entry(leg.currency).or_default();
+            *match leg.side {
+                Side::Debits => debits,
+                Side::Credits => credits,
+            } += i128::from(leg.amount.minor_units());
+        }
+        let unbalanced = sums
+            .into_iter()
+            .find(|(_, (debits, credits))| debits != credits);
+        match unbalanced {
+            None => Ok(Self::Post { legs }),
+            Some((currency, (debits, credits))) => Err(Unbalanced {
+                currency,
+                debits,
+                credits,
+            }),
+        }
+    }
 }
 
 /// The kind of an intent, without what it is about.
@@ -79,9 +146,20 @@ pub enum Kind {
     Transfer,
     /// A merge of two accounts.
     Merge,
+    /// Several changes at once.
+    Post,
 }
 
 impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [
+        Self::Debit,
+        Self::Credit,
+        Self::Transfer,
+        Self::Merge,
+        Self::Post,
+    ];
+
     /// Its stable name, in UPPER_SNAKE.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -89,6 +167,7 @@ impl Kind {
             Self::Credit => "CREDIT",
             Self::Transfer => "TRANSFER",
             Self::Merge => "MERGE",
+            Self::Post => "POST",
         }
     }
 }
@@ -216,21 +295,22 @@ impl Command {
                 Movement::Transfer { .. } => Kind::Transfer,
             },
             Intent::Merge { .. } => Kind::Merge,
+            Intent::Post { .. } => Kind::Post,
         }
     }
 
-    /// How much is to move; `None`: whatever there is.
+    /// How much is to move; `None`: whatever there is, or what the legs say.
     pub fn amount(&self) -> Option<Amount> {
         match &self.intent {
             Intent::Move { amount, .. } => Some(*amount),
-            Intent::Merge { .. } => None,
+            Intent::Merge { .. } | Intent::Post { .. } => None,
         }
     }
 
     fn as_movement(&self) -> Option<&Movement> {
         match &self.intent {
             Intent::Move { movement, .. } => Some(movement),
-            Intent::Merge { .. } => None,
+            Intent::Merge { .. } | Intent::Post { .. } => None,
         }
     }
 
@@ -249,19 +329,55 @@ impl Command {
         self.as_movement()?.destination_owner_id()
     }
 
-    /// The account that pays, if it is not the world outside.
+    /// The requested legs, in their order; empty for the kinds that have none.
+    pub fn legs(&self) -> &[RequestedLeg] {
+        match &self.intent {
+            Intent::Post { legs } => legs,
+            Intent::Move { .. } | Intent::Merge { .. } => &[],
+        }
+    }
+
+    /// The category that was asked first on a side, of the first balance there; `None`: none was named.
+    pub fn first_category_on(&self, side: Side) -> Option<&Category> {
+        if let Intent::Post { legs } = &self.intent {
+            let mut legs = legs.iter().filter(|leg| leg.side == side);
+            let balance = legs.find_map(|leg| leg.balance.as_ref())?;
+            return balance.categories.first();
+        }
+        match side {
+            Side::Debits => self.source()?.categories.first(),
+            Side::Credits => Some(&self.destination()?.category),
+        }
+    }
+
+    /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
+    pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
+        let single = match (&self.intent, side) {
+            (Intent::Post { .. }, _) => None,
+            (_, Side::Debits) => self.source_account_id(),
+            (_, Side::Credits) => self.destination_account_id(),
+        };
+        let legs = self.legs().iter().filter(move |leg| leg.side == side);
+        single
+            .into_iter()
+            .chain(legs.filter_map(RequestedLeg::account_id))
+    }
+
+    /// The account that pays, if it is not the world outside; the first one, if there are several.
     pub fn source_account_id(&self) -> Option<&AccountId> {
         match &self.intent {
             Intent::Move { movement, .. } => movement.source().map(|source| &source.account_id),
             Intent::Merge { source, .. } => Some(source),
+            Intent::Post { .. } => self.account_ids_on(Side::Debits).next(),
         }
     }
 
-    /// The account that receives, if it is not the world outside.
+    /// The account that receives, if it is not the world outside; the first one, if there are several.
     pub fn destination_account_id(&self) -> Option<&AccountId> {
         match &self.intent {
             Intent::Move { movement, .. } => movement.destination().map(|key| &key.account_id),
             Intent::Merge { destination, .. } => Some(destination),
+            Intent::Post { .. } => self.account_ids_on(Side::Credits).next(),
         }
     }
 
@@ -290,6 +406,11 @@ impl Command {
                 for account_id in [source, destination] {
                     let need = needs.of(account_id);
                     (need.balances, need.role) = (BalancesNeed::All, true);
+                }
+            }
+            Intent::Post { legs } => {
+                for balance in legs.iter().filter_map(|leg| leg.balance.as_ref()) {
+                    needs.name(&balance.account_id, &balance.categories);
                 }
             }
         }
@@ -338,6 +459,7 @@ impl Command {
                 "destination_category",
                 destination_category(self) != destination_category(other),
             ),
+            ("legs", self.legs() != other.legs()),
             ("amount.minor_units", self.amount() != other.amount()),
             ("amount.currency_code", self.currency != other.currency),
             (

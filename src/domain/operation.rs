@@ -31,8 +31,8 @@ pub struct Entry {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It happened: one entry for each leg, the first debit first, then the first credit, then all others as they were
-    /// posted. An operation without legs has none.
+    /// It happened: one entry for each leg, in the order in which they were applied; of a movement and of each part of a
+    /// merge the debit first. An operation without legs has none.
     Posted(SmallVec<[Entry; 2]>),
     /// It did not happen and never will.
     Refused(Refusal),

@@ -12,7 +12,7 @@ use super::time::Timestamp;
 pub(super) struct Posting {
     /// The time of the operation: after all that happened to these accounts.
     pub(super) time: Timestamp,
-    /// The changes of balances: the first debit first, then the first credit, then all others.
+    /// The changes of balances, in the order in which they are applied.
     pub(super) legs: SmallVec<[Leg; 2]>,
     /// What else changes.
     pub(super) accounts: Vec<AccountChange>,

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::page;
+use super::problem::Problem;
 use super::proto;
-use super::status::Problem;
 use crate::domain::{
-    AccountId, BalanceKey, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt, Refusal,
-    Timestamp,
+    AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
+    Refusal, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -47,20 +47,11 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Kind::Credit => proto::OperationKind::Credit,
         Kind::Transfer => proto::OperationKind::Transfer,
         Kind::Merge => proto::OperationKind::Merge,
+        Kind::Post => proto::OperationKind::Post,
     };
     let (state, refusal) = match outcome {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
         Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
-    };
-    let asked = command
-        .source()
-        .map_or(&[][..], |source| &source.categories);
-    let asked = if let [main] = asked
-        && main.is_main()
-    {
-        &[]
-    } else {
-        asked
     };
     proto::Operation {
         operation_id: command.operation_id.to_string(),
@@ -72,6 +63,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         }),
         source: match &command.intent {
             Intent::Merge { source, .. } => Some(all_of(source)),
+            Intent::Post { .. } => None,
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
@@ -79,17 +71,48 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         destination: match &command.intent {
             Intent::Merge { destination, .. } => Some(all_of(destination)),
             Intent::Move { .. } => command.destination().map(balance_ref),
+            Intent::Post { .. } => None,
         },
-        source_categories: asked.iter().map(ToString::to_string).collect(),
+        source_categories: command
+            .source()
+            .map_or_else(Vec::new, |source| asked(&source.categories)),
         destination_owner_id: command
             .destination_owner_id()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        legs: command.legs().iter().map(leg).collect(),
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),
         refusal,
         unreadable: String::new(),
+    }
+}
+
+/// The categories that were asked; none if only main was.
+fn asked(categories: &[Category]) -> Vec<String> {
+    match categories {
+        [main] if main.is_main() => Vec::new(),
+        categories => categories.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn leg(leg: &RequestedLeg) -> proto::PostingLeg {
+    let balance = leg.balance.as_ref();
+    let side = match leg.side {
+        Side::Debits => proto::LegSide::Debit,
+        Side::Credits => proto::LegSide::Credit,
+    };
+    proto::PostingLeg {
+        side: side.into(),
+        account_id: balance
+            .map(|balance| balance.account_id.to_string())
+            .unwrap_or_default(),
+        categories: balance.map_or_else(Vec::new, |balance| asked(&balance.categories)),
+        amount: Some(proto::Money {
+            currency_code: leg.currency.to_string(),
+            minor_units: leg.amount.minor_units(),
+        }),
     }
 }
 

@@ -10,6 +10,7 @@ mod connections;
 pub mod database_url;
 mod error;
 mod history;
+mod intent;
 mod ledger;
 mod lock;
 mod observer;

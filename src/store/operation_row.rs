@@ -1,7 +1,7 @@
 //! Operations as rows: one codec for both directions.
 //!
 //! An operation has one row. Its first debit and its first credit stand in it; a transfer has no more. All others are rows of
-//! `operation_legs`, in their order. Columns that say what nearly every operation says are NULL:
+//! `operation_legs`, whose `position` is that of the entry among all entries of the operation. Columns that say what nearly every operation says are NULL:
 //!
 //! | column                                      | NULL means                                                        |
 //! |---------------------------------------------|-------------------------------------------------------------------|
@@ -10,6 +10,7 @@
 //! | `source_categories`                         | main alone was asked                                              |
 //! | `source_version`, `destination_version`     | no entry on this side                                             |
 //! | `leg_count`                                 | no rows in `operation_legs`                                       |
+//! | `intent`                                    | the other columns say all that was asked (see [`super::intent`])  |
 
 use std::sync::Arc;
 
@@ -18,15 +19,16 @@ use tokio_postgres::Row;
 
 use super::columns::{LegRow, OperationRow, ReadRow};
 use super::error::StoreError;
+use super::intent;
 use super::row::{self, PgTime};
 use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Entry, Intent, Kind, Movement, Note,
-    Operation, OperationId, Outcome, OwnerId, Refusal, Source,
+    Operation, OperationId, Outcome, OwnerId, Refusal, Side, Source,
 };
 
 /// The columns of one entry in an operation's row.
 #[derive(Debug, Clone, Copy, Default)]
-struct Side<'a> {
+struct RowSide<'a> {
     account_id: Option<&'a str>,
     category: Option<&'a str>,
     amount: Option<i64>,
@@ -37,7 +39,7 @@ struct Side<'a> {
     previous_id: Option<&'a str>,
 }
 
-impl<'a> Side<'a> {
+impl<'a> RowSide<'a> {
     /// Of an entry; without one, of what the command says. `usual` is what the column `amount` already says.
     fn of(
         entry: Option<&'a Entry>,
@@ -123,32 +125,31 @@ impl<'a> Written<'a> {
             Outcome::Posted(entries) => (&entries[..], None),
             Outcome::Refused(refusal) => (&[][..], Some(refusal)),
         };
-        let (source_entry, rest) = match entries.split_first() {
-            Some((first, rest)) if !first.is_credit() => (Some(first), rest),
-            _ => (None, entries),
-        };
-        let (destination_entry, rest) = match rest.split_first() {
-            Some((first, rest)) if first.is_credit() => (Some(first), rest),
-            _ => (None, rest),
-        };
+        let source_entry = entries.iter().find(|entry| !entry.is_credit());
+        let destination_entry = entries.iter().find(|entry| entry.is_credit());
         let asked = command.source();
         let amount = command.amount().map(Amount::minor_units);
-        let source = Side::of(
+        let source = RowSide::of(
             source_entry,
             amount.map(|amount| -amount),
             command.source_account_id(),
-            asked.and_then(|source| source.categories.first()),
+            command.first_category_on(Side::Debits),
         );
-        let destination = Side::of(
+        let destination = RowSide::of(
             destination_entry,
             amount,
             command.destination_account_id(),
-            command.destination().map(|key| &key.category),
+            command.first_category_on(Side::Credits),
         );
         let operation_id = command.operation_id.as_str();
-        let mut legs: Vec<LegRow<'a>> = rest
+        let is_in_row = |entry: &Entry| {
+            let in_row = source_entry.into_iter().chain(destination_entry);
+            in_row.into_iter().any(|in_row| std::ptr::eq(in_row, entry))
+        };
+        let mut legs: Vec<LegRow<'a>> = entries
             .iter()
             .zip(0..)
+            .filter(|(entry, _)| !is_in_row(entry))
             .map(|(entry, position)| LegRow::of(operation_id, entry, position))
             .collect();
         if refusal.is_some() {
@@ -187,7 +188,7 @@ impl<'a> Written<'a> {
             }),
             hold_id: None,
             reversed_operation_id: None,
-            intent: None,
+            intent: intent::to_json(command),
             description: (!description.is_empty()).then_some(description),
             metadata: row::to_json(&command.note.metadata),
             refusal_reason: refusal.map(Refusal::reason),
@@ -200,6 +201,7 @@ impl<'a> Written<'a> {
             && row.destination_owner_id.is_none()
             && row.description.is_none()
             && row.metadata.is_none()
+            && row.intent.is_none()
             && row.refusal_reason.is_none();
         Self {
             row,
@@ -236,7 +238,7 @@ fn refused_legs<'a>(
 
 impl<'a> LegRow<'a> {
     fn of(operation_id: &'a str, entry: &'a Entry, position: i32) -> Self {
-        let side = Side::of(Some(entry), None, None, None);
+        let side = RowSide::of(Some(entry), None, None, None);
         Self {
             operation_id,
             account_id: entry.balance.account_id.as_str(),
@@ -254,7 +256,7 @@ impl<'a> LegRow<'a> {
 
     /// Its entry; `None`: it has none.
     pub(super) fn entry(&self) -> Result<Option<Entry>, StoreError> {
-        let side = Side {
+        let side = RowSide {
             account_id: Some(self.account_id),
             category: Some(self.category),
             amount: self.amount,
@@ -269,6 +271,26 @@ impl<'a> LegRow<'a> {
     }
 }
 
+/// Puts the entries of the legs, each with its position, where they belong among those of the row.
+pub(super) fn add_legs(operation: &mut Operation, legs: Vec<(usize, Entry)>) {
+    let credit_first = operation
+        .command
+        .legs()
+        .iter()
+        .find(|leg| leg.balance.is_some())
+        .is_some_and(|leg| leg.side == Side::Credits);
+    let Outcome::Posted(entries) = &mut operation.outcome else {
+        return;
+    };
+    if credit_first {
+        entries.reverse();
+    }
+    // In the order of their positions, each finds all before it in place.
+    for (position, entry) in legs {
+        entries.insert(position.min(entries.len()), entry);
+    }
+}
+
 /// The operation of a row, without the entries of its legs.
 pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
     let operation_id: &str = row.get("operation_id");
@@ -277,7 +299,7 @@ pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
 
 fn read(row: &Row) -> Result<Operation, String> {
     let row = OperationRow::read(row).map_err(|error| error.to_string())?;
-    let source = Side {
+    let source = RowSide {
         account_id: row.source_account_id,
         category: row.source_category,
         amount: row.source_amount,
@@ -287,7 +309,7 @@ fn read(row: &Row) -> Result<Operation, String> {
         available_after: row.source_available_after,
         previous_id: row.source_previous_id,
     };
-    let destination = Side {
+    let destination = RowSide {
         account_id: row.destination_account_id,
         category: row.destination_category,
         amount: row.destination_amount,
@@ -310,9 +332,10 @@ fn read(row: &Row) -> Result<Operation, String> {
             Outcome::Posted(entries)
         }
     };
+    let intent = read_intent(&row, &source, &destination)?;
     let command = Command {
         operation_id: OperationId::from_stored(row.operation_id),
-        intent: intent(&row, &source, &destination)?,
+        intent,
         currency: row::currency_of(row.currency_code)
             .map_err(|_unknown| format!("currency_code {:?}", row.currency_code))?,
         note: Note {
@@ -335,14 +358,14 @@ fn read(row: &Row) -> Result<Operation, String> {
 }
 
 /// What was asked for.
-fn intent(
+fn read_intent(
     row: &OperationRow<'_>,
-    source: &Side<'_>,
-    destination: &Side<'_>,
+    source: &RowSide<'_>,
+    destination: &RowSide<'_>,
 ) -> Result<Intent, String> {
     const KIND: &str = "kind and sides";
-    let kinds = [Kind::Debit, Kind::Credit, Kind::Transfer, Kind::Merge];
-    let kind = kinds.into_iter().find(|kind| kind.as_str() == row.kind);
+    let mut kinds = Kind::ALL.into_iter();
+    let kind = kinds.find(|kind| kind.as_str() == row.kind);
     let payer = || {
         let account_id = AccountId::from_stored(source.account_id?);
         let categories = match row.source_categories.as_deref() {
@@ -355,13 +378,17 @@ fn intent(
         })
     };
     if kind == Some(Kind::Merge) {
-        let account_id = |side: &Side<'_>| side.account_id.map(AccountId::from_stored);
+        let account_id = |side: &RowSide<'_>| side.account_id.map(AccountId::from_stored);
         let accounts = account_id(source).zip(account_id(destination));
         let (source, destination) = accounts.ok_or(KIND)?;
         return Ok(Intent::Merge {
             source,
             destination,
         });
+    }
+    if kind == Some(Kind::Post) {
+        let json = row.intent.as_deref().ok_or("no intent")?;
+        return Ok(intent::post_from_json(json).ok_or("intent")?);
     }
     let amount = row.amount.ok_or("no amount")?;
     let amount = Amount::new(amount).map_err(|_invalid| "amount")?;

@@ -6,9 +6,10 @@ use deadpool_postgres::Client;
 
 use super::columns::{LegRow, ReadRow};
 use super::error::StoreError;
+use super::operation_row;
 use super::requests::Requests;
 use super::unreadable::{self, UnreadableOperation};
-use crate::domain::{Operation, OperationId, Outcome};
+use crate::domain::{Entry, Operation, OperationId};
 
 pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
 pub(super) const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
@@ -48,18 +49,19 @@ async fn add_legs(
     operation_ids: &[&str],
     read: &mut [Result<Operation, UnreadableOperation>],
 ) -> Result<(), StoreError> {
-    let mut by_id: HashMap<String, &mut Operation> = read
-        .iter_mut()
-        .flatten()
-        .map(|operation| (operation.command.operation_id.to_string(), operation))
-        .collect();
     let statement = client.prepare_cached(LOOKUP_LEGS).await?;
-    for row in &client.query(&statement, &[&operation_ids]).await? {
+    let rows = client.query(&statement, &[&operation_ids]).await?;
+    let mut legs: HashMap<&str, Vec<(usize, Entry)>> = HashMap::new();
+    for row in &rows {
         let leg = LegRow::read(row)?;
-        if let Some(operation) = by_id.get_mut(leg.operation_id)
-            && let Outcome::Posted(entries) = &mut operation.outcome
-        {
-            entries.extend(leg.entry()?);
+        // A CHECK keeps it from being negative.
+        let position = usize::try_from(leg.position).unwrap_or(0);
+        let of_operation = legs.entry(leg.operation_id).or_default();
+        of_operation.extend(leg.entry()?.map(|entry| (position, entry)));
+    }
+    for operation in read.iter_mut().flatten() {
+        if let Some(legs) = legs.remove(operation.command.operation_id.as_str()) {
+            operation_row::add_legs(operation, legs);
         }
     }
     Ok(())

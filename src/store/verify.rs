@@ -7,6 +7,7 @@
 //! | chains       | all entries, sorted  | entries, balances and marks that do not follow from each other            |
 //! | operations   | all operations       | what an operation is and what its accounts are do not match               |
 //! | refusals     | refused operations   | reason and facts that were not written for this operation                 |
+//! | intents      | operations with legs | entries that were not asked for, and legs without one                     |
 //! | legs         | legs of operations   | legs that do not fit their operation                                      |
 //! | accounts     | accounts, balances   | account, balances, state and merges do not match                          |
 //! | conservation | all, by currency     | balances are not the sum of entries                                       |
@@ -16,6 +17,7 @@
 //!
 //! What one check takes for granted, another one checks: chains need the keys, conservation needs the chains.
 
+mod intents;
 mod refusals;
 
 use std::pin::pin;
@@ -100,6 +102,7 @@ struct Counts {
     operations: i64,
     entries: i64,
     refusals: i64,
+    intents: i64,
     legs: i64,
     verdicts: i64,
     rules: i64,
@@ -121,7 +124,7 @@ struct Check {
     work: Work,
 }
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     Check {
         name: "keys",
         row_count: |_| KEYS.len() as i64,
@@ -141,6 +144,11 @@ const CHECKS: [Check; 10] = [
         name: "refusals",
         row_count: |counts| counts.refusals,
         work: Work::Rows(include_str!("sql/verify_refusals.sql"), refusals::fault),
+    },
+    Check {
+        name: "intents",
+        row_count: |counts| counts.intents,
+        work: Work::Rows(include_str!("sql/verify_intents.sql"), intents::fault),
     },
     Check {
         name: "legs",
@@ -273,6 +281,7 @@ async fn counts(client: &Client) -> Result<Counts, StoreError> {
         operations: row.get("operations"),
         entries: row.get("entries"),
         refusals: row.get("refusals"),
+        intents: row.get("intents"),
         legs: row.get("legs"),
         verdicts: row.get("verdicts"),
         rules: row.get("rules"),

@@ -256,8 +256,7 @@ async fn a_panic_in_a_transaction_leaves_no_transaction_open() {
     sql.batch_execute(&set("NULL")).await.expect("changed");
     for name in ["1", "2", "3"] {
         let answer = ballast.balances.credit(credit(name, "a", 1)).await;
-        let status = answer.expect_err("the row cannot be read");
-        assert_eq!(status.code(), Code::Internal, "{status:?}");
+        answer.expect_err("the row cannot be read");
     }
     let open = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND state LIKE 'idle in transaction%'";

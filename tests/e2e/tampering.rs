@@ -265,6 +265,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("last", "0", SAME),
             ("to an owner", "0", SAME),
             ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     (
@@ -363,6 +364,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("asked", "0", SAME),
             ("to an owner", "0", SAME),
             ("payment", "0", SAME),
+            ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -412,6 +415,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("to an owner", "operation_id = 'to-owner'"),
             ("refused", "operation_id = 'poor'"),
             ("merge", "operation_id = 'merge'"),
+            ("post", "operation_id = 'post'"),
             ("payment", "operation_id = 'reversed'"),
         ],
     ),
@@ -420,6 +424,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
         &[
             ("paid", "operation_id = 'merge' AND account_id = 'c'"),
             ("received", "operation_id = 'merge' AND account_id = 'b'"),
+            ("posted", "operation_id = 'post'"),
         ],
     ),
     (
@@ -598,6 +603,8 @@ async fn live() -> Ballast {
     balances.debit(deep).await.expect("the overdraft pays");
     let owing = debit("owing", "debtor", 50);
     balances.debit(owing).await.expect("the overdraft pays");
+    let sale = post("post", &[("a", 6)], &[("b", 3), ("a/FOOD", 3)]);
+    balances.post_operation(sale).await.expect("posted");
     for (id, from) in [("merge", "c"), ("merge-of-nothing", "d")] {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         merged.expect("merged");
@@ -948,9 +955,9 @@ async fn the_command_says_how_far_it_is_and_how_much_it_found() {
     let (code, stdout, stderr) = run();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for line in [
-        "check 1 of 10, keys: 8 rows",
-        "check 2 of 10, chains: ",
-        "check 10 of 10, card rules: done in ",
+        "check 1 of 11, keys: 8 rows",
+        "check 2 of 11, chains: ",
+        "check 11 of 11, card rules: done in ",
     ] {
         assert!(stderr.contains(line), "{line}: {stderr}");
     }

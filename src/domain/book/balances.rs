@@ -37,8 +37,13 @@ static UNTOUCHED: Balance = Balance {
 impl Balance {
     /// What a debit can take: `posted - held + overdraft_limit`, at most what an `i64` holds.
     pub fn available(&self) -> i64 {
-        let available =
-            i128::from(self.posted) - i128::from(self.held) + i128::from(self.overdraft_limit);
+        self.available_with(0)
+    }
+
+    /// The same after so much was added to posted.
+    pub(super) fn available_with(&self, added: i128) -> i64 {
+        let available = i128::from(self.posted) + added - i128::from(self.held)
+            + i128::from(self.overdraft_limit);
         i64::try_from(available).unwrap_or(if available > 0 { i64::MAX } else { i64::MIN })
     }
 

@@ -82,13 +82,24 @@ pub(super) fn check_not_frozen(
 }
 
 pub(super) fn check_limit(key: &BalanceKey, account: &Account, amount: i64) -> Result<(), Refusal> {
+    check_limit_of(key, account, 0, amount)
+}
+
+/// The same on top of what was added to posted before.
+pub(super) fn check_limit_of(
+    key: &BalanceKey,
+    account: &Account,
+    added: i128,
+    amount: i64,
+) -> Result<(), Refusal> {
     let balance = account.balance(&key.category);
-    match balance.posted.checked_add(amount) {
-        Some(posted) if posted <= balance.limit() => Ok(()),
+    let posted = i128::from(balance.posted) + added;
+    match i64::try_from(posted + i128::from(amount)) {
+        Ok(after) if after <= balance.limit() => Ok(()),
         _ => Err(Refusal::BalanceLimitExceeded {
             balance: key.clone(),
             limit: balance.limit(),
-            posted: balance.posted,
+            posted: i64::try_from(posted).expect("the changes before kept the limit"),
             amount,
             currency: account.currency,
         }),

@@ -51,7 +51,8 @@ impl Book {
         let mut legs = SmallVec::new();
         if let Some((source, account)) = source {
             time = time.max(account.balances.last_time().next());
-            legs.push(Leg::posted(fund(source, account, amount)?, -minor_units));
+            let payer = fund(source, account, amount, |_| 0)?;
+            legs.push(Leg::posted(payer, -minor_units));
         }
         if let Some((key, account)) = destination {
             check_limit(key, account, minor_units)?;
@@ -68,10 +69,19 @@ impl Book {
     }
 }
 
-/// Ordered funding: the first category that covers the whole amount pays.
-fn fund(source: &Source, account: &Account, needed: Amount) -> Result<BalanceKey, Refusal> {
+/// Ordered funding: the first category that covers the whole amount pays. `added` says what was added to posted of a category
+/// before.
+pub(super) fn fund(
+    source: &Source,
+    account: &Account,
+    needed: Amount,
+    added: impl Fn(&Category) -> i128,
+) -> Result<BalanceKey, Refusal> {
     let account_id = source.account_id.clone();
-    let available = |category: &Category| account.balance(category).available();
+    let available = |category: &Category| {
+        let balance = account.balance(category);
+        balance.available_with(added(category))
+    };
     let covers = |category: &&Category| available(category) >= needed.minor_units();
     match source.categories.iter().find(covers) {
         Some(category) => Ok(BalanceKey {

@@ -1,4 +1,5 @@
--- verify_chains: all entries in one pass, each balance's in the order of their versions. Versions have no gap, time rises,
+-- verify_chains: all entries in one pass, each balance's in the order of their versions. Versions have no gap, time rises
+-- (but within one operation, which may have several entries of a balance),
 -- each entry follows from the one before, each 16th has its mark and nothing else has one, and the balance is what its last
 -- entry says. Overdraft and balance limit never change, and no operation changes what is held, so both are known for every
 -- entry. The arithmetic is numeric: no value, however wrong, ends this with an error.
@@ -54,7 +55,8 @@ faults AS (
                CASE WHEN (e.posted_after < 0 OR e.held_after <> 0)
                    AND e.posted_after::numeric < e.held_after::numeric - b.overdraft_limit
                    THEN 'posted after it is beyond the overdraft limit' END,
-               CASE WHEN e.create_time <= e.time_before THEN 'its time is not later than the one before' END,
+               CASE WHEN e.create_time <= e.time_before AND e.operation_id IS DISTINCT FROM e.operation_before
+                       OR e.create_time < e.time_before THEN 'its time is not later than the one before' END,
                CASE WHEN e.previous_id IS DISTINCT FROM e.operation_before THEN 'it names another operation before it' END)
            END AS of_entry,
            CASE WHEN b.account_id IS NOT NULL AND e.is_last IS NOT FALSE THEN coalesce(

@@ -8,7 +8,20 @@ FULL JOIN (
                CASE WHEN source_version IS NULL THEN 0 ELSE coalesce(source_amount, -amount::numeric) END
                + CASE WHEN destination_version IS NULL THEN 0 ELSE coalesce(destination_amount, amount)::numeric END AS posted
         FROM operations
-        WHERE refusal_reason IS NULL
+        WHERE refusal_reason IS NULL AND intent IS NULL
+        UNION ALL
+        -- These may be in several currencies.
+        SELECT a.currency_code, e.amount
+        FROM operations o
+        CROSS JOIN LATERAL (
+            SELECT o.source_account_id AS account_id, o.source_amount AS amount
+            WHERE o.source_version IS NOT NULL
+            UNION ALL
+            SELECT o.destination_account_id, o.destination_amount
+            WHERE o.destination_version IS NOT NULL
+        ) AS e
+        JOIN accounts a ON a.account_id = e.account_id
+        WHERE o.intent IS NOT NULL
         UNION ALL
         SELECT a.currency_code, l.amount
         FROM operation_legs l

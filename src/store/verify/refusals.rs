@@ -1,11 +1,16 @@
 //! Refusals: whether what a refused operation says is what Ballast writes for it. Each reason has its facts, no more and no
 //! less, and they are about the operation's own accounts, amount, currency and categories.
 
+use std::sync::Arc;
+
 use tokio_postgres::Row;
 
 use super::super::{row, unreadable};
 use crate::domain::refusal::{Facts, Side};
-use crate::domain::{AccountId, Amount, Category, Intent, Operation, Outcome};
+use crate::domain::{
+    AccountId, Amount, BalanceKey, Category, Command, Intent, Movement, Note, Operation,
+    OperationId, Outcome, Refusal, RequestedLeg,
+};
 
 /// What is wrong with a row of `verify_refusals`.
 pub(super) fn fault(row: &Row) -> Option<String> {
@@ -27,6 +32,18 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
     let facts = refusal.facts();
     if facts != *stored {
         return Some("its refusal_facts are not those of its reason".to_owned());
+    }
+    if let Refusal::InLeg { index, cause } = refusal {
+        let leg = operation.command.legs().get(*index);
+        let Some(movement) = leg.and_then(alone) else {
+            return Some("its refusal is about a leg that it has not".to_owned());
+        };
+        let alone = Operation {
+            command: Arc::new(movement),
+            outcome: Outcome::Refused((**cause).clone()),
+            create_time: operation.create_time,
+        };
+        return misfit(&alone, &cause.facts());
     }
     let number = |name: &str| facts.get(name)?.parse::<i64>().ok();
     let is_right = |(name, value): (&String, &String)| match name.as_str() {
@@ -60,6 +77,23 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
     };
     let wrong = facts.iter().find(|fact| !is_right(*fact));
     wrong.map(|(name, _)| format!("its refusal_facts have another {name} than the operation"))
+}
+
+/// A leg as an operation by itself; `None`: it is about the world outside.
+fn alone(leg: &RequestedLeg) -> Option<Command> {
+    let source = leg.balance.clone()?;
+    let movement = match leg.side {
+        Side::Debits => Movement::Debit { source },
+        Side::Credits => Movement::Credit {
+            destination: BalanceKey {
+                account_id: source.account_id,
+                category: source.categories.into_iter().next()?,
+            },
+        },
+    };
+    let id = OperationId::from_stored("leg");
+    let money = (leg.amount, leg.currency);
+    Some(Command::of_movement(id, movement, money, Note::default()))
 }
 
 fn amount(operation: &Operation) -> Option<i64> {
@@ -108,6 +142,8 @@ fn asked(operation: &Operation) -> String {
 fn is_category(operation: &Operation, category: &str) -> bool {
     match &operation.command.intent {
         Intent::Merge { .. } => true,
+        // Its refusals are those of one leg.
+        Intent::Post { .. } => false,
         Intent::Move { movement, .. } => movement
             .destination()
             .is_some_and(|key| key.category.as_str() == category),
