@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ballast::store::verify;
 use nix::sys::signal::Signal;
@@ -384,7 +384,7 @@ async fn the_stress_tool_fails_if_money_came_from_elsewhere() {
 /// Comes back when so many transfers are recorded.
 async fn until_recorded(database: &Database, count: i64) {
     let sql = database.sql().await;
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + PATIENCE;
     // On an empty database the table is not there yet.
     let recorded = async || match sql.query_one(RECORDED, &[]).await {
         Ok(row) => row.get::<_, i64>(0),
