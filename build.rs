@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".ballast.v1.OperationRequest.request.debit")
         .boxed(".ballast.v1.OperationRequest.request.credit")
         .boxed(".ballast.v1.OperationRequest.request.transfer")
+        .boxed(".ballast.v1.OperationRequest.request.post")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -2,100 +2,120 @@
 
 mod args;
 mod banner;
+#[cfg(feature = "harness")]
 mod bench;
 mod configuration;
 mod demo;
 mod environment;
+mod error;
 mod health;
 mod migrate;
+mod open_files;
 mod serve;
+mod serve_args;
 mod signals;
+#[cfg(feature = "harness")]
 mod stress;
 mod verify;
 
-pub use args::Cli;
 pub use environment::EnvironmentError;
+pub use error::CliError;
 
-use crate::embedded::EmbeddedError;
-use crate::server::StartError;
-use crate::store::StoreError;
-use crate::store::database_url::DatabaseUrlError;
-use crate::store::schema::SchemaError;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Why a command failed: one line that names the cure.
-#[derive(Debug, thiserror::Error)]
-pub enum CliError {
-    /// No embedded database.
-    #[error(transparent)]
-    Embedded(#[from] EmbeddedError),
-    /// The database cannot be served.
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
-    /// The server cannot start.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The store failed.
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    /// The command needs a database.
-    #[error("no database is named; give --database-url or set BALLAST_DATABASE_URL")]
-    NoDatabase,
-    /// The command must not make do with a private one.
-    #[error(
-        "no database is named, and --require-database (BALLAST_REQUIRE_DATABASE) forbids a private one; give \
-         --database-url or set BALLAST_DATABASE_URL"
-    )]
-    DatabaseRequired,
-    /// The connection string is not one that can be used.
-    #[error(transparent)]
-    DatabaseUrl(#[from] DatabaseUrlError),
-    /// Somebody did not want to wait.
-    #[error("stopped at once; what was in flight is not answered")]
-    StoppedAtOnce,
-    /// The ledger is not in order.
-    #[error("the ledger is not in order: {0} findings, see above")]
-    Findings(u64),
-    /// A benchmark has no result.
-    #[error(transparent)]
-    Bench(#[from] crate::bench::BenchError),
-    /// Requests of a benchmark failed.
-    #[error("some requests failed, see above; their throughput and latency mean little")]
-    BenchFailures,
-    /// A stress run has no result.
-    #[error(transparent)]
-    Stress(#[from] crate::stress::StressError),
-    /// A stress run found something wrong.
-    #[error("not everything is in order, see above")]
-    StressFindings,
-    /// The drain timeout passed before everything was answered.
-    #[error(
-        "stopped by --drain-timeout-ms before every request was answered; callers have to send those again"
-    )]
-    CutShort,
-    /// A bug.
-    #[error(
-        "the write path ended by itself, which is a bug; see the log, and start it again, which is safe"
-    )]
-    WritePathDied,
-    /// A running server cannot serve.
-    #[error("{target} is not healthy: {cause}")]
-    Unhealthy {
-        /// The server.
-        target: String,
-        /// Why not.
-        cause: String,
-    },
-    /// Signals cannot be listened to, or the banner cannot be written.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+use args::DatabaseArgs;
+use serve_args::ServeArgs;
+
+/// Keeps balances: debit, credit and transfer money over gRPC, exactly once, on PostgreSQL.
+///
+/// Without a command it serves. Without a database it starts a private PostgreSQL of its own, on the binaries of this
+/// machine, and keeps its data in .ballast between runs.
+///
+/// An environment variable that is empty counts as absent, except BALLAST_DATABASE_URL, which must not be empty. An
+/// unknown one that begins with BALLAST_ is an error.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
 }
 
-impl CliError {
-    /// What the process ends with.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::StoppedAtOnce => signals::EXIT_CODE_INTERRUPTED,
-            _ => 1,
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve gRPC until SIGTERM or Ctrl-C (the default)
+    Serve(ServeArgs),
+    /// Bring the schema of a database to this version, and exit
+    Migrate(DatabaseArgs),
+    /// Recompute the whole ledger and report every inconsistency
+    Verify(verify::VerifyArgs),
+    /// Measure throughput and latency, compared with the usual way to do it
+    #[cfg(feature = "harness")]
+    Bench(bench::BenchArgs),
+    /// Serve what the benchmark compares with
+    #[cfg(feature = "harness")]
+    #[command(hide = true)]
+    BenchBaseline(bench::BaselineArgs),
+    #[cfg(feature = "harness")]
+    Stress(stress::StressArgs),
+    /// A client process of stress
+    #[cfg(feature = "harness")]
+    #[command(hide = true)]
+    StressClient(stress::ClientArgs),
+    /// Ask a running server whether it can serve, and exit with 0 if so
+    Health(health::HealthArgs),
+    /// Print the page of the documentation that lists all options
+    #[command(hide = true)]
+    Configuration,
+}
+
+impl Cli {
+    /// What the command line and the environment say. Whoever asks for help, and whoever mistypes an argument, gets an
+    /// answer from here, and the process ends.
+    pub fn read() -> Result<Self, EnvironmentError> {
+        let command = environment::without_empty(Self::command());
+        let matches = command.clone().try_get_matches();
+        let cli = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        match cli {
+            Ok(cli) => {
+                environment::check(&command, std::env::vars_os())?;
+                Ok(cli)
+            }
+            Err(error) => match environment::invalid(&command, &error) {
+                Some(invalid) => Err(invalid),
+                None => error.exit(),
+            },
         }
+    }
+
+    /// Does what the command line says.
+    pub async fn run(self) -> Result<(), CliError> {
+        match self.command {
+            None => serve::run(self.serve).await,
+            Some(Command::Serve(args)) => serve::run(args).await,
+            Some(Command::Migrate(args)) => migrate::run(&args).await,
+            Some(Command::Verify(args)) => verify::run(&args).await,
+            #[cfg(feature = "harness")]
+            Some(Command::Bench(args)) => bench::run(args).await,
+            #[cfg(feature = "harness")]
+            Some(Command::BenchBaseline(args)) => bench::run_baseline(args).await,
+            #[cfg(feature = "harness")]
+            Some(Command::Stress(args)) => stress::run(args).await,
+            #[cfg(feature = "harness")]
+            Some(Command::StressClient(args)) => stress::run_client(args).await,
+            Some(Command::Health(args)) => health::run(&args).await,
+            Some(Command::Configuration) => Ok(configuration::run(&Self::command())?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -1,17 +1,20 @@
 //! The server: wires store, batcher and RPCs, listens, and drains.
 
+mod accept;
 mod activity;
 mod coalesced;
 mod connection;
 mod greeting;
 mod health;
-mod json;
+mod http1;
+mod limits;
 mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -19,15 +22,19 @@ use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
 use crate::batcher::{Batcher, BatcherConfig, WriteThread};
+use crate::rpc::answer_budget::ProcessBudget;
 use crate::rpc::edge::{Reflections, Services};
 use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
 use crate::rpc::proto::card_service_server::CardServiceServer;
-use crate::rpc::room::{ProcessRoom, RoomLimits};
-use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, Limits, door};
-use crate::store::{Ledger, Retries, Store, StoreConfig, StoreConfigError};
+use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, card_http};
+use crate::store::{Observer, Retries, Store, StoreConfig, StoreConfigError};
 
+use accept::Acceptor;
+use connection::GrpcConnections;
 use health::Health;
+use http1::Http1Connections;
+pub use limits::NetworkLimits;
 use unread::{Patience, Unread};
 
 /// The largest request message, in bytes. The largest that keeps all rules has 70 KiB (1000 ids); more is room for new
@@ -57,36 +64,6 @@ pub struct ServerConfig {
     pub connection_count_max: usize,
     /// What a client may do to the server by what it sends, cancels or does not read.
     pub network: NetworkLimits,
-}
-
-/// What a client may do to the server by what it sends, cancels or does not read. The defaults are what real clients and
-/// proxies never meet; tests choose others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NetworkLimits {
-    /// How long a connection may take to begin: with the preface and the settings of HTTP/2, or with the headers of an
-    /// HTTP/1.1 request.
-    pub greeting_timeout: Duration,
-    /// How many requests in a second a connection may cancel before they are answered. Whoever cancels more is read from
-    /// more slowly.
-    pub abandoned_per_second_max: u32,
-    /// How many bytes of answers may be in memory.
-    pub room: RoomLimits,
-    /// How long a client may leave more than 64 KiB of answers unread.
-    pub unread_timeout: Duration,
-    /// The same for any unread answer while three quarters of the process's room are taken.
-    pub unread_timeout_crowded: Duration,
-}
-
-impl Default for NetworkLimits {
-    fn default() -> Self {
-        Self {
-            greeting_timeout: Duration::from_secs(30),
-            abandoned_per_second_max: 5_000,
-            room: RoomLimits::default(),
-            unread_timeout: Duration::from_secs(60),
-            unread_timeout_crowded: Duration::from_secs(5),
-        }
-    }
 }
 
 /// Why a server cannot start.
@@ -133,6 +110,7 @@ pub struct Server {
     address: SocketAddr,
     json: Option<(TcpListener, SocketAddr)>,
     store: Store,
+    observer: Observer,
     writes: WriteThread,
     batcher: Batcher,
     authorizer: Authorizer,
@@ -151,21 +129,19 @@ impl Server {
             Some(address) => Some(listen(address, "--json-listen").await?),
             None => None,
         };
-        let store = Store::new(&config.store)?;
+        let observer = Observer::default();
+        let store = Store::new(&config.store, &observer)?;
         let writes = WriteThread::start().await.map_err(StartError::Thread)?;
         let (batcher, batches) = Batcher::start(
             writes.runtime(),
             Arc::new(store.clone()),
+            observer.clone(),
             config.batcher.clone(),
         );
         let (health, health_service) = Health::new(store.clone()).await;
         let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
         let draining = CancellationToken::new();
-        let limits = Limits {
-            operation_timeout: config.request_timeout_max,
-            draining: draining.clone(),
-        };
-        let balances = BalanceRpc::new(batcher.clone(), store.clone(), limits);
+        let balances = BalanceRpc::new(batcher.clone(), store.clone(), draining.clone());
         let balances = BalanceServiceServer::new(balances);
         let authorizer = Authorizer::new(batcher.clone(), store.clone(), config.card_timeout);
         let cards = CardServiceServer::new(CardRpc::new(authorizer.clone(), store.clone()));
@@ -197,6 +173,7 @@ impl Server {
             address,
             json,
             store,
+            observer,
             writes,
             batcher,
             authorizer,
@@ -223,6 +200,11 @@ impl Server {
         &self.store
     }
 
+    /// What it counts of its writes.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
     /// Serves until `shutdown` completes, then drains: reports NOT_SERVING, accepts nothing new, answers everything
     /// that was accepted, closes the pools. Returns after `drain_timeout` at the latest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Ended {
@@ -230,6 +212,7 @@ impl Server {
             listener,
             json,
             store,
+            observer,
             writes,
             batcher,
             authorizer,
@@ -243,40 +226,42 @@ impl Server {
         let connections = TaskTracker::new();
         let serving = health.serving();
         let watching = health.watch(draining.clone());
-        let retries = store.retries().clone();
+        let retries = observer.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
         let unread = Unread::new(
-            ProcessRoom::new(config.network.room, draining.clone()),
+            ProcessBudget::new(config.network.answer_budget, draining.clone()),
             Patience {
                 usual: config.network.unread_timeout,
                 crowded: config.network.unread_timeout_crowded,
             },
         );
         let cutting = tokio::spawn(unread.clone().watch(draining.clone()));
-        let acceptor = connection::Acceptor {
+        let acceptor = |listener, name| Acceptor {
             listener,
-            services,
-            request_timeout_max: config.request_timeout_max,
-            limits: config.network,
-            unread,
+            name,
             connection_count_max: config.connection_count_max,
             connections: connections.clone(),
             draining: draining.clone(),
         };
-        let accepting = tokio::spawn(acceptor.run());
-        let json_acceptor = json.map(|(listener, _)| json::JsonAcceptor {
-            listener,
-            door: door::door(authorizer.clone(), serving),
-            header_timeout: config.network.greeting_timeout,
-            connection_count_max: config.connection_count_max,
-            connections: connections.clone(),
+        let grpc = Arc::new(GrpcConnections {
+            services,
+            request_timeout_max: config.request_timeout_max,
+            limits: config.network,
+            unread,
             draining: draining.clone(),
         });
-        let json_accepting = tokio::spawn(async {
-            if let Some(acceptor) = json_acceptor {
-                acceptor.run().await;
-            }
+        let accepting = acceptor(listener, "gRPC");
+        let accepting = tokio::spawn(accepting.run(move |stream| grpc.clone().serve(stream)));
+        let json = json.map(|(listener, _)| {
+            let connections = Http1Connections {
+                routes: card_http::routes(authorizer.clone(), serving),
+                header_timeout: config.network.greeting_timeout,
+                draining: draining.clone(),
+            };
+            let accepting = acceptor(listener, "JSON endpoint");
+            accepting.run(move |stream| connections.clone().serve(stream))
         });
+        let json_accepting = tokio::spawn(OptionFuture::from(json));
         let sweeping = tokio::spawn(authorizer.reversals().clone().sweep(draining.clone()));
         let mut batches = batches;
         let mut write_path_is_alive = true;

@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 use tokio_postgres::NoTls;
 use tonic::{Request, Response, Status};
 
-use super::{BenchError, OperationIds};
+use super::error::BenchError;
+use super::operation_ids::OperationIds;
 use crate::rpc::proto::balance_service_server::{BalanceService, BalanceServiceServer};
 use crate::rpc::proto::transfer_request::Destination;
 use crate::rpc::proto::*;
@@ -22,7 +23,7 @@ pub enum Baseline {
     Transaction,
     /// Nothing: an answer of the usual size, at once. The ceiling of gRPC on this machine, as tonic serves it.
     Echo,
-    /// The same transaction in one stored function, called by pgbench: no gRPC, one round trip. See [`super::pgbench`].
+    /// The same transaction in one stored function, called by pgbench: no gRPC, one round trip. See `pgbench.rs`.
     Pgbench,
 }
 
@@ -321,6 +322,7 @@ only_transfers!(
     debit: DebitRequest => DebitResponse,
     credit: CreditRequest => CreditResponse,
     merge_accounts: MergeAccountsRequest => MergeAccountsResponse,
+    post_operation: PostOperationRequest => PostOperationResponse,
     execute_batch: ExecuteBatchRequest => ExecuteBatchResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
     get_operation: GetOperationRequest => GetOperationResponse,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::BenchError;
+use super::error::BenchError;
 
 /// How long it may take to tell its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,10 +78,7 @@ impl Build {
 
     /// What went wrong with it.
     pub(super) fn failed(&self, cause: &str) -> BenchError {
-        BenchError::Server {
-            name: self.name.clone(),
-            cause: cause.to_owned(),
-        }
+        BenchError::server(&*self.name, cause)
     }
 
     async fn run(&self, command: &str, database_url: Option<&str>) -> Result<Output, BenchError> {

@@ -1,14 +1,19 @@
 //! The environment: the facts without which a figure says nothing.
 
+mod disk;
+mod stalls;
+
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::stalls::Stalls;
-use super::{BenchError, disk, ledger};
+use super::error::BenchError;
+use super::ledger;
 use crate::embedded::{Embedded, memory_bytes};
+use crate::harness::cpu_model;
+use stalls::Stalls;
 
 /// Where and how it was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -19,7 +24,7 @@ pub struct Environment {
     pub optimized: bool,
     /// What was typed, with passwords left out.
     pub command_line: String,
-    /// When the first turn began, in seconds since the epoch.
+    /// When the first round began, in seconds since the epoch.
     pub start_time_s: u64,
     /// Processors of this machine.
     pub cpu_count: usize,
@@ -35,7 +40,7 @@ pub struct Environment {
     pub postgres_settings: BTreeMap<String, String>,
     /// How long its disk takes to write a page and sync it, if we started it: latencies by name, in microseconds.
     pub disk_sync_us: Option<BTreeMap<&'static str, u64>>,
-    /// How long busy threads, one for each processor, stood still before the first turn.
+    /// How long busy threads, one for each processor, stood still before the first round.
     pub stalls: Stalls,
 }
 
@@ -73,7 +78,7 @@ impl Environment {
             command_line: command_line(std::env::args()),
             start_time_s: since_epoch.map_or(0, |passed| passed.as_secs()),
             cpu_count,
-            cpu_model: fact("/proc/cpuinfo", "model name"),
+            cpu_model: cpu_model(),
             memory_bytes: memory_bytes(),
             kernel: kernel.trim().to_owned(),
             postgres_version,
@@ -138,16 +143,6 @@ fn command_line(words: impl Iterator<Item = String>) -> String {
         is_secret = word == "--database-url";
     }
     shown.join(" ")
-}
-
-/// The value of the first line `NAME : VALUE` of a file.
-fn fact(path: &str, name: &str) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    let mut values = lines.filter(|(key, _)| key.trim() == name);
-    values
-        .next()
-        .map_or_else(String::new, |(_, value)| value.trim().to_owned())
 }
 
 #[cfg(test)]

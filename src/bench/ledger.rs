@@ -1,13 +1,17 @@
 //! The ledger of a benchmark: a database of its own, with accounts that have money, loaded in bulk.
 
+mod preload;
+
+pub(super) use preload::{OPENING_MINOR_UNITS, Preload};
+
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 use tokio_postgres::{Client, NoTls};
 
-use super::preload::Preload;
-use super::scenario::Accounts;
-use super::{BenchError, Build};
+use super::build::Build;
+use super::error::BenchError;
+use crate::harness::Accounts;
 use crate::store::{ConnectError, database_url, schema, verify};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,8 +27,8 @@ pub(super) enum Tables {
     Usual,
 }
 
-const USUAL_TABLES: &str = include_str!("sql/usual_tables.sql");
-const VERIFY_USUAL_TABLES: &str = include_str!("sql/verify_usual_tables.sql");
+const USUAL_TABLES: &str = include_str!("ledger/sql/usual_tables.sql");
+const VERIFY_USUAL_TABLES: &str = include_str!("ledger/sql/verify_usual_tables.sql");
 
 pub(super) struct Ledger {
     name: String,
@@ -105,10 +109,7 @@ impl Ledger {
         }
         client.batch_execute("VACUUM (ANALYZE)").await?;
         client.batch_execute("CHECKPOINT").await?;
-        let accounts = Accounts {
-            prefix: "account-".into(),
-            count: preload.table.account_count,
-        };
+        let accounts = Accounts::new("account", preload.table.account_count);
         Ok(Self {
             name: name.to_owned(),
             tables,
@@ -157,7 +158,7 @@ impl Ledger {
         })
     }
 
-    /// Writes out what is dirty, so that every turn begins alike.
+    /// Writes out what is dirty, so that every round begins alike.
     pub(super) async fn settle(&self) -> Result<(), BenchError> {
         Ok(self.client.batch_execute("CHECKPOINT").await?)
     }

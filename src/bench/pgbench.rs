@@ -12,10 +12,10 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::process::Command;
 
-use super::BenchError;
+use super::error::BenchError;
 use super::ledger::Ledger;
-use super::load::Pace;
-use super::measured::{Answer, Measured};
+use super::load::{Answer, Measured};
+use super::pace::Pace;
 use super::scenario::Scenario;
 
 /// The operation's id is random, and as long as those that the load brings.
@@ -58,13 +58,13 @@ const FUNCTION: &str = r#"
 pub(super) struct Pgbench {
     program: PathBuf,
     connection_count: usize,
-    /// Holds the script and the logs of a turn.
+    /// Holds the script and the logs of a round.
     folder: tempfile::TempDir,
 }
 
-/// One turn of it.
+/// One round of it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Turn {
+pub(super) struct Round {
     pub(super) scenario: Scenario,
     pub(super) pace: Pace,
     pub(super) duration: Duration,
@@ -81,12 +81,11 @@ impl Pgbench {
         let program = beside.unwrap_or_else(|| PathBuf::from("pgbench"));
         let answered = Command::new(&program).arg("--version").output().await;
         if !answered.is_ok_and(|output| output.status.success()) {
-            return Err(BenchError::Server {
-                name: "pgbench".to_owned(),
-                cause: "no such program beside PostgreSQL's binaries or on PATH; install PostgreSQL's contrib \
-                        programs, or leave out --baseline pgbench"
-                    .to_owned(),
-            });
+            return Err(BenchError::server(
+                "pgbench",
+                "no such program beside PostgreSQL's binaries or on PATH; install PostgreSQL's contrib programs, or \
+                 leave out --baseline pgbench",
+            ));
         }
         ledger.client().batch_execute(FUNCTION).await?;
         Ok(Self {
@@ -98,27 +97,22 @@ impl Pgbench {
         })
     }
 
-    /// Why it cannot do this scenario.
-    pub(super) fn skips(scenario: Scenario) -> Option<&'static str> {
-        match scenario {
-            Scenario::Uniform | Scenario::Hot | Scenario::Mutual => None,
-            _ => Some("pgbench does uniform, hot and mutual only"),
-        }
-    }
-
-    /// Runs one turn.
+    /// Runs one round.
     pub(super) async fn run(
         &self,
         ledger: &Ledger,
-        turn: Turn,
+        round: Round,
         bar: &ProgressBar,
     ) -> Result<Measured, BenchError> {
         let script = self.folder.path().join("transfer.sql");
-        std::fs::write(&script, script_of(turn.scenario, ledger.accounts().count))?;
+        std::fs::write(
+            &script,
+            script_of(round.scenario, ledger.accounts().count()),
+        )?;
         let prefix = self.folder.path().join("log");
-        let seconds = turn.duration.as_secs().max(1);
+        let seconds = round.duration.as_secs().max(1);
         let mut command = Command::new(&self.program);
-        let in_flight = match turn.pace {
+        let in_flight = match round.pace {
             Pace::Closed(count) => count,
             Pace::Open(rate) => {
                 command.args(["--rate", &rate.to_string()]);
@@ -156,10 +150,7 @@ impl Pgbench {
         if !output.status.success() {
             let words = String::from_utf8_lossy(&output.stderr);
             let last = words.lines().rev().find(|line| line.contains("error"));
-            return Err(BenchError::Server {
-                name: "pgbench".to_owned(),
-                cause: last.unwrap_or("it failed").to_owned(),
-            });
+            return Err(BenchError::server("pgbench", last.unwrap_or("it failed")));
         }
         self.read_logs(&mut measured)?;
         measured.per_second.resize(seconds as usize, 0);
@@ -205,10 +196,10 @@ impl Line {
         let mut number = |skipped: usize| numbers.nth(skipped).flatten();
         let parsed = (number(2), number(1), number(0));
         let (Some(latency_us), Some(second), Some(micros)) = parsed else {
-            return Err(BenchError::Server {
-                name: "pgbench".to_owned(),
-                cause: format!("its log has a line that is not understood: {line}"),
-            });
+            return Err(BenchError::server(
+                "pgbench",
+                format!("its log has a line that is not understood: {line}"),
+            ));
         };
         Ok(Self {
             latency_us,

@@ -3,15 +3,14 @@
 use std::fmt::{self, Write};
 
 use super::load::{LOCKED_PARTS, PAYER_PARTS};
-use super::ratios::Ratio;
-use super::report::{Figures, LATENCIES, Part, Report, Row};
+use super::report::{Figures, LATENCIES, Part, Ratio, Report, Row};
 
 impl Report {
     /// The table of all rows, head first.
     pub(super) fn table(&self) -> Vec<Vec<String>> {
         let head = [
             "scenario",
-            "way",
+            "mode",
             "load",
             "ledger",
             "variant",
@@ -33,7 +32,7 @@ impl Report {
         for row in &self.rows {
             let mut cells = vec![
                 row.scenario.clone(),
-                row.way.clone(),
+                row.mode.clone(),
                 row.pace.clone(),
                 row.table.clone(),
                 row.variant.clone(),
@@ -89,7 +88,7 @@ impl Report {
         table
     }
 
-    /// What long turns say about themselves: whether throughput and memory stay.
+    /// What long rounds say about themselves: whether throughput and memory stay.
     pub(super) fn drifts(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for row in &self.rows {
@@ -99,14 +98,14 @@ impl Report {
                 };
                 let Row {
                     scenario,
-                    way,
+                    mode,
                     pace,
                     table,
                     variant,
                     ..
                 } = row;
                 lines.push(format!(
-                    "{scenario}, {way}, {pace}, {table}, {variant}, round {round}: {drift}"
+                    "{scenario}, {mode}, {pace}, {table}, {variant}, round {round}: {drift}"
                 ));
             }
         }
@@ -126,13 +125,13 @@ impl Report {
                     for (reason, count) in counts {
                         let Row {
                             scenario,
-                            way,
+                            mode,
                             pace,
                             variant,
                             ..
                         } = row;
                         lines.push(format!(
-                            "{what}: {scenario}, {way}, {pace}, {variant}, round {round}: {count} {reason}"
+                            "{what}: {scenario}, {mode}, {pace}, {variant}, round {round}: {count} {reason}"
                         ));
                     }
                 }
@@ -170,7 +169,7 @@ fn part_cells(row: &Row, name: &str) -> Vec<String> {
     ]
 }
 
-/// Turns that are shorter show no drift.
+/// Rounds that are shorter show no drift.
 const DRIFT_SECONDS_MIN: usize = 20;
 /// From here on, minutes are compared; below it, tenths.
 const DRIFT_MINUTES_SECONDS_MIN: usize = 180;
@@ -253,9 +252,9 @@ impl fmt::Display for Report {
     }
 }
 
-/// Without the columns `way` and `ledger` where they always say the same as by default.
+/// Without the columns `mode` and `ledger` where they always say the same as by default.
 fn without_constants(mut table: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    for name in ["way", "ledger"] {
+    for name in ["mode", "ledger"] {
         let Some(column) = table[0].iter().position(|head| head == name) else {
             continue;
         };

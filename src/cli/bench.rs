@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::CliError;
 use super::args::host_and_port;
+use super::error::CliError;
+use super::open_files::raise_open_files;
 use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::bench::{
-    AskedWay, Baseline, BaselineConfig, BenchError, Build, Database, LockedPayers, Merchant,
-    OperationIds, Pace, Page, Plan, Scenario, TableSize, Variant, Way, run as run_plan,
-    serve_baseline,
+    AskedMode, Baseline, BaselineConfig, BenchError, Build, Database, LockedPayers, Merchant, Mode,
+    OperationIds, Pace, Page, Plan, Scenario, TableSize, Variant, run as run_plan, serve_baseline,
 };
 use crate::output;
 use crate::store::database_url;
@@ -27,16 +27,16 @@ const LOCKED_PAYERS_MAX: u64 = 10_000;
 #[command(after_help = "\
 Examples:
   ballast bench --baseline transaction,echo,pgbench --html report.html
-  ballast bench --scenario uniform --way unary,batch,stream --concurrency 1000
-  ballast bench --scenario uniform --concurrency 1 --rate 4000 --way unary,stream --baseline transaction
+  ballast bench --scenario uniform --mode unary,batch,stream --concurrency 1000
+  ballast bench --concurrency 1 --rate 4000 --mode unary,stream --baseline transaction
   ballast bench --scenario uniform --table-size 10k,10m+5m
   ballast bench --scenario history,locked
   ballast bench --scenario locked --locked-payers 1,4,20,100 --instances 2
-  ballast bench --scenario uniform,hot --way unary:256,stream:2000 --against ../before/ballast
+  ballast bench --scenario uniform,hot --mode unary:256,stream:2000 --against ../before/ballast
   ballast bench --target 10.0.0.5:50051
 
-All that is compared takes turns on one machine, in every round; look at the ratios. Each variant has a database of its
-own, which is dropped at the end.")]
+All that is compared is measured in every round, one after the other on one machine; look at the ratios. \
+Each variant has a database of its own, which is dropped at the end.")]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     load: LoadArgs,
@@ -62,13 +62,13 @@ struct LoadArgs {
     ///
     /// uniform: transfers between any accounts; zipf[:EXPONENT]: few of them are busy; hot: all pay one account; mutual:
     /// two accounts pay each other; debit, reads (GetBalance), mixed (half reads); locked: as uniform, and in the second
-    /// half of each turn somebody holds one balance locked, or see --locked-payers; history: reads of one account with a long history.
+    /// half of each round somebody holds one balance locked, or see --locked-payers; history: reads of one account with a long history.
     #[arg(long, value_delimiter = ',', default_value = "uniform,hot", value_name = "NAMES", value_parser = Scenario::parse)]
     scenario: Vec<Scenario>,
     /// In the scenario `locked`: how many payers are locked, while all pay one merchant; each number is measured on its own
     ///
-    /// Another session holds their balances for the whole turn, and each of them keeps paying, with one unary call in
-    /// flight that does not count. Measured are the other payers, as many as --concurrency says, and compared with a turn in
+    /// Another session holds their balances for the whole round, and each of them keeps paying, with one unary call in
+    /// flight that does not count. Measured are the other payers, as many as --concurrency says, and compared with a round in
     /// which nobody is locked. All of it with a merchant whose id sorts before those of all payers, and with one that sorts
     /// after them.
     #[arg(long, value_delimiter = ',', value_name = "COUNTS", value_parser = clap::value_parser!(u64).range(..=LOCKED_PAYERS_MAX))]
@@ -88,8 +88,8 @@ struct LoadArgs {
     /// stream (SubmitOperations, one stream on each connection)
     ///
     /// stream:2000 has 2000 operations in flight, whatever --concurrency says of the others.
-    #[arg(long, value_delimiter = ',', default_value = "unary", value_name = "NAMES", value_parser = AskedWayName::parse)]
-    way: Vec<AskedWayName>,
+    #[arg(long, alias = "way", value_delimiter = ',', default_value = "unary", value_name = "NAMES", value_parser = AskedModeName::parse)]
+    mode: Vec<AskedModeName>,
     /// How many members each batch has. As many batches are in flight as --concurrency fills, but two if it is more than 1
     #[arg(long, default_value = "500", value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=10_000))]
     batch_size: u64,
@@ -100,13 +100,13 @@ struct LoadArgs {
     /// How many TCP connections the client opens
     #[arg(long, default_value = "4", value_name = "COUNT", value_parser = at_least_one)]
     connections: usize,
-    /// How often each variant gets its turn
+    /// How often each variant is measured under each load
     #[arg(long, default_value = "3", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How long a turn is
+    /// How long each variant is measured in a round
     #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     duration_s: u64,
-    /// How long a turn runs before it is measured; unless it is 0, up to 10 s more until the server has answered once
+    /// How long the load runs before it is measured; unless it is 0, up to 10 s more until the server has answered once
     #[arg(long, default_value = "3", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     warmup_s: u64,
 }
@@ -126,7 +126,7 @@ struct ComparedArgs {
     variant: Vec<String>,
     /// Compare with another build: the binary of another ballast, such as that of an earlier version; may be given several times
     ///
-    /// It takes turns with this one on the same PostgreSQL, each on a fresh database of its own, which it migrates and verifies
+    /// It is measured in turn with this one on the same PostgreSQL, each on a fresh database of its own, which it migrates and verifies
     /// itself. It gets no arguments but what every build understands. The ratios are of this build by that one.
     #[arg(long, value_name = "PATH", value_parser = Build::parse)]
     against: Vec<Build>,
@@ -175,10 +175,10 @@ struct LedgerArgs {
     /// Where the private PostgreSQL keeps its data [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Do not begin every turn with a checkpoint
+    /// Do not begin every round with a checkpoint
     ///
-    /// With a checkpoint before each turn, no turn pays for what another one wrote. But after a checkpoint the first change of
-    /// a page writes the whole page to the WAL, which in short turns on large ledgers happens for each operation.
+    /// With a checkpoint before each round, none pays for what another one wrote. But after a checkpoint the first change of
+    /// a page writes the whole page to the WAL, which in short rounds on large ledgers happens for each operation.
     #[arg(long)]
     no_checkpoint: bool,
     /// Do not recompute the ledgers after the run; for some ten million entries that takes minutes
@@ -186,37 +186,37 @@ struct LedgerArgs {
     no_verify: bool,
 }
 
-/// The name of a way in, and how many operations are in flight by it if that is its own affair.
+/// The name of a mode, and how many operations are in flight in it if that is its own affair.
 #[derive(Debug, Clone, Copy)]
-struct AskedWayName {
-    way: WayName,
+struct AskedModeName {
+    mode: ModeName,
     concurrency: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum WayName {
+enum ModeName {
     Unary,
     Batch,
     Stream,
 }
 
-impl AskedWayName {
+impl AskedModeName {
     fn parse(text: &str) -> Result<Self, String> {
         let (name, concurrency) = match text.split_once(':') {
             Some((name, count)) => (name, Some(at_least_one(count)?)),
             None => (text, None),
         };
-        let way = match name {
-            "unary" => WayName::Unary,
-            "batch" => WayName::Batch,
-            "stream" => WayName::Stream,
+        let mode = match name {
+            "unary" => ModeName::Unary,
+            "batch" => ModeName::Batch,
+            "stream" => ModeName::Stream,
             _ => {
                 return Err(
                     "must be one of unary, batch, stream, or such as stream:2000".to_owned(),
                 );
             }
         };
-        Ok(Self { way, concurrency })
+        Ok(Self { mode, concurrency })
     }
 }
 
@@ -282,18 +282,18 @@ impl LoadArgs {
             .collect()
     }
 
-    fn ways(&self) -> Vec<AskedWay> {
+    fn modes(&self) -> Vec<AskedMode> {
         let size = usize::try_from(self.batch_size).unwrap_or(usize::MAX);
-        let way = |name: WayName| match name {
-            WayName::Unary => Way::Unary,
-            WayName::Batch => Way::Batch(size),
-            WayName::Stream => Way::Stream,
+        let mode = |name: ModeName| match name {
+            ModeName::Unary => Mode::Unary,
+            ModeName::Batch => Mode::Batch(size),
+            ModeName::Stream => Mode::Stream,
         };
-        let ways = self.way.iter().map(|asked| AskedWay {
-            way: way(asked.way),
+        let modes = self.mode.iter().map(|asked| AskedMode {
+            mode: mode(asked.mode),
             concurrency: asked.concurrency,
         });
-        ways.collect()
+        modes.collect()
     }
 }
 
@@ -356,7 +356,7 @@ impl BenchArgs {
         let instance_count = usize::from(compared.instances);
         Ok(Plan {
             paces: load.paces(),
-            ways: load.ways(),
+            modes: load.modes(),
             operation_ids: load.operation_ids.kind(),
             scenarios: load.scenarios()?,
             rounds: load.rounds,
@@ -393,7 +393,7 @@ pub(super) struct BaselineArgs {
 
 pub(super) async fn run(args: BenchArgs) -> Result<(), CliError> {
     let stop = stop_on_signals(PLAIN_WORDS)?;
-    super::serve::raise_open_files();
+    raise_open_files();
     // The files first: a run of an hour must not end with a path that cannot be written.
     let (json, html) = (create(&args.json)?, create(&args.html)?);
     if let Some(url) = &args.ledger.database_url {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::CliError;
+use super::error::CliError;
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Claim, Command, Currency, Movement, Note, OperationId,
-    OwnerId,
+    AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
+    Outcome, OwnerId,
 };
-use crate::store::{AccountSpec, Job, Ledger, Locking, Store, StoreError, Verdict};
+use crate::store::{AccountSpec, Created, Job, Ledger, Locking, Store, StoreError, Verdict};
 
 /// The account that has money.
 pub(super) const RICH: &str = "alice";
@@ -22,12 +22,18 @@ const CURRENCY: &str = "EUR";
 const MINOR_UNITS: i64 = 10_000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Makes the demo accounts if the database has no account at all. True if they are there, from now or from before.
+/// Makes the demo accounts if the database has no account at all. True if they are there and one has got its money, from now
+/// or from before.
 pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
     let requests = store.before(Instant::now() + TIMEOUT);
     if requests.has_accounts().await? {
+        // An earlier start may have ended between the accounts and the credit. A credit that cannot be read is no reason not
+        // to start.
         let ids = [RICH, POOR].map(AccountId::from_stored);
-        return Ok(requests.get_accounts(ids.into()).await?.len() == 2);
+        let opening = requests.get_operation(opening_id()).await;
+        let is_posted =
+            matches!(opening, Ok(Some(opening)) if matches!(opening.outcome, Outcome::Posted(_)));
+        return Ok(is_posted && requests.get_accounts(ids.into()).await?.len() == 2);
     }
     let Ok(currency) = Currency::new(CURRENCY) else {
         return Ok(false);
@@ -44,32 +50,40 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
             labels: BTreeMap::from([("demo".to_owned(), "true".to_owned())]),
             limits: Vec::new(),
         };
-        requests.create_account(spec).await?;
+        match requests.create_account(spec).await? {
+            Created::Account { .. } => {}
+            other => {
+                let cause = format!("the demo account {name} could not be opened: {other:?}");
+                return Err(StoreError::Corrupt(cause).into());
+            }
+        }
     }
     let destination = BalanceKey {
         account_id: AccountId::from_stored(RICH),
         category: Category::main(),
     };
-    let command = Command {
-        operation_id: OperationId::from_stored("demo-opening"),
-        movement: Movement::Credit { destination },
-        amount: Some(amount),
-        currency,
-        note: Note {
+    let command = Command::of_movement(
+        opening_id(),
+        Movement::Credit { destination },
+        (amount, currency),
+        Note {
             description: "opening balance of the demo".to_owned(),
             metadata: BTreeMap::new(),
         },
-    };
-    let job = Job {
-        command: Arc::new(command),
-        claim: Arc::<Claim>::default(),
-        deadline: Instant::now() + TIMEOUT,
-    };
+    );
+    let deadline = Instant::now() + TIMEOUT;
+    let job = Job::new(Arc::new(command), Arc::default(), deadline);
     match &store.execute(&[job], Locking::Skip).await?[..] {
-        [Verdict::Decided(Ok(_))] => Ok(true),
+        // Posted now, or by an earlier attempt.
+        [Verdict::Decided(Ok(_receipt))] => Ok(true),
         other => {
             let cause = format!("the opening credit of the demo was answered {other:?}");
             Err(StoreError::Corrupt(cause).into())
         }
     }
+}
+
+/// The id of the credit.
+fn opening_id() -> OperationId {
+    OperationId::from_stored("demo-opening")
 }

@@ -167,13 +167,16 @@ fn is_of_a_service(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn checked(name: &str) -> Result<(), EnvironmentError> {
-        let variable = (name.into(), "x".into());
-        check(&crate::cli::Cli::command(), [variable].into_iter())
+        let settings = [DATABASE_URL, "BALLAST_LISTEN", "BALLAST_LANES"];
+        let arguments = settings.map(|setting| Arg::new(setting).env(setting));
+        // One of them belongs to a command below.
+        let [url, listen, lanes] = arguments;
+        let serve = Command::new("serve").args([listen, lanes]);
+        let command = Command::new("ballast").arg(url).subcommand(serve);
+        check(&command, [(name.into(), "x".into())].into_iter())
     }
 
     #[test]

@@ -1,18 +1,43 @@
 //! `ballast health`: asks a running server whether it can serve. For container health checks, which have no grpcurl.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use clap::Args;
 use tonic::transport::Endpoint;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::CliError;
-use super::args::HealthArgs;
+use super::args::{address, host_and_port};
+use super::error::CliError;
 use crate::output;
 use crate::rpc::proto::balance_service_server;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Args)]
+pub(super) struct HealthArgs {
+    /// The server, as HOST:PORT [default: this machine, at the port of BALLAST_LISTEN or 50051]
+    #[arg(long, env = "BALLAST_TARGET", value_name = "HOST:PORT", value_parser = host_and_port)]
+    target: Option<String>,
+    #[arg(long, env = "BALLAST_LISTEN", hide = true, default_value = "127.0.0.1:50051", value_parser = address)]
+    listen: SocketAddr,
+}
+
+impl HealthArgs {
+    /// The server to ask: where another one of the same environment listens, if none is named.
+    fn target(&self) -> String {
+        let listens_everywhere = self.listen.ip().is_unspecified();
+        let host = if listens_everywhere {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            self.listen.ip()
+        };
+        let here = SocketAddr::new(host, self.listen.port());
+        self.target.clone().unwrap_or_else(|| here.to_string())
+    }
+}
 
 pub(super) async fn run(args: &HealthArgs) -> Result<(), CliError> {
     let target = args.target();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::CliError;
 use super::args::DatabaseArgs;
+use super::error::CliError;
 use crate::output;
 use crate::store::schema;
 

@@ -3,15 +3,17 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::time::Instant;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Place, ServeArgs};
+use super::args::Place;
 use super::banner::Banner;
+use super::demo;
+use super::error::CliError;
+use super::open_files::raise_open_files;
+use super::serve_args::ServeArgs;
 use super::signals::{Words, stop_on_signals};
-use super::{CliError, demo};
 use crate::embedded::{Description, Embedded, EmbeddedConfig, EmbeddedError};
 use crate::output;
 use crate::server::{Ended, Server};
@@ -143,14 +145,5 @@ async fn connect(database_url: &str, timeout: Duration) -> Result<Client, Schema
             next_word += WORD_INTERVAL;
         }
         tokio::time::sleep(CONNECT_INTERVAL).await;
-    }
-}
-
-/// Each connection is an open file, and the usual soft limit is 1024.
-pub(super) fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::debug!(%error, "the limit of open files could not be raised");
     }
 }

@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::CliError;
 use super::args::host_and_port;
+use super::error::CliError;
+use super::open_files::raise_open_files;
 use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::output;
 use crate::stress::{Plan, run as run_plan, work};
@@ -18,7 +19,6 @@ use crate::stress::{Plan, run as run_plan, work};
 /// are started here. From 10,000 connections to this machine itself on, more source addresses (127.0.0.2 and so on) are
 /// used, because one address has only some 28,000 ports.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(super) struct StressArgs {
     /// The servers, all on one database; without it, a private PostgreSQL and as many servers as needed are started
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,...", value_parser = host_and_port)]
@@ -45,7 +45,7 @@ pub(super) struct ClientArgs {
 
 pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
     let stop = stop_on_signals(PLAIN_WORDS)?;
-    super::serve::raise_open_files();
+    raise_open_files();
     let plan = Plan {
         targets: args.target,
         connection_count: args.connections,
@@ -66,6 +66,6 @@ pub(super) async fn run(args: StressArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn run_client(args: ClientArgs) -> Result<(), CliError> {
-    super::serve::raise_open_files();
+    raise_open_files();
     Ok(work(&args.part).await?)
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::CliError;
-use super::args::{Place, VerifyArgs};
+use clap::Args;
+
+use super::args::{LedgerArgs, Place};
+use super::error::CliError;
 use super::signals::{PLAIN_WORDS, stop_on_signals};
 use crate::embedded::Embedded;
 use crate::output;
@@ -11,6 +13,12 @@ use crate::store::schema;
 use crate::store::verify::{self, Progress, Stage};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
 
 pub(super) async fn run(args: &VerifyArgs) -> Result<(), CliError> {
     args.ledger.start_logging();

@@ -9,7 +9,7 @@ mod reversal;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::command::{Command, Movement, Note, Source};
+use super::command::{Command, Kind, Movement, Note, Source};
 use super::id::{AccountId, Category, OperationId};
 use super::money::{Amount, Currency};
 use super::operation::Operation;
@@ -18,6 +18,7 @@ use super::refusal::Refusal;
 pub use merchant::{MERCHANT_LENGTH_MAX, Merchant};
 pub use reversal::{
     REVERSAL_SUFFIX, Reversal, Settlement, SettlementMethod, is_reserved_id, reversal, reversal_id,
+    source_entry,
 };
 
 /// The category that pays where no rule says otherwise, and where the mapped one cannot.
@@ -57,6 +58,7 @@ impl Code {
     pub fn of(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::InsufficientFunds { .. } => Self::Insufficient,
+            Refusal::InLeg { cause, .. } => Self::of(cause),
             Refusal::OperationIdReused { .. }
             | Refusal::AccountNotFound { .. }
             | Refusal::CurrencyMismatch { .. }
@@ -237,39 +239,34 @@ impl Payment {
             (RULE, rule),
             (ATTEMPT, attempt.as_str()),
         ];
-        Command {
-            operation_id: self.operation_id.clone(),
-            movement: Movement::Debit {
-                source: Source {
-                    account_id: self.account_id.clone(),
-                    categories,
-                },
-            },
-            amount: Some(self.amount),
-            currency: self.currency,
-            note: note("card payment", facts),
-        }
+        let source = Source {
+            account_id: self.account_id.clone(),
+            categories,
+        };
+        Command::of_movement(
+            self.operation_id.clone(),
+            Movement::Debit { source },
+            (self.amount, self.currency),
+            note("card payment", facts),
+        )
     }
 
     /// The names of the fields in which a recorded operation of this id is another payment; empty: it is this one. The
     /// categories do not count: they follow from the rules of that time.
     pub fn differing_fields(&self, recorded: &Operation) -> Vec<&'static str> {
-        let Command {
-            movement,
-            amount,
-            currency,
-            note,
-            ..
-        } = &*recorded.command;
-        let is_payment =
-            matches!(movement, Movement::Debit { .. }) && Attempt::of(recorded).is_some();
-        let account_id = movement.source().map(|source| &source.account_id);
+        let command = &recorded.command;
+        let (note, currency) = (&command.note, command.currency);
+        let is_payment = command.kind() == Kind::Debit && Attempt::of(recorded).is_some();
+        let account_id = command.source_account_id();
         let fact = |name| note.metadata.get(name).map_or("", String::as_str);
         [
             ("kind", !is_payment),
             ("account_id", account_id != Some(&self.account_id)),
-            ("total_amount.minor_units", *amount != Some(self.amount)),
-            ("total_amount.currency_code", *currency != self.currency),
+            (
+                "total_amount.minor_units",
+                command.amount() != Some(self.amount),
+            ),
+            ("total_amount.currency_code", currency != self.currency),
             (MCC, fact(MCC) != self.mcc.as_str()),
             (MERCHANT, !self.merchant.is_stored_as(fact(MERCHANT))),
         ]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
 
@@ -12,6 +14,25 @@ pub struct BalanceKey {
     pub account_id: AccountId,
     /// The pocket of the account.
     pub category: Category,
+}
+
+/// A direction, seen from an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Money leaving the account.
+    Debits,
+    /// Money entering the account.
+    Credits,
+}
+
+impl Side {
+    /// Its name in facts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debits => "debits",
+            Self::Credits => "credits",
+        }
+    }
 }
 
 /// Who pays: an account, and the categories that may, in order.
@@ -45,13 +66,128 @@ pub enum Movement {
         /// The owner whose settlement account the destination is, if the caller named the owner and not the account.
         owner_id: Option<OwnerId>,
     },
-    /// Everything from one account to another, category by category; then the first one closes.
+}
+
+/// One requested change of a command that has any number of them. They are applied in their order, each on top of those
+/// before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestedLeg {
+    /// Whether the amount leaves the balance or enters it.
+    pub side: Side,
+    /// Which balance; `None`: the world outside, which has no balance and no entry.
+    pub balance: Option<Source>,
+    /// How much.
+    pub amount: Amount,
+    /// In which currency.
+    pub currency: Currency,
+}
+
+impl RequestedLeg {
+    /// The account, if it is not the world outside.
+    pub fn account_id(&self) -> Option<&AccountId> {
+        self.balance.as_ref().map(|balance| &balance.account_id)
+    }
+}
+
+/// The legs of a command bring in something else than they take out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "takes out {debits} and brings in {credits} minor units of {currency}; both must be the same"
+)]
+pub struct Unbalanced {
+    /// In this currency.
+    pub currency: Currency,
+    /// What they take out.
+    pub debits: i128,
+    /// What they bring in.
+    pub credits: i128,
+}
+
+/// What is to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// An amount moves between balances that the caller names.
+    Move {
+        /// From where to where.
+        movement: Movement,
+        /// How much.
+        amount: Amount,
+    },
+    /// Everything moves from one account to another, category by category; then the first one closes.
     Merge {
         /// The account that is emptied and closed.
         source: AccountId,
         /// The account that receives; never the source.
         destination: AccountId,
     },
+    /// Several changes at once, see [`Intent::post`].
+    Post {
+        /// Never empty. Per currency, credits are debits.
+        legs: Vec<RequestedLeg>,
+    },
+}
+
+impl Intent {
+    /// Several changes at once. Fails if they would make or destroy money: in each currency, the world outside included, what
+    /// they take out is what they bring in.
+    pub fn post(legs: Vec<RequestedLeg>) -> Result<Self, Unbalanced> {
+        let mut sums: BTreeMap<Currency, (i128, i128)> = BTreeMap::new();
+        for leg in &legs {
+            let (debits, credits) = sums.entry(leg.currency).or_default();
+            *match leg.side {
+                Side::Debits => debits,
+                Side::Credits => credits,
+            } += i128::from(leg.amount.minor_units());
+        }
+        let unbalanced = sums
+            .into_iter()
+            .find(|(_, (debits, credits))| debits != credits);
+        match unbalanced {
+            None => Ok(Self::Post { legs }),
+            Some((currency, (debits, credits))) => Err(Unbalanced {
+                currency,
+                debits,
+                credits,
+            }),
+        }
+    }
+}
+
+/// The kind of an intent, without what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A debit.
+    Debit,
+    /// A credit.
+    Credit,
+    /// A transfer.
+    Transfer,
+    /// A merge of two accounts.
+    Merge,
+    /// Several changes at once.
+    Post,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [
+        Self::Debit,
+        Self::Credit,
+        Self::Transfer,
+        Self::Merge,
+        Self::Post,
+    ];
+
+    /// Its stable name, in UPPER_SNAKE.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debit => "DEBIT",
+            Self::Credit => "CREDIT",
+            Self::Transfer => "TRANSFER",
+            Self::Merge => "MERGE",
+            Self::Post => "POST",
+        }
+    }
 }
 
 /// What the caller wants to remember about an operation. Part of its content: a replay must carry the same.
@@ -63,19 +199,44 @@ pub struct Note {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// One request to move money.
+/// One request to change the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Identity and idempotency key.
     pub operation_id: OperationId,
-    /// From where to where.
-    pub movement: Movement,
-    /// How much; `None`: whatever there is, in a merge and in nothing else.
-    pub amount: Option<Amount>,
+    /// What is to happen.
+    pub intent: Intent,
     /// In which currency.
     pub currency: Currency,
     /// The caller's note.
     pub note: Note,
+}
+
+/// What has to be locked and looked up before a command can be decided: all of it is said here and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needs<'a> {
+    /// The accounts, each once, in the order of their ids: that is the order in which accounts are locked.
+    pub accounts: SmallVec<[AccountNeed<'a>; 2]>,
+}
+
+/// What a command needs of one account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountNeed<'a> {
+    /// The account. Its facts and its balance `main` are always needed.
+    pub account_id: &'a AccountId,
+    /// Which of its other balances are.
+    pub balances: BalancesNeed<'a>,
+    /// Whether its owner and its role for that owner are.
+    pub role: bool,
+}
+
+/// Which balances of an account a command needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BalancesNeed<'a> {
+    /// Those that it names; `main` may be among them.
+    Named(SmallVec<[&'a Category; 2]>),
+    /// All that there are.
+    All,
 }
 
 /// A transfer would pay a balance out of itself.
@@ -102,35 +263,19 @@ impl Movement {
         })
     }
 
-    /// The balances that may pay, if the movement names them.
+    /// The balances that may pay.
     pub fn source(&self) -> Option<&Source> {
         match self {
             Self::Debit { source } | Self::Transfer { source, .. } => Some(source),
-            Self::Credit { .. } | Self::Merge { .. } => None,
+            Self::Credit { .. } => None,
         }
     }
 
-    /// The account that pays, if it is not the world outside.
-    pub fn source_account_id(&self) -> Option<&AccountId> {
-        match self {
-            Self::Merge { source, .. } => Some(source),
-            movement => movement.source().map(|source| &source.account_id),
-        }
-    }
-
-    /// The account that receives, if it is not the world outside.
-    pub fn destination_account_id(&self) -> Option<&AccountId> {
-        match self {
-            Self::Merge { destination, .. } => Some(destination),
-            movement => movement.destination().map(|key| &key.account_id),
-        }
-    }
-
-    /// The balance that receives, if the movement names it.
+    /// The balance that receives.
     pub fn destination(&self) -> Option<&BalanceKey> {
         match self {
             Self::Credit { destination } | Self::Transfer { destination, .. } => Some(destination),
-            Self::Debit { .. } | Self::Merge { .. } => None,
+            Self::Debit { .. } => None,
         }
     }
 
@@ -138,71 +283,202 @@ impl Movement {
     pub fn destination_owner_id(&self) -> Option<&OwnerId> {
         match self {
             Self::Transfer { owner_id, .. } => owner_id.as_ref(),
-            Self::Debit { .. } | Self::Credit { .. } | Self::Merge { .. } => None,
+            Self::Debit { .. } | Self::Credit { .. } => None,
         }
-    }
-
-    /// The accounts whose locks the movement needs: one or two, the source's first.
-    pub fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
-        let (source, destination) = (self.source_account_id(), self.destination_account_id());
-        source
-            .into_iter()
-            .chain(destination.filter(|id| Some(*id) != source))
-    }
-
-    /// The balances that the movement names; of a merge none, since it moves whatever there is.
-    pub fn named_balances(&self) -> impl Iterator<Item = (&AccountId, &Category)> {
-        let paying = self.source().into_iter().flat_map(|source| {
-            let categories = source.categories.iter();
-            categories.map(|category| (&source.account_id, category))
-        });
-        let receiving = self.destination();
-        paying.chain(receiving.map(|key| (&key.account_id, &key.category)))
-    }
-
-    fn kind(&self) -> std::mem::Discriminant<Self> {
-        std::mem::discriminant(self)
     }
 }
 
 impl Command {
+    /// A command that moves an amount between named balances.
+    pub fn of_movement(
+        operation_id: OperationId,
+        movement: Movement,
+        (amount, currency): (Amount, Currency),
+        note: Note,
+    ) -> Self {
+        Self {
+            operation_id,
+            intent: Intent::Move { movement, amount },
+            currency,
+            note,
+        }
+    }
+
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        match &self.intent {
+            Intent::Move { movement, .. } => match movement {
+                Movement::Debit { .. } => Kind::Debit,
+                Movement::Credit { .. } => Kind::Credit,
+                Movement::Transfer { .. } => Kind::Transfer,
+            },
+            Intent::Merge { .. } => Kind::Merge,
+            Intent::Post { .. } => Kind::Post,
+        }
+    }
+
+    /// How much is to move; `None`: whatever there is, or what the legs say.
+    pub fn amount(&self) -> Option<Amount> {
+        match &self.intent {
+            Intent::Move { amount, .. } => Some(*amount),
+            Intent::Merge { .. } | Intent::Post { .. } => None,
+        }
+    }
+
+    fn as_movement(&self) -> Option<&Movement> {
+        match &self.intent {
+            Intent::Move { movement, .. } => Some(movement),
+            Intent::Merge { .. } | Intent::Post { .. } => None,
+        }
+    }
+
+    /// The balances that may pay, if the command names them.
+    pub fn source(&self) -> Option<&Source> {
+        self.as_movement()?.source()
+    }
+
+    /// The balance that receives, if the command names it.
+    pub fn destination(&self) -> Option<&BalanceKey> {
+        self.as_movement()?.destination()
+    }
+
+    /// The owner that was named as the destination.
+    pub fn destination_owner_id(&self) -> Option<&OwnerId> {
+        self.as_movement()?.destination_owner_id()
+    }
+
+    /// The requested legs, in their order; empty for the kinds that have none.
+    pub fn legs(&self) -> &[RequestedLeg] {
+        match &self.intent {
+            Intent::Post { legs } => legs,
+            Intent::Move { .. } | Intent::Merge { .. } => &[],
+        }
+    }
+
+    /// The category that was asked first on a side, of the first balance there; `None`: none was named.
+    pub fn first_category_on(&self, side: Side) -> Option<&Category> {
+        if let Intent::Post { legs } = &self.intent {
+            let mut legs = legs.iter().filter(|leg| leg.side == side);
+            let balance = legs.find_map(|leg| leg.balance.as_ref())?;
+            return balance.categories.first();
+        }
+        match side {
+            Side::Debits => self.source()?.categories.first(),
+            Side::Credits => Some(&self.destination()?.category),
+        }
+    }
+
+    /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
+    pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
+        let single = match (&self.intent, side) {
+            (Intent::Post { .. }, _) => None,
+            (_, Side::Debits) => self.source_account_id(),
+            (_, Side::Credits) => self.destination_account_id(),
+        };
+        let legs = self.legs().iter().filter(move |leg| leg.side == side);
+        single
+            .into_iter()
+            .chain(legs.filter_map(RequestedLeg::account_id))
+    }
+
+    /// The account that pays, if it is not the world outside; the first one, if there are several.
+    pub fn source_account_id(&self) -> Option<&AccountId> {
+        match &self.intent {
+            Intent::Move { movement, .. } => movement.source().map(|source| &source.account_id),
+            Intent::Merge { source, .. } => Some(source),
+            Intent::Post { .. } => self.account_ids_on(Side::Debits).next(),
+        }
+    }
+
+    /// The account that receives, if it is not the world outside; the first one, if there are several.
+    pub fn destination_account_id(&self) -> Option<&AccountId> {
+        match &self.intent {
+            Intent::Move { movement, .. } => movement.destination().map(|key| &key.account_id),
+            Intent::Merge { destination, .. } => Some(destination),
+            Intent::Post { .. } => self.account_ids_on(Side::Credits).next(),
+        }
+    }
+
+    /// What has to be locked and looked up before it can be decided.
+    pub fn needs(&self) -> Needs<'_> {
+        let mut needs = Needs {
+            accounts: SmallVec::new(),
+        };
+        match &self.intent {
+            Intent::Move { movement, .. } => {
+                if let Some(source) = movement.source() {
+                    needs.name(&source.account_id, &source.categories);
+                }
+                if let Some(BalanceKey {
+                    account_id,
+                    category,
+                }) = movement.destination()
+                {
+                    needs.name(account_id, [category]);
+                }
+            }
+            Intent::Merge {
+                source,
+                destination,
+            } => {
+                for account_id in [source, destination] {
+                    let need = needs.of(account_id);
+                    (need.balances, need.role) = (BalancesNeed::All, true);
+                }
+            }
+            Intent::Post { legs } => {
+                for balance in legs.iter().filter_map(|leg| leg.balance.as_ref()) {
+                    needs.name(&balance.account_id, &balance.categories);
+                }
+            }
+        }
+        needs
+    }
+
+    /// The accounts that it needs, each once, in the order of their ids.
+    pub fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
+        let accounts = self.needs().accounts.into_iter();
+        accounts.map(|account| account.account_id)
+    }
+
     /// The names of the fields in which the content of `other` differs; empty: `other` is a replay of this command.
     /// A destination that was named by its owner is compared by the owner, so a replay stays one whichever account
     /// settles for that owner by then.
     pub fn differing_fields(&self, other: &Self) -> Vec<&'static str> {
-        let (this, that) = (&self.movement, &other.movement);
-        let source_account = |movement: &Movement| movement.source_account_id().cloned();
-        let source_categories =
-            |movement: &Movement| movement.source().map(|source| source.categories.clone());
-        let destination_account = |movement: &Movement| match movement.destination_owner_id() {
+        let source_categories = |command: &Self| {
+            let source = command.source();
+            source.map(|source| source.categories.clone())
+        };
+        let destination_account = |command: &Self| match command.destination_owner_id() {
             Some(_) => None,
-            None => movement.destination_account_id().cloned(),
+            None => command.destination_account_id().cloned(),
         };
         let destination_category =
-            |movement: &Movement| movement.destination().map(|key| key.category.clone());
+            |command: &Self| command.destination().map(|key| key.category.clone());
         [
-            ("kind", this.kind() != that.kind()),
+            ("kind", self.kind() != other.kind()),
             (
                 "source_account_id",
-                source_account(this) != source_account(that),
+                self.source_account_id() != other.source_account_id(),
             ),
             (
                 "source_categories",
-                source_categories(this) != source_categories(that),
+                source_categories(self) != source_categories(other),
             ),
             (
                 "destination_account_id",
-                destination_account(this) != destination_account(that),
+                destination_account(self) != destination_account(other),
             ),
             (
                 "destination_owner_id",
-                this.destination_owner_id() != that.destination_owner_id(),
+                self.destination_owner_id() != other.destination_owner_id(),
             ),
             (
                 "destination_category",
-                destination_category(this) != destination_category(that),
+                destination_category(self) != destination_category(other),
             ),
-            ("amount.minor_units", self.amount != other.amount),
+            ("legs", self.legs() != other.legs()),
+            ("amount.minor_units", self.amount() != other.amount()),
             ("amount.currency_code", self.currency != other.currency),
             (
                 "description",
@@ -213,5 +489,100 @@ impl Command {
         .into_iter()
         .filter_map(|(field, differs)| differs.then_some(field))
         .collect()
+    }
+}
+
+impl<'a> Needs<'a> {
+    /// The need of one account: the one that is there, or a new one in its place.
+    fn of(&mut self, account_id: &'a AccountId) -> &mut AccountNeed<'a> {
+        let found = self
+            .accounts
+            .binary_search_by(|need| need.account_id.cmp(account_id));
+        let index = found.unwrap_or_else(|index| {
+            let need = AccountNeed {
+                account_id,
+                balances: BalancesNeed::Named(SmallVec::new()),
+                role: false,
+            };
+            self.accounts.insert(index, need);
+            index
+        });
+        &mut self.accounts[index]
+    }
+
+    fn name(&mut self, account_id: &'a AccountId, names: impl IntoIterator<Item = &'a Category>) {
+        if let BalancesNeed::Named(categories) = &mut self.of(account_id).balances {
+            for category in names {
+                if !categories.contains(&category) {
+                    categories.push(category);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account_id(text: &str) -> AccountId {
+        AccountId::from_stored(text)
+    }
+
+    fn command(intent: Intent) -> Command {
+        Command {
+            operation_id: OperationId::from_stored("op"),
+            intent,
+            currency: Currency::new("EUR").expect("a currency"),
+            note: Note::default(),
+        }
+    }
+
+    /// Whichever way the money goes, accounts are locked in the order of their ids, and each once.
+    #[test]
+    fn accounts_are_needed_once_and_in_order() {
+        let categories = ["FOOD", "main"].map(Category::from_stored);
+        for (from, to, expected) in [
+            ("a", "b", &["a", "b"][..]),
+            ("b", "a", &["a", "b"]),
+            ("a", "a", &["a"]),
+        ] {
+            let movement = Movement::transfer(
+                Source {
+                    account_id: account_id(from),
+                    categories: categories.to_vec(),
+                },
+                BalanceKey {
+                    account_id: account_id(to),
+                    category: Category::from_stored("CASH"),
+                },
+                None,
+            );
+            let command = command(Intent::Move {
+                movement: movement.expect("several balances"),
+                amount: Amount::new(1).expect("an amount"),
+            });
+            let ids: Vec<&str> = command.account_ids().map(AccountId::as_str).collect();
+            assert_eq!(ids, expected, "{from} {to}");
+            let count = |need: &AccountNeed| match &need.balances {
+                BalancesNeed::Named(categories) => categories.len(),
+                BalancesNeed::All => panic!("a transfer names its balances"),
+            };
+            let counts: usize = command.needs().accounts.iter().map(count).sum();
+            assert_eq!(counts, 3);
+        }
+        let merge = command(Intent::Merge {
+            source: account_id("b"),
+            destination: account_id("a"),
+        });
+        let needs = merge.needs();
+        assert!(
+            needs
+                .accounts
+                .iter()
+                .all(|need| need.role && need.balances == BalancesNeed::All)
+        );
+        let ids: Vec<&str> = merge.account_ids().map(AccountId::as_str).collect();
+        assert_eq!(ids, ["a", "b"]);
     }
 }

@@ -9,12 +9,19 @@ pub mod id;
 pub mod map;
 pub mod money;
 pub mod operation;
+mod posting;
 pub mod refusal;
 pub mod time;
 
-pub use book::{Account, Balance, BalanceChange, Balances, Book, Closures, Role};
+pub use book::{
+    Account, AccountChanges, AccountFlags, Balance, BalanceChange, Balances, Book, Changes,
+    MemberRefused, Role,
+};
 pub use claim::Claim;
-pub use command::{BalanceKey, Command, Movement, Note, SameBalance, Source};
+pub use command::{
+    AccountNeed, BalanceKey, BalancesNeed, Command, Intent, Kind, Movement, Needs, Note,
+    RequestedLeg, SameBalance, Side, Source, Unbalanced,
+};
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
 pub use map::{Map, Set};
 pub use money::{Amount, AmountError, Currency, CurrencyError};

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::command::{BalanceKey, Command};
 use super::id::OperationId;
 use super::refusal::Refusal;
@@ -29,16 +31,10 @@ pub struct Entry {
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The money moved.
-    Posted {
-        /// The entry of the balance that paid.
-        source: Option<Entry>,
-        /// The entry of the balance that received.
-        destination: Option<Entry>,
-    },
-    /// Both entries of each category that had money, ordered by category.
-    Merged(Vec<[Entry; 2]>),
-    /// The money did not move and never will.
+    /// It happened: one entry for each leg, in the order in which they were applied; of a movement and of each part of a
+    /// merge the debit first. An operation without legs has none.
+    Posted(SmallVec<[Entry; 2]>),
+    /// It did not happen and never will.
     Refused(Refusal),
 }
 
@@ -54,18 +50,19 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Its entries, the source's first, in a merge by category; none if it was refused.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let (source, destination, merged) = match &self.outcome {
-            Outcome::Posted {
-                source,
-                destination,
-            } => (source.as_ref(), destination.as_ref(), &[][..]),
-            Outcome::Merged(parts) => (None, None, &parts[..]),
-            Outcome::Refused(_) => (None, None, &[][..]),
-        };
-        let moved = source.into_iter().chain(destination);
-        moved.chain(merged.iter().flatten())
+    /// Its entries, see [`Outcome::Posted`]; none if it was refused.
+    pub fn entries(&self) -> &[Entry] {
+        match &self.outcome {
+            Outcome::Posted(entries) => entries,
+            Outcome::Refused(_) => &[],
+        }
+    }
+}
+
+impl Entry {
+    /// Whether it stands on the side that receives.
+    pub fn is_credit(&self) -> bool {
+        self.amount > 0
     }
 }
 

@@ -2,27 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::command::BalanceKey;
+use super::command::{BalanceKey, Side};
 use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
-
-/// Which direction of an account is frozen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Money leaving the account.
-    Debits,
-    /// Money entering the account.
-    Credits,
-}
-
-impl Side {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Debits => "debits",
-            Self::Credits => "credits",
-        }
-    }
-}
 
 /// Why an operation does not happen, in order of precedence. Amounts in minor units.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,6 +91,13 @@ pub enum Refusal {
         /// The account's currency.
         currency: Currency,
     },
+    /// One of several legs cannot be posted, and so none is. As final and as recorded as its cause.
+    InLeg {
+        /// Which one, from 0.
+        index: usize,
+        /// Why: any refusal of a leg by itself.
+        cause: Box<Refusal>,
+    },
     /// The account would get one category more than an account may have. Final and recorded.
     CategoryLimitExceeded {
         /// The balance that it has not yet.
@@ -123,6 +112,9 @@ const CATEGORIES_SHOWN_MAX: usize = 4;
 
 /// The variables of a refusal by name: what an error's metadata shows and what the store keeps.
 pub type Facts = BTreeMap<String, String>;
+
+/// The fact that says which leg it is about.
+const LEG: &str = "leg";
 
 impl Refusal {
     /// The stable name of the reason, in UPPER_SNAKE.
@@ -139,6 +131,7 @@ impl Refusal {
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
             Self::CategoryLimitExceeded { .. } => "CATEGORY_LIMIT_EXCEEDED",
+            Self::InLeg { cause, .. } => cause.reason(),
         }
     }
 
@@ -156,12 +149,18 @@ impl Refusal {
             | Self::InsufficientFunds { .. }
             | Self::BalanceLimitExceeded { .. }
             | Self::CategoryLimitExceeded { .. } => true,
+            Self::InLeg { cause, .. } => cause.is_recorded(),
         }
     }
 
     /// Its variables by name. With [`Refusal::reason`] they say all that the refusal says.
     pub fn facts(&self) -> Facts {
         let facts: Vec<(&str, String)> = match self {
+            Self::InLeg { index, cause } => {
+                let mut facts = cause.facts();
+                facts.insert(LEG.to_owned(), index.to_string());
+                return facts;
+            }
             Self::OperationIdReused {
                 operation_id,
                 fields,
@@ -262,6 +261,14 @@ impl Refusal {
 
     /// The recorded refusal that `reason` and `facts` came from; `None` if they come from no recorded refusal.
     pub fn from_facts(reason: &str, facts: &Facts) -> Option<Self> {
+        if let Some(index) = facts.get(LEG) {
+            let mut facts = facts.clone();
+            facts.remove(LEG);
+            return Some(Self::InLeg {
+                index: index.parse().ok()?,
+                cause: Self::from_facts(reason, &facts)?.into(),
+            });
+        }
         let text = |name: &str| facts.get(name).map(String::as_str);
         let number = |name: &str| text(name)?.parse::<i64>().ok();
         let amount = |name: &str| Amount::new(number(name)?).ok();
@@ -340,6 +347,7 @@ fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::InLeg { index, cause } => write!(f, "legs[{index}]: {cause}"),
             Self::OperationIdReused {
                 operation_id,
                 fields,

@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::edge::Deadline;
+use super::context::Call;
 use super::page::{self, List};
 use super::proto::{self, account_service_server::AccountService};
-use super::room::Room;
 use super::status::RpcError;
 use super::violations::Violations;
 use super::{reply, request};
@@ -33,14 +32,14 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<proto::CreateAccountRequest>,
     ) -> Result<Response<proto::CreateAccountResponse>, Status> {
-        let deadline = Deadline::of(&request);
+        let (call, request) = Call::split(request)?;
         let categories_max = self.store.categories_per_account_max();
-        let spec = request::create_account(request.into_inner(), categories_max);
+        let spec = request::create_account(request, categories_max);
         let spec = spec.map_err(RpcError::from)?;
         let (account_id, owner_id) = (spec.account_id.clone(), spec.owner_id.clone());
         let created = self
             .store
-            .before(deadline)
+            .before(call.context.deadline())
             .create_account(spec)
             .await
             .map_err(RpcError::of_unnamed_write)?;
@@ -67,12 +66,13 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<proto::GetAccountRequest>,
     ) -> Result<Response<proto::GetAccountResponse>, Status> {
-        let account_id = request::get_account(request.get_ref()).map_err(RpcError::from)?;
-        let store = self.store.before(Deadline::of(&request));
+        let (call, request) = Call::split(request)?;
+        let account_id = request::get_account(&request).map_err(RpcError::from)?;
+        let store = self.store.before(call.context.deadline());
         let account = store
             .get_accounts(vec![account_id.clone()])
             .await
-            .map_err(RpcError::from)?
+            .map_err(RpcError::of_read)?
             .pop();
         let account = account.ok_or(RpcError::AccountNotFound(account_id))?;
         Ok(Response::new(proto::GetAccountResponse {
@@ -84,13 +84,14 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<proto::BatchGetAccountsRequest>,
     ) -> Result<Response<proto::BatchGetAccountsResponse>, Status> {
-        let account_ids = request::batch_get_accounts(request.get_ref()).map_err(RpcError::from)?;
-        let reserved = Room::reserve(&request, page::room(account_ids.len())).await?;
-        let store = self.store.before(Deadline::of(&request));
+        let (call, request) = Call::split(request)?;
+        let account_ids = request::batch_get_accounts(&request).map_err(RpcError::from)?;
+        let reserved = call.reserve(page::reserved_size(account_ids.len())).await?;
+        let store = self.store.before(call.context.deadline());
         let found = store
             .get_accounts(account_ids.clone())
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let found: HashMap<&str, _> = found
             .iter()
             .map(|account| (account_id_of(account).as_str(), account))
@@ -117,14 +118,17 @@ impl AccountService for AccountRpc {
         &self,
         request: Request<proto::ListAccountsRequest>,
     ) -> Result<Response<proto::ListAccountsResponse>, Status> {
-        let page = request::list_accounts(request.get_ref()).map_err(RpcError::from)?;
+        let (call, request) = Call::split(request)?;
+        let page = request::list_accounts(&request).map_err(RpcError::from)?;
         let owner_id = page.filter.clone();
-        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
-        let store = self.store.before(Deadline::of(&request));
+        let reserved = call
+            .reserve(page::reserved_size(page.size as usize))
+            .await?;
+        let store = self.store.before(call.context.deadline());
         let accounts = store
             .list_accounts(page.filter, page.after, page.size + 1)
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let mut accounts = accounts.iter().map(reply::read_account).collect();
         let more = page::cut(&mut accounts, page.size as usize);
         let last = accounts.last().filter(|_| more);

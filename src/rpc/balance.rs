@@ -1,25 +1,23 @@
 //! BalanceService: see `proto/ballast/v1/balance_service.proto`.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::batch;
-use super::edge::Deadline;
+use super::context::{Call, Context};
 use super::member::{self, Member};
 use super::page;
 use super::proto::{self, balance_service_server::BalanceService};
 use super::reply::{self, Posted};
 use super::request::{self, HistoryFilter, HistoryPage};
-use super::room::Room;
 use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
 use crate::batcher::Batcher;
-use crate::domain::{AccountId, Command, card};
+use crate::domain::{AccountId, Command, Side, card};
 use crate::store::{BalanceAt, HistoryPosition, Listed, Store, StoreError, account_id_of};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
@@ -27,43 +25,35 @@ use crate::store::{BalanceAt, HistoryPosition, Listed, Store, StoreError, accoun
 pub struct BalanceRpc {
     batcher: Batcher,
     store: Store,
-    limits: Limits,
-}
-
-/// What ends an operation of a stream, and the stream.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// The longest that one operation may take, from its arrival on.
-    pub operation_timeout: Duration,
     /// Cancelled when the server drains: then streams read no more.
-    pub draining: CancellationToken,
+    draining: CancellationToken,
 }
 
 /// How many pages' worth of operations ListOperations looks through for one page of a direction, at most half of its time.
 const SCANNED_PAGES_MAX: usize = 20;
 
 impl BalanceRpc {
-    /// Serves from this batcher and this store, streams within these limits.
-    pub fn new(batcher: Batcher, store: Store, limits: Limits) -> Self {
+    /// Serves from this batcher and this store. Streams read no more once `draining` is cancelled.
+    pub fn new(batcher: Batcher, store: Store, draining: CancellationToken) -> Self {
         Self {
             batcher,
             store,
-            limits,
+            draining,
         }
     }
 
-    async fn execute(&self, command: Command, deadline: Instant) -> Result<Posted, RpcError> {
-        let answer = self.batcher.execute(command, deadline).await;
+    async fn execute(&self, command: Command, context: &Context) -> Result<Posted, RpcError> {
+        let answer = self.batcher.execute(command, context.deadline()).await;
         member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 
-    /// The command of a request, with what had to be asked about its accounts.
-    async fn command(&self, member: Member, deadline: Instant) -> Result<Command, RpcError> {
+    /// The command of a request, after what had to be looked up for it.
+    async fn command(&self, member: Member, context: &Context) -> Result<Command, RpcError> {
         match member {
             Member::Command(command) => Ok(*command),
-            Member::Asks(asks) => {
-                let facts = member::ask(&self.store, [&*asks], deadline).await;
-                asks.settle(&facts)
+            Member::Unresolved(operation) => {
+                let resolved = member::resolve(&self.store, [&*operation], context).await;
+                operation.command(&resolved)
             }
         }
     }
@@ -72,11 +62,18 @@ impl BalanceRpc {
     async fn merge_command(
         &self,
         merge: request::Merge,
-        deadline: Instant,
+        context: &Context,
     ) -> Result<Command, RpcError> {
+        if merge.source == merge.destination {
+            return Err(RpcError::SameAccount(merge.source));
+        }
         if card::is_reserved_id(merge.operation_id.as_str()) {
             let ids = vec![merge.operation_id.clone()];
-            let recorded = self.store.before(deadline).recorded_operations(ids).await?;
+            let recorded = self
+                .store
+                .before(context.deadline())
+                .recorded_operations(ids)
+                .await?;
             if recorded.is_empty() {
                 let mut violations = Violations::default();
                 violations.reserved("operation_id");
@@ -86,7 +83,7 @@ impl BalanceRpc {
         let account_ids = vec![merge.source.clone(), merge.destination.clone()];
         let found = self
             .store
-            .before(deadline)
+            .before(context.deadline())
             .get_accounts(account_ids)
             .await?;
         let currency_of = |account_id: &AccountId| {
@@ -108,25 +105,23 @@ impl BalanceRpc {
     async fn history(
         &self,
         page: &HistoryPage,
-        deadline: Instant,
+        context: &Context,
     ) -> Result<(Vec<Listed>, Option<HistoryPosition>), RpcError> {
         let (filter, direction) = &page.filter;
         let size = page.size as usize;
         let mut position = page.after.clone().unwrap_or_else(HistoryPosition::newest);
         let mut found = Vec::new();
         let begun = Instant::now();
-        let half_of_the_time = begun + deadline.saturating_duration_since(begun) / 2;
+        let half_of_the_time = begun + context.deadline().saturating_duration_since(begun) / 2;
         for scan_count in 0..SCANNED_PAGES_MAX {
             // The next page goes on from here: better a short one than none in time.
             if scan_count > 0 && Instant::now() > half_of_the_time {
                 break;
             }
             let operations = self
-                .scan(filter, position.clone(), page.size + 1, deadline)
+                .scan(filter, position.clone(), page.size + 1, context)
                 .await?;
-            let sides = self
-                .sides(filter, *direction, &operations, deadline)
-                .await?;
+            let sides = self.sides(filter, *direction, &operations, context).await?;
             let is_last = operations.len() <= size;
             for operation in operations.into_iter().take(size) {
                 position = operation.position.clone();
@@ -156,16 +151,16 @@ impl BalanceRpc {
         filter: &HistoryFilter,
         after: HistoryPosition,
         limit: i64,
-        deadline: Instant,
+        context: &Context,
     ) -> Result<Vec<Listed>, RpcError> {
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let operations = match filter.clone() {
             HistoryFilter::Account(account_id) => {
                 store.account_history(account_id, after, limit).await
             }
             HistoryFilter::Owner(owner_id) => store.owner_history(owner_id, after, limit).await,
         };
-        Ok(operations?)
+        operations.map_err(RpcError::of_read)
     }
 
     /// What has to be known about the accounts of these operations to tell their directions. Of an owner, that is asked about
@@ -175,7 +170,7 @@ impl BalanceRpc {
         filter: &HistoryFilter,
         direction: proto::Direction,
         operations: &[Listed],
-        deadline: Instant,
+        context: &Context,
     ) -> Result<Sides, RpcError> {
         let owner_id = match filter {
             _ if direction == proto::Direction::Unspecified => return Ok(Sides::default()),
@@ -188,13 +183,14 @@ impl BalanceRpc {
             .iter()
             .filter_map(|one| one.operation.as_ref().ok());
         let named: HashSet<AccountId> = readable
-            .flat_map(|operation| operation.command.movement.account_ids().cloned())
+            .flat_map(|operation| operation.command.account_ids().cloned())
             .collect();
         if named.is_empty() {
             return Ok(Sides::default());
         }
-        let store = self.store.before(deadline);
-        let owners = store.account_owners(named.into_iter().collect()).await?;
+        let store = self.store.before(context.deadline());
+        let owners = store.account_owners(named.into_iter().collect()).await;
+        let owners = owners.map_err(RpcError::of_read)?;
         let listed = owners.into_iter().filter(|(_, owner)| owner == owner_id);
         Ok(Sides(listed.map(|(account_id, _)| account_id).collect()))
     }
@@ -210,10 +206,9 @@ impl Sides {
         let Ok(operation) = &listed.operation else {
             return true;
         };
-        let movement = &operation.command.movement;
-        let is_listed = |id: Option<&AccountId>| id.is_some_and(|id| self.0.contains(id));
-        let from_listed = is_listed(movement.source_account_id());
-        let to_listed = is_listed(movement.destination_account_id());
+        let command = &operation.command;
+        let is_listed = |side| command.account_ids_on(side).any(|id| self.0.contains(id));
+        let (from_listed, to_listed) = (is_listed(Side::Debits), is_listed(Side::Credits));
         match direction {
             proto::Direction::Unspecified => true,
             proto::Direction::Incoming => to_listed && !from_listed,
@@ -229,15 +224,15 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::DebitRequest>,
     ) -> Result<Response<proto::DebitResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let debit = request::debit(request.into_inner()).map_err(RpcError::from)?;
-        let command = self.command(Member::of_debit(debit), deadline).await?;
+        let (call, request) = Call::split(request)?;
+        let debit = request::debit(request).map_err(RpcError::from)?;
+        let command = self.command(Member::of_debit(debit), &call.context).await?;
         let Posted {
             operation,
             entries,
             balances,
             replayed,
-        } = self.execute(command, deadline).await?;
+        } = self.execute(command, &call.context).await?;
         Ok(Response::new(proto::DebitResponse {
             operation: Some(operation),
             entries,
@@ -250,15 +245,17 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::CreditRequest>,
     ) -> Result<Response<proto::CreditResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let credit = request::credit(request.into_inner()).map_err(RpcError::from)?;
-        let command = self.command(Member::of_credit(credit), deadline).await?;
+        let (call, request) = Call::split(request)?;
+        let credit = request::credit(request).map_err(RpcError::from)?;
+        let command = self
+            .command(Member::of_command(credit), &call.context)
+            .await?;
         let Posted {
             operation,
             entries,
             balances,
             replayed,
-        } = self.execute(command, deadline).await?;
+        } = self.execute(command, &call.context).await?;
         Ok(Response::new(proto::CreditResponse {
             operation: Some(operation),
             entries,
@@ -271,17 +268,40 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::TransferResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let transfer = request::transfer(request.into_inner()).map_err(RpcError::from)?;
+        let (call, request) = Call::split(request)?;
+        let transfer = request::transfer(request).map_err(RpcError::from)?;
         let member = Member::of_transfer(transfer)?;
-        let command = self.command(member, deadline).await?;
+        let command = self.command(member, &call.context).await?;
         let Posted {
             operation,
             entries,
             balances,
             replayed,
-        } = self.execute(command, deadline).await?;
+        } = self.execute(command, &call.context).await?;
         Ok(Response::new(proto::TransferResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
+    async fn post_operation(
+        &self,
+        request: Request<proto::PostOperationRequest>,
+    ) -> Result<Response<proto::PostOperationResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let post = request::post(request).map_err(RpcError::from)?;
+        let command = self
+            .command(Member::of_command(post), &call.context)
+            .await?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, &call.context).await?;
+        Ok(Response::new(proto::PostOperationResponse {
             operation: Some(operation),
             entries,
             balances,
@@ -293,10 +313,10 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::MergeAccountsRequest>,
     ) -> Result<Response<proto::MergeAccountsResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let merge = request::merge(request.into_inner()).map_err(RpcError::from)?;
-        let command = self.merge_command(merge, deadline).await?;
-        let mut posted = self.execute(command, deadline).await?;
+        let (call, request) = Call::split(request)?;
+        let merge = request::merge(request).map_err(RpcError::from)?;
+        let command = self.merge_command(merge, &call.context).await?;
+        let mut posted = self.execute(command, &call.context).await?;
         let cut_at = posted.cut();
         let Posted {
             operation,
@@ -319,11 +339,11 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::ExecuteBatchRequest>,
     ) -> Result<Response<proto::ExecuteBatchResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let count = request::execute_batch(request.get_ref()).map_err(RpcError::from)?;
-        let reserved = Room::reserve(&request, batch::room(count)).await?;
-        let operations = request.into_inner().operations;
-        let results = batch::execute(&self.batcher, &self.store, operations, deadline).await;
+        let (call, request) = Call::split(request)?;
+        let count = request::execute_batch(&request).map_err(RpcError::from)?;
+        let reserved = call.reserve(batch::reserved_size(count)).await?;
+        let (batcher, store) = (&self.batcher, &self.store);
+        let results = batch::execute(batcher, store, request.operations, &call.context).await;
         Ok(reserved.answer(proto::ExecuteBatchResponse { results }))
     }
 
@@ -333,11 +353,10 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<tonic::Streaming<proto::SubmitOperationsRequest>>,
     ) -> Result<Response<Self::SubmitOperationsStream>, Status> {
-        let deadline = Deadline::of_stream(&request);
-        let room = Room::of(&request)?;
+        let (call, requests) = Call::split(request)?;
         let (batcher, store) = (self.batcher.clone(), self.store.clone());
-        let requests = request.into_inner();
-        let results = submission::start(requests, batcher, store, deadline, room, &self.limits);
+        let draining = self.draining.clone();
+        let results = submission::start(requests, batcher, store, call, draining);
         Ok(Response::new(results))
     }
 
@@ -345,18 +364,19 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::GetBalanceRequest>,
     ) -> Result<Response<proto::GetBalanceResponse>, Status> {
-        let (key, at_time) = request::get_balance(request.get_ref()).map_err(RpcError::from)?;
+        let (call, request) = Call::split(request)?;
+        let (key, at_time) = request::get_balance(&request).map_err(RpcError::from)?;
         let account_id = key.account_id.clone();
-        let store = self.store.before(Deadline::of(&request));
+        let store = self.store.before(call.context.deadline());
         let balance = match at_time {
             None => {
-                let details = store.get_balance(key).await.map_err(RpcError::from)?;
+                let details = store.get_balance(key).await.map_err(RpcError::of_read)?;
                 details.map(|details| reply::balance(account_id.as_str(), &details))
             }
             Some(at) => match store
                 .get_balance_at(key, at)
                 .await
-                .map_err(RpcError::from)?
+                .map_err(RpcError::of_read)?
             {
                 None => None,
                 Some(BalanceAt::Entry { now, then }) => {
@@ -381,13 +401,13 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::GetOperationRequest>,
     ) -> Result<Response<proto::GetOperationResponse>, Status> {
-        let (operation_id, after) =
-            request::get_operation(request.get_ref()).map_err(RpcError::from)?;
-        let store = self.store.before(Deadline::of(&request));
+        let (call, request) = Call::split(request)?;
+        let (operation_id, after) = request::get_operation(&request).map_err(RpcError::from)?;
+        let store = self.store.before(call.context.deadline());
         let operation = store
             .get_operation(operation_id.clone())
             .await
-            .map_err(RpcError::from)?;
+            .map_err(RpcError::of_read)?;
         let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
         let entries = reply::entries(&operation);
         let operation = reply::operation(&operation);
@@ -405,9 +425,12 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::ListOperationsRequest>,
     ) -> Result<Response<proto::ListOperationsResponse>, Status> {
-        let page = request::list_operations(request.get_ref()).map_err(RpcError::from)?;
-        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
-        let (operations, next) = self.history(&page, Deadline::of(&request)).await?;
+        let (call, request) = Call::split(request)?;
+        let page = request::list_operations(&request).map_err(RpcError::from)?;
+        let reserved = call
+            .reserve(page::reserved_size(page.size as usize))
+            .await?;
+        let (operations, next) = self.history(&page, &call.context).await?;
         let (filter, direction) = &page.filter;
         let mut replies = operations.iter().map(reply::listed_operation).collect();
         // What an answer has no room for is the next page's.
@@ -431,12 +454,15 @@ impl BalanceService for BalanceRpc {
         &self,
         request: Request<proto::ListEntriesRequest>,
     ) -> Result<Response<proto::ListEntriesResponse>, Status> {
-        let page = request::list_entries(request.get_ref()).map_err(RpcError::from)?;
+        let (call, request) = Call::split(request)?;
+        let page = request::list_entries(&request).map_err(RpcError::from)?;
         let (key, order) = page.filter;
-        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
-        let store = self.store.before(Deadline::of(&request));
+        let reserved = call
+            .reserve(page::reserved_size(page.size as usize))
+            .await?;
+        let store = self.store.before(call.context.deadline());
         let entries = store.list_entries(key.clone(), order, page.after, page.size + 1);
-        let entries = entries.await.map_err(RpcError::from)?;
+        let entries = entries.await.map_err(RpcError::of_read)?;
         let mut entries = entries
             .iter()
             .map(|entry| reply::listed_entry(&key, entry))

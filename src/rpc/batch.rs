@@ -1,11 +1,10 @@
 //! A batch: the members of one ExecuteBatch on their way through the batcher, side by side.
 
-use tokio::time::Instant;
-
-use super::member::{self, Asks, Member};
+use super::context::Context;
+use super::member::{self, Member, Unresolved};
 use super::status::RpcError;
-use super::{brief, page, proto};
-use crate::batcher::{Batcher, Group};
+use super::{page, proto, short_errors};
+use crate::batcher::{Batcher, Pipeline};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -13,8 +12,8 @@ use crate::store::Store;
 /// thread that others wait for may take.
 const CHUNK_SIZE: usize = 500;
 
-/// What is reserved for the answer of a batch of so many members, in bytes.
-pub fn room(count: usize) -> usize {
+/// How many bytes are reserved for the answer of a batch of so many members.
+pub fn reserved_size(count: usize) -> usize {
     (count * 1024).min(page::ANSWER_SIZE_MAX)
 }
 
@@ -24,46 +23,46 @@ const KEPT_SIZE: usize = 2 * 1024;
 /// The members of one call, and the results of those that have ended.
 struct Batch<'a> {
     batcher: &'a Batcher,
-    deadline: Instant,
-    group: Group<usize>,
+    context: &'a Context,
+    pipeline: Pipeline<usize>,
     operation_ids: Vec<String>,
     results: Vec<Option<proto::OperationResult>>,
 }
 
-/// Executes all operations: one result for each, in their order, by the deadline.
+/// Executes all operations: one result for each, in their order, by the deadline of `context`.
 pub async fn execute(
     batcher: &Batcher,
     store: &Store,
     operations: Vec<proto::OperationRequest>,
-    deadline: Instant,
+    context: &Context,
 ) -> Vec<proto::OperationResult> {
     let mut batch = Batch {
         batcher,
-        deadline,
-        group: Group::default(),
+        context,
+        pipeline: Pipeline::default(),
         operation_ids: Vec::with_capacity(operations.len()),
         results: std::iter::repeat_with(|| None)
             .take(operations.len())
             .collect(),
     };
-    let mut asking = Vec::new();
+    let mut unresolved = Vec::new();
     let mut operations = operations.into_iter().enumerate();
     while operations.len() > 0 {
         let chunk = operations.by_ref().take(CHUNK_SIZE);
-        let commands = batch.parse(chunk, &mut asking);
+        let commands = batch.parse(chunk, &mut unresolved);
         batch.submit(commands).await;
         tokio::task::yield_now().await;
     }
-    if !asking.is_empty() {
-        let commands = batch.settle(store, asking).await;
+    if !unresolved.is_empty() {
+        let commands = batch.resolve(store, unresolved).await;
         batch.submit(commands).await;
     }
-    while let Some((index, answer)) = batch.group.next().await {
+    while let Some((index, answer)) = batch.pipeline.next().await {
         batch.end(index, member::outcome(answer));
     }
     // Each member was ended: unless it was malformed, by its answer.
     let mut results = batch.results.into_iter().flatten().collect();
-    brief::shorten_all(&mut results);
+    short_errors::shorten_all(&mut results);
     results
 }
 
@@ -72,7 +71,7 @@ impl Batch<'_> {
     fn parse(
         &mut self,
         operations: impl Iterator<Item = (usize, proto::OperationRequest)>,
-        asking: &mut Vec<(usize, Asks)>,
+        unresolved: &mut Vec<(usize, Unresolved)>,
     ) -> Vec<(usize, Command)> {
         let mut commands = Vec::with_capacity(operations.size_hint().0);
         for (index, operation) in operations {
@@ -80,20 +79,24 @@ impl Batch<'_> {
             self.operation_ids.push(operation_id);
             match member {
                 Ok(Member::Command(command)) => commands.push((index, *command)),
-                Ok(Member::Asks(asks)) => asking.push((index, *asks)),
+                Ok(Member::Unresolved(operation)) => unresolved.push((index, *operation)),
                 Err(error) => self.end(index, Err(error)),
             }
         }
         commands
     }
 
-    /// The commands of members that ask something, after one question for all of them.
-    async fn settle(&mut self, store: &Store, asking: Vec<(usize, Asks)>) -> Vec<(usize, Command)> {
-        let asks = asking.iter().map(|(_, asks)| asks);
-        let facts = member::ask(store, asks, self.deadline).await;
-        let mut commands = Vec::with_capacity(asking.len());
-        for (index, asks) in asking {
-            match asks.settle(&facts) {
+    /// The commands of unresolved members, after one look-up for all of them.
+    async fn resolve(
+        &mut self,
+        store: &Store,
+        unresolved: Vec<(usize, Unresolved)>,
+    ) -> Vec<(usize, Command)> {
+        let operations = unresolved.iter().map(|(_, operation)| operation);
+        let resolved = member::resolve(store, operations, self.context).await;
+        let mut commands = Vec::with_capacity(unresolved.len());
+        for (index, operation) in unresolved {
+            match operation.command(&resolved) {
                 Ok(command) => commands.push((index, command)),
                 Err(error) => self.end(index, Err(error)),
             }
@@ -102,9 +105,10 @@ impl Batch<'_> {
     }
 
     async fn submit(&mut self, commands: Vec<(usize, Command)>) {
+        let deadline = self.context.deadline();
         for (index, command) in commands {
-            match self.batcher.place(self.deadline).await {
-                Ok(place) => self.group.submit(place, command, self.deadline, index),
+            match self.batcher.slot(deadline).await {
+                Ok(slot) => self.pipeline.submit(slot, command, deadline, index),
                 Err(failure) => self.end(index, Err(RpcError::Failure(failure))),
             }
         }
@@ -113,9 +117,9 @@ impl Batch<'_> {
     fn end(&mut self, index: usize, outcome: Result<Receipt, RpcError>) {
         let operation_id = std::mem::take(&mut self.operation_ids[index]);
         let mut result = member::result(operation_id, outcome);
-        brief::shorten(
+        short_errors::shorten(
             &mut result,
-            brief::size_max(self.results.len()).max(KEPT_SIZE),
+            short_errors::size_max(self.results.len()).max(KEPT_SIZE),
         );
         self.results[index] = Some(result);
     }

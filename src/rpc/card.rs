@@ -1,7 +1,7 @@
 //! CardService: see `proto/ballast/v1/card_service.proto`.
 
 pub(super) mod authorizer;
-pub(super) mod problem;
+pub(super) mod payment_error;
 pub(super) mod request;
 mod reversals;
 mod settlements;
@@ -9,11 +9,10 @@ mod settlements;
 use tonic::{Request, Response, Status};
 use tonic_types::StatusExt;
 
-use super::edge::Deadline;
+use super::context::{Call, Context};
 use super::page;
 use super::proto::{self, card_rule, card_service_server::CardService};
 use super::reply;
-use super::room::Room;
 use super::status::RpcError;
 use crate::domain::card::{Pattern, SettlementMethod};
 use crate::domain::{Amount, Category, Currency};
@@ -43,19 +42,15 @@ impl CardRpc {
     async fn set_rule(
         &self,
         (pattern, category): (Pattern, Category),
-        deadline: tokio::time::Instant,
+        context: &Context,
     ) -> Result<proto::CardRule, RpcError> {
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let rule = store.set_card_rule(pattern, category).await;
         Ok(rule_reply(&rule.map_err(RpcError::of_unnamed_write)?))
     }
 
-    async fn delete_rule(
-        &self,
-        pattern: Pattern,
-        deadline: tokio::time::Instant,
-    ) -> Result<bool, RpcError> {
-        let store = self.store.before(deadline);
+    async fn delete_rule(&self, pattern: Pattern, context: &Context) -> Result<bool, RpcError> {
+        let store = self.store.before(context.deadline());
         let deleted = store.delete_card_rule(pattern).await;
         deleted.map_err(RpcError::of_unnamed_write)
     }
@@ -100,7 +95,7 @@ fn unsettled_reply(payment: &UnsettledPayment) -> proto::UnsettledPayment {
 fn settlement_reply(settled: &Settled) -> proto::Settlement {
     let (settlement, command) = (&settled.settlement, &settled.payment.command);
     let destination = settlement.destination.as_ref();
-    let amount = command.amount;
+    let amount = command.amount();
     proto::Settlement {
         operation_id: settlement.operation_id.to_string(),
         payment_operation_id: command.operation_id.to_string(),
@@ -150,9 +145,10 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::AuthorizePaymentRequest>,
     ) -> Result<Response<proto::AuthorizePaymentResponse>, Status> {
-        let answer_by = Deadline::of(&request).min(self.authorizer.answer_by());
-        let decision = match request::authorize_payment(request.get_ref()) {
-            Ok(asked) => self.authorizer.authorize(asked, answer_by).await,
+        let (call, request) = Call::split(request)?;
+        let context = call.context.until(self.authorizer.answer_by());
+        let decision = match request::authorize_payment(&request) {
+            Ok(asked) => self.authorizer.authorize(asked, context).await,
             Err(violations) => violations.into(),
         };
         Ok(Response::new(decision_reply(decision)))
@@ -162,10 +158,11 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::ListUnsettledPaymentsRequest>,
     ) -> Result<Response<proto::ListUnsettledPaymentsResponse>, Status> {
-        let page = request::list_unsettled_payments(request.get_ref()).map_err(RpcError::from)?;
-        let store = self.store.before(Deadline::of(&request));
+        let (call, request) = Call::split(request)?;
+        let page = request::list_unsettled_payments(&request).map_err(RpcError::from)?;
+        let store = self.store.before(call.context.deadline());
         let payments = store.list_unsettled_payments(page.after, page.size + 1);
-        let mut payments = payments.await.map_err(RpcError::from)?;
+        let mut payments = payments.await.map_err(RpcError::of_read)?;
         let more = payments.len() as i64 > page.size;
         payments.truncate(page.size as usize);
         let last = payments.last().filter(|_| more);
@@ -179,9 +176,9 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::SettlePaymentRequest>,
     ) -> Result<Response<proto::SettlePaymentResponse>, Status> {
-        let deadline = Deadline::of(&request);
-        let asked = request::settle_payment(request.get_ref()).map_err(RpcError::from)?;
-        let settled = self.settlements.settle(asked, deadline).await?;
+        let (call, request) = Call::split(request)?;
+        let asked = request::settle_payment(&request).map_err(RpcError::from)?;
+        let settled = self.settlements.settle(asked, &call.context).await?;
         Ok(Response::new(proto::SettlePaymentResponse {
             settlement: Some(settlement_reply(&settled)),
             replayed: settled.replayed,
@@ -192,8 +189,9 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::SetMccRuleRequest>,
     ) -> Result<Response<proto::SetMccRuleResponse>, Status> {
-        let rule = request::set_mcc_rule(request.get_ref()).map_err(RpcError::from)?;
-        let rule = Some(self.set_rule(rule, Deadline::of(&request)).await?);
+        let (call, request) = Call::split(request)?;
+        let rule = request::set_mcc_rule(&request).map_err(RpcError::from)?;
+        let rule = Some(self.set_rule(rule, &call.context).await?);
         Ok(Response::new(proto::SetMccRuleResponse { rule }))
     }
 
@@ -201,8 +199,9 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::DeleteMccRuleRequest>,
     ) -> Result<Response<proto::DeleteMccRuleResponse>, Status> {
-        let pattern = request::delete_mcc_rule(request.get_ref()).map_err(RpcError::from)?;
-        let deleted = self.delete_rule(pattern, Deadline::of(&request)).await?;
+        let (call, request) = Call::split(request)?;
+        let pattern = request::delete_mcc_rule(&request).map_err(RpcError::from)?;
+        let deleted = self.delete_rule(pattern, &call.context).await?;
         Ok(Response::new(proto::DeleteMccRuleResponse { deleted }))
     }
 
@@ -210,8 +209,9 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::SetMerchantRuleRequest>,
     ) -> Result<Response<proto::SetMerchantRuleResponse>, Status> {
-        let rule = request::set_merchant_rule(request.get_ref()).map_err(RpcError::from)?;
-        let rule = Some(self.set_rule(rule, Deadline::of(&request)).await?);
+        let (call, request) = Call::split(request)?;
+        let rule = request::set_merchant_rule(&request).map_err(RpcError::from)?;
+        let rule = Some(self.set_rule(rule, &call.context).await?);
         Ok(Response::new(proto::SetMerchantRuleResponse { rule }))
     }
 
@@ -219,8 +219,9 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::DeleteMerchantRuleRequest>,
     ) -> Result<Response<proto::DeleteMerchantRuleResponse>, Status> {
-        let pattern = request::delete_merchant_rule(request.get_ref()).map_err(RpcError::from)?;
-        let deleted = self.delete_rule(pattern, Deadline::of(&request)).await?;
+        let (call, request) = Call::split(request)?;
+        let pattern = request::delete_merchant_rule(&request).map_err(RpcError::from)?;
+        let deleted = self.delete_rule(pattern, &call.context).await?;
         Ok(Response::new(proto::DeleteMerchantRuleResponse { deleted }))
     }
 
@@ -228,11 +229,14 @@ impl CardService for CardRpc {
         &self,
         request: Request<proto::ListRulesRequest>,
     ) -> Result<Response<proto::ListRulesResponse>, Status> {
-        let page = request::list_rules(request.get_ref()).map_err(RpcError::from)?;
-        let reserved = Room::reserve(&request, page::room(page.size as usize)).await?;
-        let store = self.store.before(Deadline::of(&request));
+        let (call, request) = Call::split(request)?;
+        let page = request::list_rules(&request).map_err(RpcError::from)?;
+        let reserved = call
+            .reserve(page::reserved_size(page.size as usize))
+            .await?;
+        let store = self.store.before(call.context.deadline());
         let rules = store.list_card_rules(page.after, page.size + 1).await;
-        let rules = rules.map_err(RpcError::from)?;
+        let rules = rules.map_err(RpcError::of_read)?;
         let mut replies = rules.iter().map(rule_reply).collect();
         let more = page::cut(&mut replies, page.size as usize);
         let token = |rule: &CardRule| {

@@ -1,6 +1,6 @@
 //! The edge: what happens to every request before and after its RPC. It turns away what is not gRPC, reads the caller's
-//! deadline, waits for room for the answer, and makes sure that every error carries details, also those that tonic makes by
-//! itself.
+//! deadline, makes the context of the request, waits until the memory for answers allows it to begin, and makes sure that
+//! every error carries details, also those that tonic makes by itself.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use futures_util::FutureExt;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use super::BalanceRpc;
+use super::answer_budget::ConnectionBudget;
+use super::context::Call;
 use super::proto::balance_service_server::BalanceServiceServer;
-use super::room::{self, Room};
 use super::status::{self, RpcError};
 use super::violations::Violations;
 use crate::batcher::Failure;
@@ -26,49 +26,10 @@ use crate::batcher::Failure;
 /// How long after its deadline a request is given up whose message has not arrived.
 const MESSAGE_GRACE: Duration = Duration::from_secs(1);
 
-/// A stream with a longer deadline than this has none: timers do not reach that far.
-const STREAM_TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// The most reflection streams at a time, of all connections: each has answers of some hundred kilobytes in memory.
 const REFLECTION_COUNT_MAX: usize = 100;
 /// What the paths of reflection begin with, in both versions.
 const REFLECTION: &str = "/grpc.reflection.";
-
-/// When the caller stops waiting, or this server does; the earlier of the two.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline {
-    at: Instant,
-    /// The caller's own.
-    asked: Option<Instant>,
-}
-
-impl Deadline {
-    /// The deadline of a request that came in through [`serve`]; of any other, now.
-    pub fn of<T>(request: &tonic::Request<T>) -> Instant {
-        let call = request.extensions().get::<Call>();
-        call.map_or_else(Instant::now, Call::deadline)
-    }
-
-    /// The deadline of a stream: the caller's, if there is one. This server's limit is for each of its operations.
-    pub fn of_stream<T>(request: &tonic::Request<T>) -> Option<Instant> {
-        request.extensions().get::<Call>()?.deadline.asked
-    }
-}
-
-/// What an RPC has to know of its call.
-#[derive(Debug, Clone)]
-pub(super) struct Call {
-    deadline: Deadline,
-    /// The room for its answer.
-    pub(super) room: Arc<Room>,
-}
-
-impl Call {
-    /// When an answer is due.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline.at
-    }
-}
 
 /// What serves the requests.
 #[derive(Debug, Clone)]
@@ -83,7 +44,7 @@ pub struct Services {
     pub reflections: Reflections,
 }
 
-/// Places for reflection streams.
+/// Permits for reflection streams.
 #[derive(Debug, Clone)]
 pub struct Reflections(Arc<Semaphore>);
 
@@ -93,10 +54,10 @@ impl Default for Reflections {
     }
 }
 
-/// The body of a reflection stream, which keeps its place until it ends.
+/// The body of a reflection stream, which keeps its permit until it ends.
 struct Reflecting {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl http_body::Body for Reflecting {
@@ -125,7 +86,7 @@ impl Services {
         let path = request.uri().path();
         let reflecting = match path.starts_with(REFLECTION) {
             true => match self.reflections.0.clone().try_acquire_owned() {
-                Ok(place) => Some(place),
+                Ok(permit) => Some(permit),
                 Err(_full) => {
                     return Status::from(RpcError::Failure(Failure::Overloaded)).into_http();
                 }
@@ -144,10 +105,10 @@ impl Services {
             Err(infallible) => match infallible {},
         };
         match reflecting {
-            Some(place) => response.map(|body| {
+            Some(permit) => response.map(|body| {
                 Body::new(Reflecting {
                     body,
-                    _place: place,
+                    _permit: permit,
                 })
             }),
             None => response,
@@ -160,7 +121,7 @@ pub async fn serve<B>(
     services: Arc<Services>,
     mut request: Request<B>,
     timeout_max: Duration,
-    room: Arc<Room>,
+    budget: Arc<ConnectionBudget>,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
@@ -173,22 +134,13 @@ where
         Ok(timeout) => timeout,
         Err(violations) => return Status::from(RpcError::from(violations)).into_http(),
     };
-    let now = Instant::now();
-    let deadline = now + timeout.map_or(timeout_max, |timeout| timeout.min(timeout_max));
+    let call = Call::new(timeout, timeout_max, budget);
     // Before anything is done: what is not begun because of this has not happened.
-    if let Err(error) = room::place(&room, deadline).await {
+    if let Err(error) = call.ready().await {
         return Status::from(error).into_http();
     }
-    let asked = timeout
-        .filter(|timeout| *timeout <= STREAM_TIMEOUT_MAX)
-        .map(|timeout| now + timeout);
-    request.extensions_mut().insert(Call {
-        deadline: Deadline {
-            at: deadline,
-            asked,
-        },
-        room,
-    });
+    let deadline = call.context.deadline();
+    request.extensions_mut().insert(call);
     let encoding = request.headers().get("grpc-encoding");
     let is_compressed = encoding.is_some_and(|encoding| encoding != "identity");
     let served = AssertUnwindSafe(services.serve(request)).catch_unwind();
@@ -275,44 +227,8 @@ fn with_details(response: Response<Body>, is_compressed: bool) -> Response<Body>
         return response;
     }
     match Status::from_header_map(headers) {
-        Some(bare) if bare.code() != Code::Ok => detailed(&bare, is_compressed).into_http(),
+        Some(bare) if bare.code() != Code::Ok => status::detailed(&bare, is_compressed).into_http(),
         _ => response,
-    }
-}
-
-/// The details of an error that tonic made.
-pub(super) fn detailed(bare: &Status, is_compressed: bool) -> Status {
-    let message = bare.message().to_owned();
-    match bare.code() {
-        // tonic's words for a message that is too large, or is no message of the method.
-        Code::OutOfRange | Code::Internal => {
-            let rule = format!("cannot be read: {message}");
-            RpcError::from(Violations::one("request", rule)).into()
-        }
-        Code::Unimplemented if is_compressed => {
-            let message =
-                "compressed requests are not supported; send them with grpc-encoding identity"
-                    .to_owned();
-            status::status(
-                Code::Unimplemented,
-                message,
-                status::info("COMPRESSION_NOT_SUPPORTED", []),
-            )
-        }
-        Code::Unimplemented => {
-            let message = "no such method; list them with server reflection".to_owned();
-            status::status(
-                Code::Unimplemented,
-                message,
-                status::info("METHOD_NOT_FOUND", []),
-            )
-        }
-        Code::NotFound => status::status(
-            Code::NotFound,
-            message,
-            status::info("SERVICE_NOT_FOUND", []),
-        ),
-        code => status::status(code, message, status::info("REJECTED", [])),
     }
 }
 

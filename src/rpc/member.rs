@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tokio::time::Instant;
-
+use super::context::Context;
+use super::problem::Problem;
 use super::proto::{self, operation_request, operation_result::Outcome};
 use super::reply;
 use super::request::{self, Transfer, TransferDestination};
-use super::status::{Problem, RpcError};
+use super::status::RpcError;
 use super::violations::Violations;
 use crate::batcher::{Answer, Failure};
 use crate::domain::{AccountId, Command, OperationId, OwnerId, Receipt, card};
@@ -18,14 +18,14 @@ use crate::store::Store;
 pub enum Member {
     /// Ready to be executed.
     Command(Box<Command>),
-    /// Something has to be known about its accounts first.
-    Asks(Box<Asks>),
+    /// Its accounts or its id have to be looked up first.
+    Unresolved(Box<Unresolved>),
 }
 
-/// An operation, and what has to be known before it can be executed: whose account pays, if the caller says whose it
+/// An operation that cannot be executed before something was looked up: whose account pays, if the caller says whose it
 /// is, which account settles for an owner, and whether an operation of a reserved id is known.
 #[derive(Debug)]
-pub struct Asks {
+pub struct Unresolved {
     operation: Operation,
     /// Whose the account that pays is said to be.
     source_owner_id: Option<OwnerId>,
@@ -37,9 +37,9 @@ enum Operation {
     ToOwner(OwnerId, Transfer),
 }
 
-/// What is known about accounts.
+/// What was looked up for unresolved operations.
 #[derive(Debug)]
-pub struct Facts {
+pub struct Resolved {
     settlements: HashMap<OwnerId, AccountId>,
     owners: HashMap<AccountId, OwnerId>,
     /// Which of the reserved ids have an operation.
@@ -52,8 +52,8 @@ impl Member {
         Self::new(Operation::Command(command), owner_id)
     }
 
-    /// A credit.
-    pub fn of_credit(command: Command) -> Self {
+    /// A command whose request says all that it needs.
+    pub fn of_command(command: Command) -> Self {
         Self::new(Operation::Command(command), None)
     }
 
@@ -77,7 +77,7 @@ impl Member {
             {
                 Self::Command(command.into())
             }
-            (operation, source_owner_id) => Self::Asks(Box::new(Asks {
+            (operation, source_owner_id) => Self::Unresolved(Box::new(Unresolved {
                 operation,
                 source_owner_id,
             })),
@@ -85,7 +85,7 @@ impl Member {
     }
 }
 
-impl Asks {
+impl Unresolved {
     /// The owner whose settlement account is wanted.
     fn settlement_of(&self) -> Option<&OwnerId> {
         match &self.operation {
@@ -98,9 +98,7 @@ impl Asks {
     fn owner_of(&self) -> Option<&AccountId> {
         self.source_owner_id.as_ref()?;
         match &self.operation {
-            Operation::Command(command) => {
-                command.movement.source().map(|source| &source.account_id)
-            }
+            Operation::Command(command) => command.source_account_id(),
             Operation::ToOwner(_, transfer) => Some(transfer.source_account_id()),
         }
     }
@@ -115,12 +113,12 @@ impl Asks {
     }
 
     /// The command. Fails if a new id is reserved, or an account is not there, or not the one that the caller takes it for.
-    pub fn settle(self, facts: &Result<Facts, Failure>) -> Result<Command, RpcError> {
-        let facts = facts
+    pub fn command(self, resolved: &Result<Resolved, Failure>) -> Result<Command, RpcError> {
+        let resolved = resolved
             .as_ref()
             .map_err(|failure| RpcError::Failure(failure.clone()))?;
         if let Some(operation_id) = self.reserved_id()
-            && !facts.recorded.contains(operation_id)
+            && !resolved.recorded.contains(operation_id)
         {
             let mut violations = Violations::default();
             violations.reserved("operation_id");
@@ -129,16 +127,16 @@ impl Asks {
         let command = match self.operation {
             Operation::Command(command) => command,
             Operation::ToOwner(owner_id, transfer) => {
-                let account_id = facts.settlements.get(&owner_id).cloned();
+                let account_id = resolved.settlements.get(&owner_id).cloned();
                 let account_id = account_id.ok_or(RpcError::SettlementAccountNotFound(owner_id))?;
                 transfer
                     .command(account_id)
                     .map_err(RpcError::SameBalance)?
             }
         };
-        if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.movement.source()) {
+        if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.source()) {
             let account_id = source.account_id.clone();
-            match facts.owners.get(&account_id) {
+            match resolved.owners.get(&account_id) {
                 None => return Err(RpcError::AccountNotFound(account_id)),
                 Some(found) if *found != owner_id => {
                     return Err(RpcError::OwnerMismatch {
@@ -153,50 +151,53 @@ impl Asks {
     }
 }
 
-/// Asks what these operations have to know, before anyone looks at their ids: an owner without a settlement account is
+/// Looks up what these operations need, before anyone looks at their ids: an owner without a settlement account is
 /// not found, whatever the id. An owner never changes, so the answer holds for the decision later; an account that is
 /// not there yet is not found here, because it might be anyone's a moment later.
-pub async fn ask(
+pub async fn resolve(
     store: &Store,
-    asks: impl IntoIterator<Item = &Asks>,
-    deadline: Instant,
-) -> Result<Facts, Failure> {
+    operations: impl IntoIterator<Item = &Unresolved>,
+    context: &Context,
+) -> Result<Resolved, Failure> {
     let (mut owner_ids, mut account_ids) = (HashSet::new(), HashSet::new());
     let mut operation_ids = HashSet::new();
-    for asks in asks {
-        operation_ids.extend(asks.reserved_id().cloned());
-        owner_ids.extend(asks.settlement_of().cloned());
-        account_ids.extend(asks.owner_of().cloned());
+    for operation in operations {
+        operation_ids.extend(operation.reserved_id().cloned());
+        owner_ids.extend(operation.settlement_of().cloned());
+        account_ids.extend(operation.owner_of().cloned());
     }
-    let mut facts = Facts {
+    let mut resolved = Resolved {
         settlements: HashMap::new(),
         owners: HashMap::new(),
         recorded: HashSet::new(),
     };
     if !operation_ids.is_empty() {
         let operation_ids = operation_ids.into_iter().collect();
-        let store = store.before(deadline);
-        facts.recorded = store.recorded_operations(operation_ids).await?;
+        let store = store.before(context.deadline());
+        resolved.recorded = store.recorded_operations(operation_ids).await?;
     }
     if !owner_ids.is_empty() {
         let owner_ids = owner_ids.into_iter().collect();
-        facts.settlements = store
-            .before(deadline)
+        resolved.settlements = store
+            .before(context.deadline())
             .settlement_accounts(owner_ids)
             .await?;
     }
     if !account_ids.is_empty() {
         let account_ids = account_ids.into_iter().collect();
-        facts.owners = store.before(deadline).account_owners(account_ids).await?;
+        resolved.owners = store
+            .before(context.deadline())
+            .account_owners(account_ids)
+            .await?;
     }
-    Ok(facts)
+    Ok(resolved)
 }
 
 /// The operation of a request, and its id as it was sent, cut to what is echoed.
 pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcError>) {
     use operation_request::Request;
     let Some(request) = request.request else {
-        let rule = "is required: debit, credit or transfer";
+        let rule = "is required: debit, credit, transfer or post";
         let violations = Violations::one("request", rule);
         return (String::new(), Err(violations.into()));
     };
@@ -204,6 +205,7 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
         Request::Debit(debit) => &debit.operation_id,
         Request::Credit(credit) => &credit.operation_id,
         Request::Transfer(transfer) => &transfer.operation_id,
+        Request::Post(post) => &post.operation_id,
     };
     let operation_id = Violations::echo(sent);
     let member = match request {
@@ -211,11 +213,14 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
             .map(Member::of_debit)
             .map_err(RpcError::from),
         Request::Credit(credit) => request::credit(*credit)
-            .map(Member::of_credit)
+            .map(Member::of_command)
             .map_err(RpcError::from),
         Request::Transfer(transfer) => request::transfer(*transfer)
             .map_err(RpcError::from)
             .and_then(Member::of_transfer),
+        Request::Post(post) => request::post(*post)
+            .map(Member::of_command)
+            .map_err(RpcError::from),
     };
     (operation_id, member)
 }
@@ -249,6 +254,12 @@ impl From<proto::DebitRequest> for operation_request::Request {
 impl From<proto::CreditRequest> for operation_request::Request {
     fn from(credit: proto::CreditRequest) -> Self {
         Self::Credit(credit.into())
+    }
+}
+
+impl From<proto::PostOperationRequest> for operation_request::Request {
+    fn from(post: proto::PostOperationRequest) -> Self {
+        Self::Post(post.into())
     }
 }
 

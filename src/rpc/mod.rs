@@ -1,24 +1,26 @@
 //! The RPCs: proto in, command out; receipt in, proto out. A value that leaves [`request`] is valid by its type.
 
 mod account;
+pub mod answer_budget;
 mod balance;
 mod batch;
-mod brief;
 mod card;
+pub mod card_http;
 pub mod codec;
-pub mod door;
+mod context;
 pub mod edge;
 mod member;
 mod page;
+mod problem;
 mod reply;
 mod request;
-pub mod room;
+mod short_errors;
 mod status;
 mod submission;
 mod violations;
 
 pub use account::AccountRpc;
-pub use balance::{BalanceRpc, Limits};
+pub use balance::BalanceRpc;
 pub use card::CardRpc;
 pub use card::authorizer::Authorizer;
 

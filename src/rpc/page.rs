@@ -26,8 +26,8 @@ pub fn size(requested: i32) -> Option<i64> {
     }
 }
 
-/// What is reserved for an answer with so many items, in bytes: more than nearly all of them have.
-pub fn room(count: usize) -> usize {
+/// How many bytes are reserved for an answer with so many items: more than nearly all of them have.
+pub fn reserved_size(count: usize) -> usize {
     (count * 4 * 1024).min(ANSWER_SIZE_MAX)
 }
 

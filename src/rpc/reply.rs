@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::page;
+use super::problem::Problem;
 use super::proto;
-use super::status::Problem;
 use crate::domain::{
-    AccountId, BalanceKey, Currency, Entry, Movement, Operation, Outcome, Receipt, Refusal,
-    Timestamp,
+    AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
+    Refusal, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -29,67 +29,90 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         outcome,
         create_time,
     } = operation;
-    let movement = &command.movement;
     let paid = operation
         .entries()
-        .find(|entry| entry.amount < 0)
+        .iter()
+        .find(|entry| !entry.is_credit())
         .map(|entry| &entry.balance);
     let first_asked = || {
-        let source = movement.source()?;
+        let source = command.source()?;
         let category = source.categories.first()?.clone();
         Some(BalanceKey {
             account_id: source.account_id.clone(),
             category,
         })
     };
-    let kind = match movement {
-        Movement::Debit { .. } => proto::OperationKind::Debit,
-        Movement::Credit { .. } => proto::OperationKind::Credit,
-        Movement::Transfer { .. } => proto::OperationKind::Transfer,
-        Movement::Merge { .. } => proto::OperationKind::Merge,
+    let kind = match command.kind() {
+        Kind::Debit => proto::OperationKind::Debit,
+        Kind::Credit => proto::OperationKind::Credit,
+        Kind::Transfer => proto::OperationKind::Transfer,
+        Kind::Merge => proto::OperationKind::Merge,
+        Kind::Post => proto::OperationKind::Post,
     };
     let (state, refusal) = match outcome {
-        Outcome::Posted { .. } | Outcome::Merged(_) => (proto::OperationState::Posted, None),
+        Outcome::Posted(_) => (proto::OperationState::Posted, None),
         Outcome::Refused(refusal) => (proto::OperationState::Refused, Some(self::refusal(refusal))),
-    };
-    let asked = movement
-        .source()
-        .map_or(&[][..], |source| &source.categories);
-    let asked = if let [main] = asked
-        && main.is_main()
-    {
-        &[]
-    } else {
-        asked
     };
     proto::Operation {
         operation_id: command.operation_id.to_string(),
         kind: kind.into(),
         state: state.into(),
-        amount: command.amount.map(|amount| proto::Money {
+        amount: command.amount().map(|amount| proto::Money {
             currency_code: command.currency.to_string(),
             minor_units: amount.minor_units(),
         }),
-        source: match movement {
-            Movement::Merge { source, .. } => Some(all_of(source)),
+        source: match &command.intent {
+            Intent::Merge { source, .. } => Some(all_of(source)),
+            Intent::Post { .. } => None,
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
         },
-        destination: match movement {
-            Movement::Merge { destination, .. } => Some(all_of(destination)),
-            movement => movement.destination().map(balance_ref),
+        destination: match &command.intent {
+            Intent::Merge { destination, .. } => Some(all_of(destination)),
+            Intent::Move { .. } => command.destination().map(balance_ref),
+            Intent::Post { .. } => None,
         },
-        source_categories: asked.iter().map(ToString::to_string).collect(),
-        destination_owner_id: movement
+        source_categories: command
+            .source()
+            .map_or_else(Vec::new, |source| asked(&source.categories)),
+        destination_owner_id: command
             .destination_owner_id()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        legs: command.legs().iter().map(leg).collect(),
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),
         refusal,
         unreadable: String::new(),
+    }
+}
+
+/// The categories that were asked; none if only main was.
+fn asked(categories: &[Category]) -> Vec<String> {
+    match categories {
+        [main] if main.is_main() => Vec::new(),
+        categories => categories.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn leg(leg: &RequestedLeg) -> proto::PostingLeg {
+    let balance = leg.balance.as_ref();
+    let side = match leg.side {
+        Side::Debits => proto::LegSide::Debit,
+        Side::Credits => proto::LegSide::Credit,
+    };
+    proto::PostingLeg {
+        side: side.into(),
+        account_id: balance
+            .map(|balance| balance.account_id.to_string())
+            .unwrap_or_default(),
+        categories: balance.map_or_else(Vec::new, |balance| asked(&balance.categories)),
+        amount: Some(proto::Money {
+            currency_code: leg.currency.to_string(),
+            minor_units: leg.amount.minor_units(),
+        }),
     }
 }
 
@@ -172,6 +195,7 @@ fn snapshots(posted: &Operation) -> Vec<proto::BalanceSnapshot> {
     let currency = posted.command.currency;
     posted
         .entries()
+        .iter()
         .map(|entry| snapshot(entry, currency))
         .collect()
 }
@@ -213,6 +237,7 @@ pub fn entries(operation: &Operation) -> Vec<proto::Entry> {
     let operation_id = operation.command.operation_id.as_str();
     operation
         .entries()
+        .iter()
         .map(|one| entry(one, operation_id, operation.create_time))
         .collect()
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod movements;
+mod post;
 mod reads;
 
 use super::violations::Violations;
@@ -9,6 +10,7 @@ use crate::domain::BalanceKey;
 
 pub use accounts::*;
 pub use movements::*;
+pub use post::post;
 pub use reads::*;
 
 fn balance_key(

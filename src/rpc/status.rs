@@ -1,25 +1,19 @@
-//! The one table from errors to gRPC statuses. Each status carries exactly one ErrorInfo whose metadata has every
-//! variable of the message.
+//! The one table from errors to gRPC statuses.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::ErrorDetails;
 
-use super::brief;
-use super::card::problem::PaymentError;
+use super::card::payment_error::PaymentError;
+use super::problem::{ERROR_DOMAIN, Problem, cut_message, info, status};
+use super::short_errors;
 use super::violations::Violations;
 use crate::batcher::Failure;
 use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
 use crate::store::{Outcome, StoreError};
 
-/// The domain of every ErrorInfo.
-pub const ERROR_DOMAIN: &str = "ballast.v1";
-
-/// The largest error, in bytes of its trailers: 7 KiB, less what every answer has in headers.
-const SIZE_MAX: usize = 7 * 1024 - 512;
 /// The most violations that a BadRequest lists, and that a message spells out.
 const VIOLATIONS_MAX: usize = 30;
 const VIOLATIONS_IN_MESSAGE_MAX: usize = 5;
@@ -28,16 +22,6 @@ const VIOLATIONS_SIZE_MAX: usize = 2_300;
 /// The longest name of a field and the longest rule that are shown, in bytes.
 const FIELD_SIZE_MAX: usize = 200;
 const RULE_SIZE_MAX: usize = 300;
-/// The longest message, as it is written in the trailers. The details repeat it.
-const MESSAGE_SIZE_MAX: usize = 1_200;
-/// What is left of texts if an error does not fit, in bytes.
-const DESCRIPTION_SIZE_MAX: usize = 200;
-const FACT_SIZE_MAX: usize = 600;
-/// What one kind of details takes for its name and for its wrapping, in bytes, at most.
-const TYPE_SIZE: usize = 80;
-/// The trailer that tells clients of gRPC's own libraries when to try again; they do not read RetryInfo.
-const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
-
 /// When a caller may try again after contention: a little longer than an instance holds its locks.
 const RETRY_CONTENTION: Duration = Duration::from_millis(50);
 /// When a caller may try again after overload or an outage.
@@ -50,6 +34,8 @@ pub enum RpcError {
     Invalid(Violations),
     /// A transfer that pays a balance out of itself.
     SameBalance(SameBalance),
+    /// A merge of an account into itself.
+    SameAccount(AccountId),
     /// An account that an RPC needs does not exist.
     AccountNotFound(AccountId),
     /// The destination owner has no settlement account.
@@ -81,12 +67,14 @@ pub enum RpcError {
     Payment(PaymentError),
     /// A business answer that says no.
     Refusal(Refusal),
-    /// Something broke or took too long.
+    /// Something broke or took too long, in an operation.
     Failure(Failure),
-    /// The client leaves so much unread that there is no room for another answer.
-    Unread,
     /// The same in a write that has no operation_id. Whoever repeats it changes nothing that it did.
     UnnamedWriteFailure(Failure),
+    /// The same in a request that only reads: whatever failed, nothing happened.
+    ReadFailure(Failure),
+    /// The client leaves so much unread that another answer does not fit.
+    Unread,
     /// The client's deadline for a whole stream passed.
     StreamDeadline,
     /// The instance stops, and with it a stream.
@@ -115,6 +103,11 @@ impl RpcError {
     /// The failure of a write that has no operation_id: it opens an account, or changes a rule.
     pub fn of_unnamed_write(error: StoreError) -> Self {
         Self::UnnamedWriteFailure(error.into())
+    }
+
+    /// The failure of a request that only reads.
+    pub fn of_read(error: StoreError) -> Self {
+        Self::ReadFailure(error.into())
     }
 }
 
@@ -147,147 +140,6 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// An error as every caller reads it, whether as the status of a call or as the result of one operation of several.
-#[derive(Debug)]
-pub struct Problem {
-    /// The status code.
-    pub code: Code,
-    /// A sentence for people.
-    pub message: String,
-    /// The details; always with an ErrorInfo.
-    pub details: ErrorDetails,
-}
-
-impl From<Problem> for Status {
-    fn from(problem: Problem) -> Self {
-        let retry_delay = problem.details.retry_info();
-        let retry_delay = retry_delay.and_then(|info| info.retry_delay);
-        let mut status = Self::with_error_details(problem.code, problem.message, problem.details);
-        if let Some(delay) = retry_delay {
-            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
-            status
-                .metadata_mut()
-                .insert(RETRY_PUSHBACK, MetadataValue::from(delay_ms));
-        }
-        status
-    }
-}
-
-impl Problem {
-    /// This problem, with shorter texts if it does not fit into trailers. gRPC's C library drops trailers of more than 8 KiB
-    /// at random, and of more than 16 KiB always; the error is RESOURCE_EXHAUSTED then, and clients send the request again.
-    fn fitted(self) -> Self {
-        if self.size() <= SIZE_MAX {
-            return self;
-        }
-        let mut details = ErrorDetails::new();
-        if let Some(info) = self.details.error_info() {
-            let facts = info.metadata.iter();
-            let facts = facts.map(|(name, value)| (name.clone(), brief::cut(value, FACT_SIZE_MAX)));
-            let facts = facts.collect::<HashMap<_, _>>();
-            details.set_error_info(&info.reason, &info.domain, facts);
-        }
-        if let Some(retry) = self.details.retry_info() {
-            details.set_retry_info(retry.retry_delay);
-        }
-        let invalid = self.details.bad_request().into_iter();
-        for violation in invalid.flat_map(|invalid| &invalid.field_violations) {
-            details.add_bad_request_violation(&violation.field, &violation.description);
-        }
-        let failed = self.details.precondition_failure().into_iter();
-        for violation in failed.flat_map(|failed| &failed.violations) {
-            details.add_precondition_failure_violation(
-                &violation.r#type,
-                &violation.subject,
-                brief::cut(&violation.description, DESCRIPTION_SIZE_MAX),
-            );
-        }
-        if let Some(resource) = self.details.resource_info() {
-            details.set_resource_info(
-                &resource.resource_type,
-                &resource.resource_name,
-                &resource.owner,
-                brief::cut(&resource.description, DESCRIPTION_SIZE_MAX),
-            );
-        }
-        Self {
-            code: self.code,
-            message: cut_by(&self.message, MESSAGE_SIZE_MAX, header_size),
-            details,
-        }
-    }
-
-    /// What it takes in trailers at most, without writing them.
-    fn size(&self) -> usize {
-        let Self {
-            message, details, ..
-        } = self;
-        let texts = |texts: &[&str]| -> usize { texts.iter().map(|text| text.len() + 4).sum() };
-        let mut size = texts(&[message]);
-        if let Some(info) = details.error_info() {
-            let facts = info.metadata.iter();
-            let facts = facts.map(|(name, value)| texts(&[name, value]) + 4);
-            size += TYPE_SIZE + texts(&[&info.reason, &info.domain]) + facts.sum::<usize>();
-        }
-        if let Some(invalid) = details.bad_request() {
-            let violations = invalid.field_violations.iter();
-            let violations = violations.map(|one| texts(&[&one.field, &one.description]) + 4);
-            size += TYPE_SIZE + violations.sum::<usize>();
-        }
-        if let Some(failed) = details.precondition_failure() {
-            let violations = failed.violations.iter();
-            let violations =
-                violations.map(|one| texts(&[&one.r#type, &one.subject, &one.description]) + 4);
-            size += TYPE_SIZE + violations.sum::<usize>();
-        }
-        if let Some(resource) = details.resource_info() {
-            size += TYPE_SIZE
-                + texts(&[
-                    &resource.resource_type,
-                    &resource.resource_name,
-                    &resource.owner,
-                    &resource.description,
-                ]);
-        }
-        if details.retry_info().is_some() {
-            size += TYPE_SIZE + RETRY_PUSHBACK.len();
-        }
-        header_size(message) + base64_size(size)
-    }
-}
-
-/// What a text takes in `grpc-message`, where most that is not plain ASCII is written with three characters for each byte.
-fn header_size(text: &str) -> usize {
-    let size = |byte: u8| match byte {
-        b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'`' | b'?' | b'{' | b'}' => 3,
-        b'!'..=b'~' => 1,
-        _ => 3,
-    };
-    text.bytes().map(size).sum()
-}
-
-fn base64_size(size: usize) -> usize {
-    size.div_ceil(3) * 4
-}
-
-/// A text of at most so much by this measure; one that is cut ends with three dots.
-fn cut_by(text: &str, size_max: usize, measure: impl Fn(&str) -> usize) -> String {
-    if measure(text) <= size_max {
-        return text.to_owned();
-    }
-    let mut size = "...".len();
-    let mut end = 0;
-    for (at, character) in text.char_indices() {
-        let after = at + character.len_utf8();
-        size += measure(&text[at..after]);
-        if size > size_max {
-            break;
-        }
-        end = after;
-    }
-    format!("{}...", &text[..end])
-}
-
 impl From<RpcError> for Status {
     fn from(error: RpcError) -> Self {
         Problem::from(error).into()
@@ -296,108 +148,112 @@ impl From<RpcError> for Status {
 
 impl From<RpcError> for Problem {
     fn from(error: RpcError) -> Self {
-        Self::described(error).fitted()
+        described(error).fitted()
     }
 }
 
-impl Problem {
-    /// The table itself.
-    fn described(error: RpcError) -> Self {
-        match error {
-            RpcError::Invalid(violations) => invalid(violations),
-            RpcError::SameBalance(same) => same_balance(&same),
-            RpcError::AccountNotFound(account_id) => {
-                refused(&Refusal::AccountNotFound { account_id })
-            }
-            RpcError::SettlementAccountNotFound(owner_id) => not_found(
-                "ACCOUNT_NOT_FOUND",
-                format!("owner {owner_id} has no settlement account"),
-                "ballast.v1.Owner",
+/// The table itself.
+fn described(error: RpcError) -> Problem {
+    match error {
+        RpcError::Invalid(violations) => invalid(violations),
+        RpcError::SameBalance(same) => same_balance(&same),
+        RpcError::SameAccount(account_id) => same_account(&account_id),
+        RpcError::AccountNotFound(account_id) => refused(&Refusal::AccountNotFound { account_id }),
+        RpcError::SettlementAccountNotFound(owner_id) => not_found(
+            "ACCOUNT_NOT_FOUND",
+            format!("owner {owner_id} has no settlement account"),
+            "ballast.v1.Owner",
+            ("owner_id", owner_id.as_str()),
+        ),
+        RpcError::OwnerMismatch {
+            account_id,
+            owner_id,
+        } => {
+            let message = format!("account {account_id} does not belong to owner {owner_id}");
+            let facts = [
+                ("account_id", account_id.as_str()),
                 ("owner_id", owner_id.as_str()),
-            ),
-            RpcError::OwnerMismatch {
-                account_id,
-                owner_id,
-            } => {
-                let message = format!("account {account_id} does not belong to owner {owner_id}");
-                let facts = [
-                    ("account_id", account_id.as_str()),
-                    ("owner_id", owner_id.as_str()),
-                ];
-                problem(
-                    Code::FailedPrecondition,
-                    message,
-                    info("OWNER_MISMATCH", facts),
-                )
-            }
-            RpcError::OperationNotFound(operation_id) => not_found(
-                "OPERATION_NOT_FOUND",
-                format!("operation {operation_id} has not ended or does not exist"),
-                "ballast.v1.Operation",
-                ("operation_id", operation_id.as_str()),
-            ),
-            RpcError::AccountExists { account_id, fields } => {
-                let message = format!(
-                    "account {account_id} exists with a different {}",
-                    fields.join(", ")
-                );
-                let fields = fields.join(",");
-                let facts = [("account_id", account_id.as_str()), ("fields", &fields)];
-                problem(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
-            }
-            RpcError::SettlementAccountExists {
-                owner_id,
-                account_id,
-            } => {
-                let message = format!(
-                    "account {account_id} is already the settlement account of owner {owner_id}"
-                );
-                let facts = [
-                    ("owner_id", owner_id.as_str()),
-                    ("account_id", account_id.as_str()),
-                ];
-                problem(
-                    Code::AlreadyExists,
-                    message,
-                    info("SETTLEMENT_ACCOUNT_EXISTS", facts),
-                )
-            }
-            RpcError::Payment(error) => error.into(),
-            RpcError::Refusal(refusal) => refused(&refusal),
-            RpcError::Failure(failure) => failed(&failure, &OPERATION),
-            RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
-            RpcError::Unread => {
-                let message = "too many answers are not read, on this connection or on others; nothing happened, read the \
+            ];
+            Problem::new(
+                Code::FailedPrecondition,
+                message,
+                info("OWNER_MISMATCH", facts),
+            )
+        }
+        RpcError::OperationNotFound(operation_id) => not_found(
+            "OPERATION_NOT_FOUND",
+            format!("operation {operation_id} has not ended or does not exist"),
+            "ballast.v1.Operation",
+            ("operation_id", operation_id.as_str()),
+        ),
+        RpcError::AccountExists { account_id, fields } => {
+            let message = format!(
+                "account {account_id} exists with a different {}",
+                fields.join(", ")
+            );
+            let fields = fields.join(",");
+            let facts = [("account_id", account_id.as_str()), ("fields", &fields)];
+            Problem::new(Code::AlreadyExists, message, info("ACCOUNT_EXISTS", facts))
+        }
+        RpcError::SettlementAccountExists {
+            owner_id,
+            account_id,
+        } => {
+            let message = format!(
+                "account {account_id} is already the settlement account of owner {owner_id}"
+            );
+            let facts = [
+                ("owner_id", owner_id.as_str()),
+                ("account_id", account_id.as_str()),
+            ];
+            Problem::new(
+                Code::AlreadyExists,
+                message,
+                info("SETTLEMENT_ACCOUNT_EXISTS", facts),
+            )
+        }
+        RpcError::Payment(error) => error.into(),
+        RpcError::Refusal(refusal) => refused(&refusal),
+        RpcError::Failure(failure) => failed(&failure, &OPERATION),
+        RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
+        RpcError::ReadFailure(failure) => failed(&failure, &READ),
+        RpcError::Unread => {
+            let message = "too many answers are not read, on this connection or on others; nothing happened, read the \
                                answers that have arrived and try again later";
-                retry(
-                    Code::ResourceExhausted,
-                    message.to_owned(),
-                    info("OVERLOADED", []),
-                    RETRY_OUTAGE,
-                )
-            }
-            RpcError::StreamDeadline => {
-                let message = "the deadline of the stream passed; every operation that was read has its result";
-                problem(
-                    Code::DeadlineExceeded,
-                    message.to_owned(),
-                    info("DEADLINE", []),
-                )
-            }
-            RpcError::StreamShutdown => {
-                let message = "this instance is shutting down; every operation that was read has its result, open a new stream";
-                retry(
-                    Code::Unavailable,
-                    message.to_owned(),
-                    info("SHUTTING_DOWN", []),
-                    RETRY_OUTAGE,
-                )
-            }
+            Problem::worth_retrying(
+                Code::ResourceExhausted,
+                message.to_owned(),
+                info("OVERLOADED", []),
+                RETRY_OUTAGE,
+            )
+        }
+        RpcError::StreamDeadline => {
+            let message =
+                "the deadline of the stream passed; every operation that was read has its result";
+            Problem::new(
+                Code::DeadlineExceeded,
+                message.to_owned(),
+                info("DEADLINE", []),
+            )
+        }
+        RpcError::StreamShutdown => {
+            let message = "this instance is shutting down; every operation that was read has its result, open a new stream";
+            Problem::worth_retrying(
+                Code::Unavailable,
+                message.to_owned(),
+                info("SHUTTING_DOWN", []),
+                RETRY_OUTAGE,
+            )
         }
     }
 }
 
 fn refused(refusal: &Refusal) -> Problem {
+    // Of one leg among several, what is wrong with it says which code and which resource.
+    let about = match refusal {
+        Refusal::InLeg { cause, .. } => cause,
+        refusal => refusal,
+    };
     let (reason, message) = (refusal.reason(), refusal.to_string());
     let mut details = ErrorDetails::with_error_info(
         reason,
@@ -408,8 +264,8 @@ fn refused(refusal: &Refusal) -> Problem {
         details.add_precondition_failure_violation(reason, subject, message.clone());
         Code::FailedPrecondition
     };
-    let code = match refusal {
-        Refusal::OperationIdReused { .. } => Code::AlreadyExists,
+    let code = match about {
+        Refusal::OperationIdReused { .. } | Refusal::InLeg { .. } => Code::AlreadyExists,
         Refusal::AccountNotFound { account_id } => {
             details.set_resource_info(
                 "ballast.v1.Account",
@@ -435,7 +291,7 @@ fn refused(refusal: &Refusal) -> Problem {
             balance.account_id, balance.category
         )),
     };
-    problem(code, message, details)
+    Problem::new(code, message, details)
 }
 
 /// What failed, as its caller knows it.
@@ -443,15 +299,24 @@ struct Failed {
     name: &'static str,
     /// How its caller learns what happened.
     resolve: &'static str,
+    /// Whether a bug leaves open what happened.
+    is_open_after_a_bug: bool,
 }
 
 const OPERATION: Failed = Failed {
     name: "operation",
     resolve: "send the operation again with the same operation_id",
+    is_open_after_a_bug: true,
 };
 const REQUEST: Failed = Failed {
     name: "request",
     resolve: "send the same request again, which is safe",
+    is_open_after_a_bug: true,
+};
+const READ: Failed = Failed {
+    name: "request",
+    resolve: "send the same request again",
+    is_open_after_a_bug: false,
 };
 
 fn failed(failure: &Failure, what: &Failed) -> Problem {
@@ -471,12 +336,12 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
                 "CONTENTION",
                 account_id.map(|account_id| ("account_id", account_id)),
             );
-            retry(Code::Aborted, message, details, RETRY_CONTENTION)
+            Problem::worth_retrying(Code::Aborted, message, details, RETRY_CONTENTION)
         }
         Failure::Overloaded => {
             let message =
                 "too many requests are waiting; nothing happened, try again later".to_owned();
-            retry(
+            Problem::worth_retrying(
                 Code::ResourceExhausted,
                 message,
                 info("OVERLOADED", []),
@@ -486,7 +351,7 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
         Failure::ShuttingDown => {
             let message =
                 "this instance is shutting down; nothing happened, try again on another".to_owned();
-            retry(
+            Problem::worth_retrying(
                 Code::Unavailable,
                 message,
                 info("SHUTTING_DOWN", []),
@@ -496,7 +361,7 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
         Failure::DatabaseUnavailable { outcome_unknown } => {
             let (outcome, text) = outcome(*outcome_unknown, what);
             let message = format!("the database is unavailable; {text}");
-            retry(
+            Problem::worth_retrying(
                 Code::Unavailable,
                 message,
                 info("DATABASE_UNAVAILABLE", [("outcome", outcome)]),
@@ -506,26 +371,28 @@ fn failed(failure: &Failure, what: &Failed) -> Problem {
         Failure::Deadline { outcome_unknown } => {
             let (outcome, text) = outcome(*outcome_unknown, what);
             let message = format!("the deadline passed; {text}");
-            problem(
+            Problem::new(
                 Code::DeadlineExceeded,
                 message,
                 info("DEADLINE", [("outcome", outcome)]),
             )
         }
-        Failure::Internal => bug(),
+        Failure::Internal => bug(what),
     }
 }
 
-/// The status of a bug. The log has the details, the caller has not.
+/// The status of a bug outside of operations, such as a panic: what was begun may have happened. The log has the details,
+/// the caller has not.
 pub fn internal() -> Status {
-    bug().into()
+    bug(&REQUEST).fitted().into()
 }
 
-fn bug() -> Problem {
-    problem(
+fn bug(what: &Failed) -> Problem {
+    let (outcome, text) = outcome(what.is_open_after_a_bug, what);
+    Problem::new(
         Code::Internal,
-        "internal error; the log of the server has the details".to_owned(),
-        info("INTERNAL", []),
+        format!("internal error (the log of the server has the details); {text}"),
+        info("INTERNAL", [("outcome", outcome)]),
     )
 }
 
@@ -545,8 +412,8 @@ fn invalid(violations: Violations) -> Problem {
     let mut listed = Vec::new();
     let mut size = 0;
     for (field, rule) in violations.into_iter().take(VIOLATIONS_MAX) {
-        let field = brief::cut(&field, FIELD_SIZE_MAX);
-        let rule = brief::cut(&rule, RULE_SIZE_MAX);
+        let field = short_errors::cut(&field, FIELD_SIZE_MAX);
+        let rule = short_errors::cut(&rule, RULE_SIZE_MAX);
         // The field is also in the metadata.
         size += 2 * field.len() + rule.len() + 16;
         if size > VIOLATIONS_SIZE_MAX {
@@ -559,7 +426,7 @@ fn invalid(violations: Violations) -> Problem {
     let shown: Vec<_> = shown
         .map(|(field, rule)| format!("{field} {rule}"))
         .collect();
-    let mut message = cut_by(&shown.join("; "), MESSAGE_SIZE_MAX, header_size);
+    let mut message = cut_message(&shown.join("; "));
     if count > shown.len() {
         message.push_str(&format!("; and {} more", count - shown.len()));
     }
@@ -571,7 +438,7 @@ fn invalid(violations: Violations) -> Problem {
     for (field, rule) in &listed {
         details.add_bad_request_violation(field, rule);
     }
-    problem(Code::InvalidArgument, message, details)
+    Problem::new(Code::InvalidArgument, message, details)
 }
 
 fn same_balance(same: &SameBalance) -> Problem {
@@ -582,7 +449,15 @@ fn same_balance(same: &SameBalance) -> Problem {
     ];
     let mut details = info("SAME_BALANCE", facts);
     details.add_bad_request_violation("destination", same.to_string());
-    problem(Code::InvalidArgument, same.to_string(), details)
+    Problem::new(Code::InvalidArgument, same.to_string(), details)
+}
+
+fn same_account(account_id: &AccountId) -> Problem {
+    let rule = format!("is the source, {account_id}, too; name another account");
+    let message = format!("destination_account_id {rule}");
+    let mut details = info("SAME_BALANCE", [("account_id", account_id.as_str())]);
+    details.add_bad_request_violation("destination_account_id", rule);
+    Problem::new(Code::InvalidArgument, message, details)
 }
 
 fn not_found(
@@ -593,37 +468,41 @@ fn not_found(
 ) -> Problem {
     let mut details = info(reason, [(fact, name)]);
     details.set_resource_info(resource_type, name, "", message.clone());
-    problem(Code::NotFound, message, details)
+    Problem::new(Code::NotFound, message, details)
 }
 
-/// The details of a status of this reason.
-pub fn info<'a>(reason: &str, facts: impl IntoIterator<Item = (&'a str, &'a str)>) -> ErrorDetails {
-    let facts = facts
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    ErrorDetails::with_error_info(reason, ERROR_DOMAIN, facts.collect::<HashMap<_, _>>())
-}
-
-/// A status with details.
-pub fn status(code: Code, message: String, details: ErrorDetails) -> Status {
-    problem(code, message, details).fitted().into()
-}
-
-fn problem(code: Code, message: String, details: ErrorDetails) -> Problem {
-    Problem {
-        code,
-        message,
-        details,
+/// The details of an error that tonic made.
+pub fn detailed(bare: &Status, is_compressed: bool) -> Status {
+    let message = bare.message().to_owned();
+    match bare.code() {
+        // tonic's words for a message that is too large, or is no message of the method.
+        Code::OutOfRange | Code::Internal => {
+            let rule = format!("cannot be read: {message}");
+            RpcError::from(Violations::one("request", rule)).into()
+        }
+        Code::Unimplemented if is_compressed => {
+            let message =
+                "compressed requests are not supported; send them with grpc-encoding identity"
+                    .to_owned();
+            status(
+                Code::Unimplemented,
+                message,
+                info("COMPRESSION_NOT_SUPPORTED", []),
+            )
+        }
+        Code::Unimplemented => {
+            let message = "no such method; list them with server reflection".to_owned();
+            status(Code::Unimplemented, message, info("METHOD_NOT_FOUND", []))
+        }
+        Code::NotFound => status(Code::NotFound, message, info("SERVICE_NOT_FOUND", [])),
+        code => status(code, message, info("REJECTED", [])),
     }
-}
-
-fn retry(code: Code, message: String, mut details: ErrorDetails, after: Duration) -> Problem {
-    details.set_retry_info(Some(after));
-    problem(code, message, details)
 }
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt;
+
     use super::*;
 
     /// The rows that need a broken database, a full queue or a stop; the others are tested through gRPC.
@@ -689,7 +568,13 @@ mod tests {
                 Some(("outcome", "unknown")),
                 false,
             ),
-            (Failure::Internal, Code::Internal, "INTERNAL", None, false),
+            (
+                Failure::Internal,
+                Code::Internal,
+                "INTERNAL",
+                Some(("outcome", "unknown")),
+                false,
+            ),
         ];
         for (failure, code, reason, fact, is_worth_retrying) in rows {
             let shown = format!("{failure:?}");
@@ -709,6 +594,23 @@ mod tests {
             assert_eq!(facts, Vec::from_iter(fact), "{shown}");
             assert_eq!(details.retry_info().is_some(), is_worth_retrying, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_bug_leaves_the_outcome_of_all_but_reads_open() {
+        for (error, outcome) in [
+            (RpcError::Failure(Failure::Internal), "unknown"),
+            (RpcError::UnnamedWriteFailure(Failure::Internal), "unknown"),
+            (RpcError::ReadFailure(Failure::Internal), "none"),
+        ] {
+            let shown = format!("{error:?}");
+            let status = Status::from(error);
+            let info = status.get_details_error_info().expect("an ErrorInfo");
+            assert_eq!(info.metadata["outcome"], outcome, "{shown}");
+        }
+        let of_a_panic = internal().get_details_error_info();
+        let of_a_panic = of_a_panic.expect("an ErrorInfo");
+        assert_eq!(of_a_panic.metadata["outcome"], "unknown");
     }
 
     /// What a status takes in trailers.

@@ -7,8 +7,7 @@
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::{self, Poll, ready};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream};
@@ -19,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
-use super::member::{self, Asks, Facts, Member};
+use super::answer_budget::{Charge, ConnectionBudget};
+use super::context::{Call, Context};
+use super::member::{self, Member, Resolved, Unresolved};
 use super::proto::operation_result::Outcome;
 use super::proto::{OperationResult, SubmitOperationsRequest, SubmitOperationsResponse};
-use super::room::{Held, Room};
 use super::status::{self, RpcError};
 use super::violations::Violations;
-use super::{balance::Limits, edge};
-use crate::batcher::{Batcher, Failure, Group, Place};
+use crate::batcher::{Batcher, Failure, Pipeline, QueueSlot};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -39,8 +38,8 @@ const READ_AHEAD_MAX: usize = 100;
 
 /// What the task tells the body.
 enum Output {
-    /// A result, and the room that it takes until the body has it.
-    Result(OperationResult, Held),
+    /// A result, and the memory that it takes until the body has it.
+    Result(OperationResult, Charge),
     End(Result<(), Status>),
 }
 
@@ -55,12 +54,15 @@ pub struct Results {
 impl Stream for Results {
     type Item = Result<SubmitOperationsResponse, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
         if self.ended {
             return Poll::Ready(None);
         }
         let output = ready!(self.outputs.poll_recv(context));
-        if let Some(Output::Result(result, _held)) = output {
+        if let Some(Output::Result(result, _charge)) = output {
             self.untaken.add_permits(1);
             let result = Some(result);
             return Poll::Ready(Some(Ok(SubmitOperationsResponse { result })));
@@ -74,59 +76,54 @@ impl Stream for Results {
     }
 }
 
-/// An operation that waits for a place in the queue.
+/// An operation that waits for a slot in the queue.
 struct Ready {
     operation_id: String,
     command: Command,
-    deadline: Instant,
+    context: Context,
 }
 
-/// An operation that waits for what it asks about its accounts.
-struct Asking {
+/// An operation that waits for a look-up.
+struct Waiting {
     operation_id: String,
-    asks: Asks,
-    deadline: Instant,
+    operation: Unresolved,
+    context: Context,
 }
 
-/// What some operations asked, and the answer.
-type Asked = (Vec<Asking>, Result<Facts, Failure>);
+/// Operations, and what was looked up for them.
+type LookedUp = (Vec<Waiting>, Result<Resolved, Failure>);
 
 /// A stream's operations, by how far they are.
 struct Submission {
     batcher: Batcher,
     store: Store,
-    deadline: Option<Instant>,
-    operation_timeout: Duration,
-    asking: Vec<Asking>,
+    call: Call,
+    unresolved: Vec<Waiting>,
     ready: VecDeque<Ready>,
-    group: Group<String>,
+    pipeline: Pipeline<String>,
     outputs: mpsc::UnboundedSender<Output>,
-    room: Arc<Room>,
 }
 
-/// Serves a stream until the client's `deadline`, if it set one.
+/// Serves a stream until the client's deadline, if it set one, or until `draining` is cancelled.
 pub fn start(
     requests: Streaming<SubmitOperationsRequest>,
     batcher: Batcher,
     store: Store,
-    deadline: Option<Instant>,
-    room: Arc<Room>,
-    limits: &Limits,
+    call: Call,
+    draining: CancellationToken,
 ) -> Results {
     let untaken = Arc::new(Semaphore::new(UNTAKEN_MAX));
     let (outputs, taken) = mpsc::unbounded_channel();
+    let stop = stop(call.stream_deadline(), draining);
     let submission = Submission {
         batcher,
         store,
-        deadline,
-        operation_timeout: limits.operation_timeout,
-        asking: Vec::new(),
+        call,
+        unresolved: Vec::new(),
         ready: VecDeque::new(),
-        group: Group::default(),
+        pipeline: Pipeline::default(),
         outputs,
-        room,
     };
-    let stop = stop(deadline, limits.draining.clone());
     let task = tokio::spawn(submission.run(requests, untaken.clone(), stop));
     Results {
         outputs: taken,
@@ -150,15 +147,15 @@ async fn stop(deadline: Option<Instant>, draining: CancellationToken) -> RpcErro
     }
 }
 
-/// The next operation, when there is room for its result. Dropping the future loses nothing.
+/// The next operation, when the memory for answers allows its result. Dropping the future loses nothing.
 async fn read(
     requests: &mut Streaming<SubmitOperationsRequest>,
     untaken: &Semaphore,
-    room: &Room,
+    budget: &ConnectionBudget,
 ) -> Result<Option<SubmitOperationsRequest>, Status> {
     let permit = untaken.acquire().await;
-    if !room.has_place() {
-        room.place().await;
+    if !budget.is_ready() {
+        budget.ready().await;
     }
     let request = requests.message().await;
     if let (Ok(Some(_)), Ok(permit)) = (&request, permit) {
@@ -176,13 +173,14 @@ impl Submission {
         stop: impl Future<Output = RpcError>,
     ) {
         let mut stop = pin!(stop);
+        let budget = self.call.budget().clone();
         // How the stream ends; known as soon as nothing more is read.
         let mut end = None;
-        let mut place: Option<BoxFuture<'static, Result<Place, Failure>>> = None;
-        let mut lookup: Option<BoxFuture<'static, Asked>> = None;
+        let mut slot: Option<BoxFuture<'static, Result<QueueSlot, Failure>>> = None;
+        let mut lookup: Option<BoxFuture<'static, LookedUp>> = None;
         loop {
-            if place.is_none() {
-                place = self.submit();
+            if slot.is_none() {
+                slot = self.submit();
             }
             if lookup.is_none() {
                 lookup = self.look_up();
@@ -190,17 +188,17 @@ impl Submission {
             let may_read = end.is_none() && self.ready.is_empty();
             tokio::select! {
                 biased;
-                Some((operation_id, answer)) = self.group.next() => {
+                Some((operation_id, answer)) = self.pipeline.next() => {
                     self.end(operation_id, member::outcome(answer));
                 }
-                Some(found) = wait(&mut place) => self.submit_first(found),
-                Some((asking, facts)) = wait(&mut lookup) => self.settle(asking, &facts),
+                Some(found) = wait(&mut slot) => self.submit_first(found),
+                Some((unresolved, resolved)) = wait(&mut lookup) => self.take_resolved(unresolved, &resolved),
                 reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
-                request = read(&mut requests, &untaken, &self.room), if may_read => {
+                request = read(&mut requests, &untaken, &budget), if may_read => {
                     end = self.take(request);
                     // What has arrived with it shares its transaction.
                     for _ in 1..READ_AHEAD_MAX {
-                        match read(&mut requests, &untaken, &self.room).now_or_never() {
+                        match read(&mut requests, &untaken, &budget).now_or_never() {
                             Some(request) if end.is_none() => end = self.take(request),
                             _ => break,
                         }
@@ -220,84 +218,87 @@ impl Submission {
         let operation = match request {
             Ok(Some(request)) => request.operation,
             Ok(None) => return Some(Ok(())),
-            Err(unreadable) => return Some(Err(edge::detailed(&unreadable, false))),
+            Err(unreadable) => return Some(Err(status::detailed(&unreadable, false))),
         };
         let Some(operation) = operation else {
             let violations = Violations::one("operation", "is required");
             self.end(String::new(), Err(violations.into()));
             return None;
         };
-        let deadline = Instant::now() + self.operation_timeout;
-        let deadline = self.deadline.map_or(deadline, |end| end.min(deadline));
+        let context = self.call.operation();
         let (operation_id, member) = member::parse(operation);
         match member {
             Ok(Member::Command(command)) => self.ready.push_back(Ready {
                 operation_id,
                 command: *command,
-                deadline,
+                context,
             }),
-            Ok(Member::Asks(asks)) => self.asking.push(Asking {
+            Ok(Member::Unresolved(operation)) => self.unresolved.push(Waiting {
                 operation_id,
-                asks: *asks,
-                deadline,
+                operation: *operation,
+                context,
             }),
             Err(error) => self.end(operation_id, Err(error)),
         }
         None
     }
 
-    /// Submits what is ready, while there are places; else waits for one.
-    fn submit(&mut self) -> Option<BoxFuture<'static, Result<Place, Failure>>> {
+    /// Submits what is ready, while there are free slots; else waits for one.
+    fn submit(&mut self) -> Option<BoxFuture<'static, Result<QueueSlot, Failure>>> {
         while let Some(first) = self.ready.front() {
-            let Some(place) = self.batcher.try_place() else {
-                let (batcher, deadline) = (self.batcher.clone(), first.deadline);
-                return Some(async move { batcher.place(deadline).await }.boxed());
+            let Some(slot) = self.batcher.try_slot() else {
+                let (batcher, deadline) = (self.batcher.clone(), first.context.deadline());
+                return Some(async move { batcher.slot(deadline).await }.boxed());
             };
-            self.submit_first(Ok(place));
+            self.submit_first(Ok(slot));
         }
         None
     }
 
-    fn submit_first(&mut self, place: Result<Place, Failure>) {
+    fn submit_first(&mut self, slot: Result<QueueSlot, Failure>) {
         let Some(first) = self.ready.pop_front() else {
             return;
         };
         let Ready {
             operation_id,
             command,
-            deadline,
+            context,
         } = first;
-        match place {
-            Ok(place) => self.group.submit(place, command, deadline, operation_id),
+        match slot {
+            Ok(slot) => {
+                let deadline = context.deadline();
+                self.pipeline.submit(slot, command, deadline, operation_id);
+            }
             Err(failure) => self.end(operation_id, Err(RpcError::Failure(failure))),
         }
     }
 
-    /// One question for all that is asked. What is read meanwhile waits for the next one.
-    fn look_up(&mut self) -> Option<BoxFuture<'static, Asked>> {
-        let asking = std::mem::take(&mut self.asking);
-        let deadline = asking.iter().map(|asking| asking.deadline).min()?;
+    /// One look-up for all that is unresolved, by the earliest of their deadlines. What is read meanwhile waits for the next one.
+    fn look_up(&mut self) -> Option<BoxFuture<'static, LookedUp>> {
+        let unresolved = std::mem::take(&mut self.unresolved);
+        let contexts = unresolved.iter().map(|waiting| &waiting.context);
+        let context = contexts.min_by_key(|context| context.deadline())?.clone();
         let store = self.store.clone();
         let look_up = async move {
-            let asks = asking.iter().map(|asking| &asking.asks);
-            let facts = member::ask(&store, asks, deadline).await;
-            (asking, facts)
+            let operations = unresolved.iter().map(|waiting| &waiting.operation);
+            let resolved = member::resolve(&store, operations, &context).await;
+            (unresolved, resolved)
         };
         Some(look_up.boxed())
     }
 
-    fn settle(&mut self, asking: Vec<Asking>, facts: &Result<Facts, Failure>) {
-        for one in asking {
-            let Asking {
+    fn take_resolved(&mut self, unresolved: Vec<Waiting>, resolved: &Result<Resolved, Failure>) {
+        for waiting in unresolved {
+            let Waiting {
                 operation_id,
-                asks,
-                deadline,
-            } = one;
-            match asks.settle(facts) {
+                operation,
+                context,
+            } = waiting;
+            match operation.command(resolved) {
                 Ok(command) => self.ready.push_back(Ready {
                     operation_id,
                     command,
-                    deadline,
+                    context,
                 }),
                 Err(error) => self.end(operation_id, Err(error)),
             }
@@ -306,12 +307,12 @@ impl Submission {
 
     fn end(&self, operation_id: String, outcome: Result<Receipt, RpcError>) {
         let result = member::result(operation_id, outcome);
-        let held = self.room.hold(match &result.outcome {
+        let charge = self.call.budget().charge(match &result.outcome {
             Some(Outcome::Error(error)) => error.encoded_len(),
             _ => POSTED_SIZE,
         });
         // A body that is gone takes this task with it.
-        let _untaken = self.outputs.send(Output::Result(result, held));
+        let _untaken = self.outputs.send(Output::Result(result, charge));
     }
 }
 

@@ -170,12 +170,23 @@ impl Violations {
 
     /// An amount that a request must have.
     pub(super) fn money(&mut self, money: Option<&proto::Money>) -> Option<(Amount, Currency)> {
+        self.money_in("amount", money)
+    }
+
+    /// The same in a field of another name.
+    pub(super) fn money_in(
+        &mut self,
+        field: &str,
+        money: Option<&proto::Money>,
+    ) -> Option<(Amount, Currency)> {
         let Some(money) = money else {
-            self.add("amount", "is required");
+            self.add(field, "is required");
             return None;
         };
-        let amount = self.note("amount.minor_units", Amount::new(money.minor_units));
-        amount.zip(self.currency("amount.currency_code", &money.currency_code))
+        let minor_units = format!("{field}.minor_units");
+        let amount = self.note(&minor_units, Amount::new(money.minor_units));
+        let currency_code = format!("{field}.currency_code");
+        amount.zip(self.currency(&currency_code, &money.currency_code))
     }
 
     /// Checks free text.

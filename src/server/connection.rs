@@ -1,4 +1,4 @@
-//! Connections: accepting them, serving HTTP/2 on them, and ending them in order.
+//! Connections of gRPC: serving HTTP/2 on them, and ending them in order.
 //!
 //! tonic's own transport is not used here for two reasons: it answers an expired `grpc-timeout` with CANCELLED, and its
 //! shutdown waits for ever on a client that never sends a byte.
@@ -11,19 +11,17 @@ use std::time::{Duration, Instant};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
-use super::NetworkLimits;
 use super::activity::{Activity, InFlight};
 use super::coalesced::{Coalesced, READ_IN_TURN_MAX};
-use super::unread::{Unread, Watched};
+use super::limits::NetworkLimits;
+use super::unread::Unread;
+use crate::rpc::answer_budget::{ChargedBytes, Reservation};
 use crate::rpc::edge::{self, Services};
-use crate::rpc::room::{Counted, Reserved};
 
 /// Requests in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
@@ -46,58 +44,14 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// While draining: how long the clients of a connection may leave all its answers lying before it is cut.
 const UNREAD_GRACE: Duration = Duration::from_secs(2);
-/// A pause after a failed accept, which mostly means that the process is out of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections until the server drains.
-pub(super) struct Acceptor {
-    pub(super) listener: TcpListener,
+/// What serves the connections of gRPC.
+pub(super) struct GrpcConnections {
     pub(super) services: Arc<Services>,
     pub(super) request_timeout_max: Duration,
     pub(super) limits: NetworkLimits,
     pub(super) unread: Arc<Unread>,
-    pub(super) connection_count_max: usize,
-    pub(super) connections: TaskTracker,
     pub(super) draining: CancellationToken,
-}
-
-impl Acceptor {
-    pub(super) async fn run(self) {
-        let places = Arc::new(Semaphore::new(self.connection_count_max));
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = self.draining.cancelled() => return,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; raise the limit of open files (ulimit -n)?");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                tracing::warn!(
-                    connection_count_max = self.connection_count_max,
-                    "too many connections; one is dropped"
-                );
-                continue;
-            };
-            let serving = serve(
-                stream,
-                self.services.clone(),
-                self.request_timeout_max,
-                self.limits,
-                self.unread.connection(),
-                self.draining.clone(),
-            );
-            self.connections.spawn(async move {
-                serving.await;
-                drop(place);
-            });
-        }
-    }
 }
 
 /// Whether a request of this path has an answer that a drain waits for. A watch of the health has no end, and neither
@@ -127,46 +81,63 @@ impl<C: Future> Future for Turns<'_, C> {
             self.greeting_due = None;
         } else if let Some(due) = &mut self.greeting_due {
             ready!(due.as_mut().poll(context));
+            tracing::debug!("a connection did not begin in time");
             return Poll::Ready(None);
         }
         Poll::Pending
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    services: Arc<Services>,
-    request_timeout_max: Duration,
-    limits: NetworkLimits,
-    watched: Watched,
-    draining: CancellationToken,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was closed before it began");
-        return;
+impl GrpcConnections {
+    /// Serves a connection until it ends, or until it has nothing more to say while the server drains.
+    pub(super) async fn serve<S>(self: Arc<Self>, stream: S) -> Result<(), hyper::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let watched = self.unread.connection();
+        let activity = Arc::new(Activity::default());
+        let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
+            let mut guard = InFlight::new(&activity, is_answered(request.uri().path()));
+            let budget = watched.budget.clone();
+            // Boxed, because hyper moves the future of a request several times, and this one has kilobytes.
+            let response = Box::pin(edge::serve(
+                self.services.clone(),
+                request,
+                self.request_timeout_max,
+                budget.clone(),
+            ));
+            async move {
+                let mut response = response.await;
+                guard.note_answered();
+                let reservation = Reservation::take_from(&mut response, &budget);
+                Ok::<_, std::convert::Infallible>(response.map(|body| Answer {
+                    body,
+                    guard,
+                    reservation,
+                }))
+            }
+        });
+        let abandoned_per_second_max = self.limits.abandoned_per_second_max;
+        let coalesced = Coalesced::new(stream, activity.clone(), abandoned_per_second_max);
+        let greeting_due = Box::pin(tokio::time::sleep(self.limits.greeting_timeout));
+        let mut turns = Turns {
+            connection: pin!(builder().serve_connection(TokioIo::new(coalesced), service)),
+            activity: activity.clone(),
+            greeting_due: Some(greeting_due),
+        };
+        let ended = tokio::select! {
+            ended = &mut turns => ended,
+            () = watched.cut.cancelled() => None,
+            () = self.draining.cancelled() => {
+                turns.connection.as_mut().graceful_shutdown();
+                drained(&mut turns, &activity).await
+            }
+        };
+        ended.unwrap_or(Ok(()))
     }
-    let activity = Arc::new(Activity::default());
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| {
-        let mut guard = InFlight::new(&activity, is_answered(request.uri().path()));
-        let room = watched.room.clone();
-        // Boxed, because hyper moves the future of a request several times, and this one has kilobytes.
-        let response = Box::pin(edge::serve(
-            services.clone(),
-            request,
-            request_timeout_max,
-            room.clone(),
-        ));
-        async move {
-            let mut response = response.await;
-            guard.note_answered();
-            let reserved = Reserved::take_from(&mut response, &room);
-            Ok::<_, std::convert::Infallible>(response.map(|body| Answer {
-                body,
-                guard,
-                reserved,
-            }))
-        }
-    });
+}
+
+fn builder() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -178,48 +149,29 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-    let coalesced = Coalesced::new(stream, activity.clone(), limits.abandoned_per_second_max);
-    let greeting_due = Some(Box::pin(tokio::time::sleep(limits.greeting_timeout)));
-    let mut turns = Turns {
-        connection: pin!(builder.serve_connection(TokioIo::new(coalesced), service)),
-        activity: activity.clone(),
-        greeting_due,
-    };
-    let ended = tokio::select! {
-        ended = &mut turns => ended,
-        () = watched.cut.cancelled() => return,
-        () = draining.cancelled() => {
-            turns.connection.as_mut().graceful_shutdown();
-            let mut unread_since = None;
-            loop {
-                let was_idle = activity.is_idle();
-                let taken_before = activity.taken_count();
-                match tokio::time::timeout(IDLE_GRACE, &mut turns).await {
-                    Ok(ended) => break ended,
-                    // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
-                    Err(_elapsed) if was_idle && activity.is_idle() => return,
-                    // Nothing to wait for either: a client that does not read. Its answers are recorded.
-                    Err(_elapsed) if activity.is_unread() && activity.taken_count() == taken_before => {
-                        let since = unread_since.get_or_insert_with(Instant::now);
-                        if since.elapsed() >= UNREAD_GRACE {
-                            tracing::debug!("a connection does not read its answers");
-                            return;
-                        }
-                    }
-                    Err(_elapsed) => unread_since = None,
+    builder
+}
+
+/// Goes on with a connection until its answers are read. `None`: there is nothing more to wait for, and it has not ended.
+async fn drained<C: Future>(turns: &mut Turns<'_, C>, activity: &Activity) -> Option<C::Output> {
+    let mut unread_since = None;
+    loop {
+        let was_idle = activity.is_idle();
+        let taken_before = activity.taken_count();
+        match tokio::time::timeout(IDLE_GRACE, &mut *turns).await {
+            Ok(ended) => return ended,
+            // Nothing to wait for: a client that never closes. A last answer had the whole grace to be sent.
+            Err(_elapsed) if was_idle && activity.is_idle() => return None,
+            // Nothing to wait for either: a client that does not read. Its answers are recorded.
+            Err(_elapsed) if activity.is_unread() && activity.taken_count() == taken_before => {
+                let since = unread_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= UNREAD_GRACE {
+                    tracing::debug!("a connection does not read its answers");
+                    return None;
                 }
             }
+            Err(_elapsed) => unread_since = None,
         }
-    };
-    let Some(ended) = ended else {
-        tracing::debug!("a connection did not begin in time");
-        return;
-    };
-    if let Err(error) = ended {
-        tracing::debug!(
-            error = crate::store::with_source(&error),
-            "a connection broke"
-        );
     }
 }
 
@@ -227,11 +179,11 @@ async fn serve(
 struct Answer {
     body: Body,
     guard: InFlight,
-    reserved: Reserved,
+    reservation: Reservation,
 }
 
 impl http_body::Body for Answer {
-    type Data = Counted;
+    type Data = ChargedBytes;
     type Error = tonic::Status;
 
     fn poll_frame(
@@ -242,7 +194,7 @@ impl http_body::Body for Answer {
         // Asked, so all that it gave before is taken.
         self.guard.note_unread(false);
         self.guard.note_unread(polled.is_ready());
-        polled.map_ok(|frame| frame.map_data(|bytes| self.reserved.hand(bytes)))
+        polled.map_ok(|frame| frame.map_data(|bytes| self.reservation.charge(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Unread answers: a connection whose client does not read them is closed, so that the memory of its answers is freed.
+//! Unread answers: a connection whose client does not read them is closed, so that the memory of its answers is released.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::rpc::room::{ProcessRoom, Room};
+use crate::rpc::answer_budget::{ConnectionBudget, ProcessBudget};
 
 /// How often the connections are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A connection with less than this unread is left alone while there is room: a paused client costs little.
+/// A connection with less than this unread is left alone while the process is not crowded: a paused client costs little.
 const WORTH_CUTTING_BYTES: usize = 64 * 1024;
 /// A client that reads this much within the time limit counts as reading: some kilobytes in a second are enough.
 const PROGRESS_BYTES: usize = 256 * 1024;
@@ -28,7 +28,7 @@ pub(super) struct Patience {
 /// All connections of the process.
 #[derive(Debug)]
 pub(super) struct Unread {
-    process: Arc<ProcessRoom>,
+    process: Arc<ProcessBudget>,
     patience: Patience,
     connections: Mutex<HashMap<u64, Reader>>,
     next_number: AtomicU64,
@@ -37,9 +37,9 @@ pub(super) struct Unread {
 /// What is known of how one connection reads.
 #[derive(Debug)]
 struct Reader {
-    room: Arc<Room>,
+    budget: Arc<ConnectionBudget>,
     cut: CancellationToken,
-    /// Since when it has not read what was unread then, and what was unread and freed then.
+    /// Since when it has not read what was unread then, and what was unread and released then.
     stalled: Option<Stalled>,
 }
 
@@ -47,30 +47,30 @@ struct Reader {
 struct Stalled {
     since: Instant,
     unread: usize,
-    freed: usize,
+    released: usize,
 }
 
 impl Reader {
     /// Whether it has had something to read for too long.
     fn is_late(&mut self, now: Instant, is_crowded: bool, patience: Patience) -> bool {
-        let unread = self.room.unread();
+        let unread = self.budget.unread();
         let is_worth_cutting = is_crowded || unread >= WORTH_CUTTING_BYTES;
         if unread == 0 || !is_worth_cutting {
             self.stalled = None;
             return false;
         }
-        let freed = self.room.freed();
+        let released = self.budget.released();
         let stalled = self.stalled.get_or_insert(Stalled {
             since: now,
             unread,
-            freed,
+            released,
         });
-        let read = freed.wrapping_sub(stalled.freed);
+        let read = released.wrapping_sub(stalled.released);
         if read >= stalled.unread.min(PROGRESS_BYTES) {
             *stalled = Stalled {
                 since: now,
                 unread,
-                freed,
+                released,
             };
         }
         let patience = if is_crowded {
@@ -83,7 +83,7 @@ impl Reader {
 }
 
 impl Unread {
-    pub(super) fn new(process: Arc<ProcessRoom>, patience: Patience) -> Arc<Self> {
+    pub(super) fn new(process: Arc<ProcessBudget>, patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             process,
             patience,
@@ -97,11 +97,11 @@ impl Unread {
         let watched = Watched {
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             unread: self.clone(),
-            room: Room::new(self.process.clone()),
+            budget: ConnectionBudget::new(self.process.clone()),
             cut: CancellationToken::new(),
         };
         let reader = Reader {
-            room: watched.room.clone(),
+            budget: watched.budget.clone(),
             cut: watched.cut.clone(),
             stalled: None,
         };
@@ -125,7 +125,7 @@ impl Unread {
         for reader in self.lock().values_mut() {
             if !reader.cut.is_cancelled() && reader.is_late(now, is_crowded, self.patience) {
                 tracing::warn!(
-                    unread_bytes = reader.room.unread(),
+                    unread_bytes = reader.budget.unread(),
                     is_crowded,
                     "a client does not read its answers; its connection is cut"
                 );
@@ -147,8 +147,8 @@ impl Unread {
 pub(super) struct Watched {
     number: u64,
     unread: Arc<Unread>,
-    /// The room for its answers.
-    pub(super) room: Arc<Room>,
+    /// What its answers may take.
+    pub(super) budget: Arc<ConnectionBudget>,
     /// Cancelled when it is to be cut.
     pub(super) cut: CancellationToken,
 }
@@ -162,7 +162,7 @@ impl Drop for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::room::RoomLimits;
+    use crate::rpc::answer_budget::BudgetLimits;
 
     const PATIENCE: Patience = Patience {
         usual: Duration::from_secs(60),
@@ -170,7 +170,7 @@ mod tests {
     };
 
     fn unread() -> Arc<Unread> {
-        let process = ProcessRoom::new(RoomLimits::default(), CancellationToken::new());
+        let process = ProcessBudget::new(BudgetLimits::default(), CancellationToken::new());
         Unread::new(process, PATIENCE)
     }
 
@@ -183,9 +183,9 @@ mod tests {
             unread.connection(),
         );
         let begun = Instant::now();
-        let _never_read = idle.room.hold(1_000_000);
-        let _small = few.room.hold(1_000);
-        let mut slowly: Vec<_> = (0..100).map(|_| slow.room.hold(10_000)).collect();
+        let _never_read = idle.budget.charge(1_000_000);
+        let _small = few.budget.charge(1_000);
+        let mut slowly: Vec<_> = (0..100).map(|_| slow.budget.charge(10_000)).collect();
         for second in 0..60 {
             unread.look(begun + Duration::from_secs(second));
             assert!(!idle.cut.is_cancelled(), "after {second} s");
@@ -203,8 +203,8 @@ mod tests {
         let unread = unread();
         let (crowd, few) = (unread.connection(), unread.connection());
         let begun = Instant::now();
-        let _never_read = crowd.room.hold(200 * 1024 * 1024);
-        let _small = few.room.hold(1_000);
+        let _never_read = crowd.budget.charge(200 * 1024 * 1024);
+        let _small = few.budget.charge(1_000);
         unread.look(begun);
         unread.look(begun + Duration::from_secs(4));
         assert!(!crowd.cut.is_cancelled() && !few.cut.is_cancelled());

@@ -5,6 +5,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::error::StoreError;
+use super::operation_row;
+use super::operations::LOOKUP_OPERATIONS;
 use super::requests::Requests;
 use super::row;
 use super::verdicts::{self, Standing};
@@ -49,7 +51,6 @@ pub fn card_rule_key(pattern: &Pattern) -> (&'static str, &str) {
     }
 }
 
-const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
 const CARD_LOOKUP: &str = include_str!("sql/card_lookup.sql");
 const SET_CARD_RULE: &str = include_str!("sql/set_card_rule.sql");
 const DELETE_CARD_RULE: &str = include_str!("sql/delete_card_rule.sql");
@@ -118,7 +119,7 @@ impl Requests {
                     merchant: category("merchant_category"),
                     mcc: category("mcc_category"),
                 },
-                recorded: known.first().map(row::operation).transpose()?,
+                recorded: known.first().map(operation_row::operation).transpose()?,
                 standing: match verdict {
                     Some(_) => Some(verdicts::standing(&facts)?),
                     None => None,

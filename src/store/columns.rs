@@ -1,348 +1,213 @@
-//! Columns: many rows as one array per column, which `unnest` turns into rows again. One statement writes a whole batch.
+//! Columns: the rows that the write path writes, each kind as one array per column. One statement writes a whole batch.
+//!
+//! A new column is one line here, and its name in the statements that write or read it.
 
-use std::sync::Arc;
-
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::lock::RowIds;
-use super::row::{self, PgTime, RowId};
+use super::row::{PgTime, RowId};
+use super::statement::Columns;
 use crate::domain::{
-    AccountId, Amount, BalanceChange, BalanceKey, Category, Entry, Operation, OperationId, Outcome,
-    Refusal,
+    AccountFlags, AccountId, BalanceChange, BalanceKey, Entry, Operation, OperationId,
 };
 
-/// Every so many entries of a balance, one has a mark. The statements that read entries know this number, and
-/// `verify_marks` tells whether they agree.
-const ENTRIES_PER_MARK: i64 = 16;
-
-pub(super) type Params<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
-
-/// Balances as columns, for `unnest`.
-#[derive(Default)]
-pub(super) struct BalanceColumns<'a> {
-    keys: Vec<&'a BalanceKey>,
-    row_ids: Vec<RowId>,
-    account_ids: Vec<&'a str>,
-    categories: Vec<&'a str>,
-    currencies: Vec<&'a str>,
-    posted: Vec<i64>,
-    held: Vec<i64>,
-    versions: Vec<i64>,
-    update_times: Vec<PgTime>,
-    last_operation_ids: Vec<Option<&'a str>>,
+/// A row of a statement, read by the names of its columns.
+pub(super) trait ReadRow<'a>: Sized {
+    /// Fails if a column is missing, or has a value that no such row has.
+    fn read(row: &'a Row) -> Result<Self, tokio_postgres::Error>;
 }
 
-impl<'a> BalanceColumns<'a> {
-    /// The changes of balances that have a row, in the order of their places, and of those that have none yet, in the
-    /// order of their keys: each statement goes through its pages once.
-    pub(super) fn split(changes: &'a [BalanceChange], row_ids: &RowIds<'_>) -> (Self, Self) {
-        let (mut updates, mut inserts) = (Self::default(), Self::default());
-        let mut placed = Vec::with_capacity(changes.len());
-        let mut unplaced = Vec::new();
-        for change in changes {
-            match row_ids.get(&change.key) {
-                Some(row_id) => placed.push((row_id, change)),
-                None => unplaced.push(change),
+/// A kind of row, and many of them as columns. `$name` is what statements call them.
+macro_rules! rows {
+    ($(#[$doc:meta])* $row:ident, $columns:ident, $name:literal, { $($column:ident: $type:ty),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone)]
+        pub(super) struct $row<'a> {
+            $(pub(super) $column: $type,)+
+        }
+
+        /// Many of these rows, as columns.
+        #[derive(Debug, Default)]
+        pub(super) struct $columns<'a> {
+            $($column: Vec<$type>,)+
+            count: usize,
+        }
+
+        impl<'a> $columns<'a> {
+            pub(super) fn push(&mut self, row: $row<'a>) {
+                $(self.$column.push(row.$column);)+
+                self.count += 1;
+            }
+
+            pub(super) fn is_empty(&self) -> bool {
+                self.count == 0
             }
         }
-        placed.sort_unstable_by_key(|(row_id, _)| *row_id);
-        unplaced.sort_unstable_by_key(|change| &change.key);
-        for (row_id, change) in placed {
-            updates.row_ids.push(row_id);
-            updates.push(change);
-        }
-        unplaced.into_iter().for_each(|change| inserts.push(change));
-        (updates, inserts)
-    }
 
-    fn push(&mut self, change: &'a BalanceChange) {
-        let BalanceChange {
-            key,
-            currency,
-            balance,
-        } = change;
-        self.keys.push(key);
-        self.account_ids.push(key.account_id.as_str());
-        self.categories.push(key.category.as_str());
-        self.currencies.push(currency.as_str());
-        self.posted.push(balance.posted);
-        self.held.push(balance.held);
-        self.versions.push(balance.version);
-        self.update_times.push(PgTime(balance.update_time));
-        let last_operation_id = balance.last_operation_id.as_ref();
-        self.last_operation_ids
-            .push(last_operation_id.map(OperationId::as_str));
-    }
+        impl Columns for $columns<'_> {
+            const NAME: &'static str = $name;
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.account_ids.is_empty()
-    }
-
-    /// The accounts, as far as these are their balances `main`; the others have no place to be remembered.
-    pub(super) fn mains(&self) -> impl Iterator<Item = Option<&'a AccountId>> {
-        self.keys
-            .iter()
-            .map(|key| key.category.is_main().then_some(&key.account_id))
-    }
-
-    pub(super) fn params_of_update(&self) -> Params<'_, 6> {
-        [
-            &self.row_ids,
-            &self.account_ids,
-            &self.posted,
-            &self.versions,
-            &self.update_times,
-            &self.last_operation_ids,
-        ]
-    }
-
-    pub(super) fn params_of_insert(&self) -> Params<'_, 8> {
-        [
-            &self.account_ids,
-            &self.categories,
-            &self.currencies,
-            &self.posted,
-            &self.held,
-            &self.versions,
-            &self.update_times,
-            &self.last_operation_ids,
-        ]
-    }
-}
-
-/// The entries of one side as columns; NULL where there is none.
-#[derive(Default)]
-pub(super) struct EntryColumns<'a> {
-    versions: Vec<Option<i64>>,
-    posted_after: Vec<Option<i64>>,
-    previous_ids: Vec<Option<&'a str>>,
-    held_after: Vec<Option<i64>>,
-    available_after: Vec<Option<i64>>,
-}
-
-impl<'a> EntryColumns<'a> {
-    pub(super) fn push(&mut self, entry: Option<&'a Entry>) {
-        let (held_after, available_after) = entry.map_or((None, None), row::after_columns);
-        let previous_id = entry.and_then(|entry| entry.previous_operation_id.as_ref());
-        self.versions.push(entry.map(|entry| entry.version));
-        self.posted_after
-            .push(entry.map(|entry| entry.posted_after));
-        self.previous_ids.push(previous_id.map(OperationId::as_str));
-        self.held_after.push(held_after);
-        self.available_after.push(available_after);
-    }
-
-    /// Whether nothing is held or overdrawn, so that the columns which tell are empty.
-    fn are_plain(&self) -> bool {
-        self.held_after.iter().all(Option::is_none)
-            && self.available_after.iter().all(Option::is_none)
-    }
-
-    pub(super) fn plain_params(&self) -> Params<'_, 3> {
-        [&self.versions, &self.posted_after, &self.previous_ids]
-    }
-
-    pub(super) fn rare_params(&self) -> Params<'_, 2> {
-        [&self.held_after, &self.available_after]
-    }
-}
-
-/// One side of operations as columns: the balance, and its entry if the operation made one.
-#[derive(Default)]
-struct SideColumns<'a> {
-    account_ids: Vec<Option<&'a str>>,
-    categories: Vec<Option<&'a str>>,
-    entries: EntryColumns<'a>,
-}
-
-impl<'a> SideColumns<'a> {
-    fn push(
-        &mut self,
-        account_id: Option<&'a AccountId>,
-        category: Option<&'a Category>,
-        entry: Option<&'a Entry>,
-    ) {
-        self.account_ids.push(account_id.map(AccountId::as_str));
-        self.categories.push(category.map(Category::as_str));
-        self.entries.push(entry);
-    }
-
-    fn plain_params(&self) -> impl Iterator<Item = &(dyn ToSql + Sync)> {
-        let balances: Params<'_, 2> = [&self.account_ids, &self.categories];
-        balances.into_iter().chain(self.entries.plain_params())
-    }
-}
-
-/// Operations with their entries as columns, for `unnest`.
-#[derive(Default)]
-pub(super) struct OperationColumns<'a> {
-    operation_ids: Vec<&'a str>,
-    kinds: Vec<&'a str>,
-    amounts: Vec<Option<i64>>,
-    currencies: Vec<&'a str>,
-    create_times: Vec<PgTime>,
-    sources: SideColumns<'a>,
-    source_asked: Vec<Option<String>>,
-    destinations: SideColumns<'a>,
-    destination_owner_ids: Vec<Option<&'a str>>,
-    descriptions: Vec<Option<&'a str>>,
-    metadata: Vec<Option<String>>,
-    refusal_reasons: Vec<Option<&'a str>>,
-    refusal_facts: Vec<Option<String>>,
-}
-
-impl<'a> OperationColumns<'a> {
-    /// In the order of their ids, so that the index is gone through once.
-    pub(super) fn new(operations: &'a [Arc<Operation>]) -> Self {
-        let with_id =
-            |operation: &'a Arc<Operation>| (operation.command.operation_id.as_str(), &**operation);
-        let mut sorted: Vec<(&str, &Operation)> = operations.iter().map(with_id).collect();
-        sorted.sort_unstable_by_key(|(operation_id, _)| *operation_id);
-        let mut columns = Self::default();
-        for (_, operation) in sorted {
-            columns.push(operation);
-        }
-        columns
-    }
-
-    fn push(&mut self, operation: &'a Operation) {
-        let Operation {
-            command,
-            outcome,
-            create_time,
-        } = operation;
-        let movement = &command.movement;
-        let (source, destination) = (movement.source(), movement.destination());
-        let (source_entry, destination_entry, refusal) = match outcome {
-            Outcome::Posted {
-                source,
-                destination,
-            } => (source.as_ref(), destination.as_ref(), None),
-            // Its entries are those of its parts.
-            Outcome::Merged(_) => (None, None, None),
-            Outcome::Refused(refusal) => (None, None, Some(refusal)),
-        };
-        let first_asked = || source.and_then(|source| source.categories.first());
-        let paid = source_entry
-            .map(|entry| &entry.balance.category)
-            .or_else(first_asked);
-        let description = command.note.description.as_str();
-
-        self.operation_ids.push(command.operation_id.as_str());
-        self.kinds.push(row::kind(&command.movement));
-        self.amounts.push(command.amount.map(Amount::minor_units));
-        self.currencies.push(command.currency.as_str());
-        self.create_times.push(PgTime(*create_time));
-        self.sources
-            .push(movement.source_account_id(), paid, source_entry);
-        self.source_asked
-            .push(source.and_then(row::join_categories));
-        self.destinations.push(
-            movement.destination_account_id(),
-            destination.map(|key| &key.category),
-            destination_entry,
-        );
-        self.destination_owner_ids.push(
-            command
-                .movement
-                .destination_owner_id()
-                .map(|id| id.as_str()),
-        );
-        self.descriptions
-            .push((!description.is_empty()).then_some(description));
-        self.metadata.push(row::to_json(&command.note.metadata));
-        self.refusal_reasons.push(refusal.map(Refusal::reason));
-        self.refusal_facts
-            .push(refusal.and_then(|refusal| row::to_json(&refusal.facts())));
-    }
-
-    /// Whether nobody has anything in the columns that a plain operation leaves out.
-    pub(super) fn are_plain(&self) -> bool {
-        self.source_asked.iter().all(Option::is_none)
-            && self.destination_owner_ids.iter().all(Option::is_none)
-            && self.descriptions.iter().all(Option::is_none)
-            && self.metadata.iter().all(Option::is_none)
-            && self.refusal_reasons.iter().all(Option::is_none)
-            && self.sources.entries.are_plain()
-            && self.destinations.entries.are_plain()
-    }
-
-    pub(super) fn plain_params(&self) -> Vec<&(dyn ToSql + Sync)> {
-        let own: Params<'_, 5> = [
-            &self.operation_ids,
-            &self.kinds,
-            &self.amounts,
-            &self.currencies,
-            &self.create_times,
-        ];
-        own.into_iter()
-            .chain(self.sources.plain_params())
-            .chain(self.destinations.plain_params())
-            .collect()
-    }
-
-    pub(super) fn params(&self) -> Vec<&(dyn ToSql + Sync)> {
-        let rare: Params<'_, 6> = [
-            &self.source_asked,
-            &self.destination_owner_ids,
-            &self.descriptions,
-            &self.metadata,
-            &self.refusal_reasons,
-            &self.refusal_facts,
-        ];
-        self.plain_params()
-            .into_iter()
-            .chain(rare)
-            .chain(self.sources.entries.rare_params())
-            .chain(self.destinations.entries.rare_params())
-            .collect()
-    }
-}
-
-/// The marks of entries as columns, for `unnest`.
-#[derive(Default)]
-pub(super) struct MarkColumns<'a> {
-    account_ids: Vec<&'a str>,
-    categories: Vec<&'a str>,
-    versions: Vec<i64>,
-    operation_ids: Vec<&'a str>,
-    create_times: Vec<PgTime>,
-}
-
-impl<'a> MarkColumns<'a> {
-    /// Those of the operations' entries that get one.
-    pub(super) fn new(operations: &'a [Arc<Operation>]) -> Self {
-        let mut columns = Self::default();
-        for operation in operations {
-            for entry in operation.entries() {
-                if entry.version % ENTRIES_PER_MARK == 0 {
-                    columns.push(operation, entry);
+            fn column(&self, name: &str) -> Option<&(dyn ToSql + Sync)> {
+                match name {
+                    $(stringify!($column) => Some(&self.$column),)+
+                    _ => None,
                 }
             }
         }
-        columns
-    }
 
-    fn push(&mut self, operation: &'a Operation, entry: &'a Entry) {
-        self.account_ids.push(entry.balance.account_id.as_str());
-        self.categories.push(entry.balance.category.as_str());
-        self.versions.push(entry.version);
-        self.operation_ids
-            .push(operation.command.operation_id.as_str());
-        self.create_times.push(PgTime(operation.create_time));
-    }
+        impl<'a> ReadRow<'a> for $row<'a> {
+            fn read(row: &'a Row) -> Result<Self, tokio_postgres::Error> {
+                Ok(Self {
+                    $($column: row.try_get(stringify!($column))?,)+
+                })
+            }
+        }
+    };
+}
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.versions.is_empty()
+rows!(
+    /// A balance. NULL in `row_id`: it has no row yet.
+    BalanceRow, BalanceColumns, "balances", {
+        row_id: Option<RowId>,
+        account_id: &'a str,
+        category: &'a str,
+        currency_code: &'a str,
+        posted: i64,
+        held: i64,
+        version: i64,
+        update_time: PgTime,
+        last_operation_id: Option<&'a str>,
     }
+);
 
-    pub(super) fn params(&self) -> Params<'_, 5> {
-        [
-            &self.account_ids,
-            &self.categories,
-            &self.versions,
-            &self.operation_ids,
-            &self.create_times,
-        ]
+rows!(
+    /// An operation with its first debit and its first credit. What the columns mean is said in `operation_row`.
+    OperationRow, OperationColumns, "operations", {
+        operation_id: &'a str,
+        kind: &'a str,
+        amount: Option<i64>,
+        currency_code: &'a str,
+        create_time: PgTime,
+        source_account_id: Option<&'a str>,
+        source_category: Option<&'a str>,
+        source_categories: Option<String>,
+        source_amount: Option<i64>,
+        source_version: Option<i64>,
+        source_posted_after: Option<i64>,
+        source_held_after: Option<i64>,
+        source_available_after: Option<i64>,
+        source_previous_id: Option<&'a str>,
+        destination_account_id: Option<&'a str>,
+        destination_category: Option<&'a str>,
+        destination_owner_id: Option<&'a str>,
+        destination_amount: Option<i64>,
+        destination_version: Option<i64>,
+        destination_posted_after: Option<i64>,
+        destination_held_after: Option<i64>,
+        destination_available_after: Option<i64>,
+        destination_previous_id: Option<&'a str>,
+        leg_count: Option<i32>,
+        hold_id: Option<&'a str>,
+        reversed_operation_id: Option<&'a str>,
+        intent: Option<String>,
+        description: Option<&'a str>,
+        metadata: Option<String>,
+        refusal_reason: Option<&'a str>,
+        refusal_facts: Option<String>,
+    }
+);
+
+rows!(
+    /// A leg of an operation beyond its first debit and its first credit, or one more account that a refused one is listed for.
+    LegRow, LegColumns, "legs", {
+        operation_id: &'a str,
+        account_id: &'a str,
+        category: &'a str,
+        position: i32,
+        amount: Option<i64>,
+        version: Option<i64>,
+        posted_after: Option<i64>,
+        held_after: Option<i64>,
+        available_after: Option<i64>,
+        previous_id: Option<&'a str>,
+        refuse_time: Option<PgTime>,
+    }
+);
+
+rows!(
+    /// An entry of the sparse entry index.
+    IndexedEntryRow, IndexedEntryColumns, "entry_marks", {
+        account_id: &'a str,
+        category: &'a str,
+        version: i64,
+        operation_id: &'a str,
+        create_time: PgTime,
+    }
+);
+
+rows!(
+    /// What an account refuses.
+    AccountFlagsRow, AccountFlagsColumns, "account_flags", {
+        account_id: &'a str,
+        closed: bool,
+        debits_frozen: bool,
+        credits_frozen: bool,
+    }
+);
+
+impl<'a> BalanceRow<'a> {
+    pub(super) fn of(change: &'a BalanceChange, row_id: Option<RowId>) -> Self {
+        let BalanceChange {
+            key: BalanceKey {
+                account_id,
+                category,
+            },
+            currency,
+            balance,
+        } = change;
+        Self {
+            row_id,
+            account_id: account_id.as_str(),
+            category: category.as_str(),
+            currency_code: currency.as_str(),
+            posted: balance.posted,
+            held: balance.held,
+            version: balance.version,
+            update_time: PgTime(balance.update_time),
+            last_operation_id: balance.last_operation_id.as_ref().map(OperationId::as_str),
+        }
+    }
+}
+
+/// Every so many entries of a balance, one is in the sparse entry index. The statements that read entries know this number,
+/// and `verify_chains` tells whether they agree.
+const ENTRIES_PER_INDEXED: i64 = 16;
+
+impl<'a> IndexedEntryRow<'a> {
+    /// The row of an entry; `None`: it is not one of those that are indexed.
+    pub(super) fn of(operation: &'a Operation, entry: &'a Entry) -> Option<Self> {
+        (entry.version % ENTRIES_PER_INDEXED == 0).then(|| Self {
+            account_id: entry.balance.account_id.as_str(),
+            category: entry.balance.category.as_str(),
+            version: entry.version,
+            operation_id: operation.command.operation_id.as_str(),
+            create_time: PgTime(operation.create_time),
+        })
+    }
+}
+
+impl<'a> AccountFlagsRow<'a> {
+    pub(super) fn of((account_id, flags): &'a (AccountId, AccountFlags)) -> Self {
+        let AccountFlags {
+            closed,
+            debits_frozen,
+            credits_frozen,
+        } = *flags;
+        Self {
+            account_id: account_id.as_str(),
+            closed,
+            debits_frozen,
+            credits_frozen,
+        }
     }
 }

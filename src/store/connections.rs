@@ -352,6 +352,17 @@ impl Connection {
         self.is_spoiled.store(true, Ordering::Relaxed);
     }
 
+    /// From now on a transaction may be open on it: whatever happens, nobody may find it in the pool. To be taken back with
+    /// [`Connection::ended`].
+    pub(super) fn begins(&self) {
+        self.spoil();
+    }
+
+    /// No transaction is open any more.
+    pub(super) fn ended(&self) {
+        self.is_spoiled.store(false, Ordering::Relaxed);
+    }
+
     /// Asks PostgreSQL to end the statement that runs on it. True: that is over, and will not hit a later statement.
     pub(super) async fn cancel(&self) -> bool {
         let shared = &self.pool;

@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::accounts::BalanceDetails;
 use super::error::StoreError;
-use super::merges;
+use super::operations;
 use super::requests::Requests;
 use super::row::{self, PgTime};
 use super::unreadable::UnreadableOperation;
@@ -98,21 +98,21 @@ impl HistoryPosition {
 }
 
 /// A statement that reads entries, with the part that all of them have in common.
-macro_rules! walking {
+macro_rules! chain_scan {
     ($($file:literal),+) => {
-        concat!(include_str!("sql/walk.sql"), $(include_str!($file)),+)
+        concat!(include_str!("sql/chain_scan.sql"), $(include_str!($file)),+)
     };
 }
 
 const GET_BALANCE: &str = include_str!("sql/get_balance.sql");
-pub(super) const GET_BALANCE_AT: &str = walking!("sql/get_balance_at.sql");
-pub(super) const LIST_OPERATION_IDS_OF_ACCOUNT: &str = walking!(
+pub(super) const GET_BALANCE_AT: &str = chain_scan!("sql/get_balance_at.sql");
+pub(super) const LIST_OPERATION_IDS_OF_ACCOUNT: &str = chain_scan!(
     "sql/operations_of_account.sql",
     "sql/list_operation_ids.sql"
 );
 pub(super) const LIST_OPERATION_IDS_OF_OWNER: &str =
-    walking!("sql/operations_of_owner.sql", "sql/list_operation_ids.sql");
-pub(super) const LIST_ENTRIES: &str = walking!("sql/list_entries.sql");
+    chain_scan!("sql/operations_of_owner.sql", "sql/list_operation_ids.sql");
+pub(super) const LIST_ENTRIES: &str = chain_scan!("sql/list_entries.sql");
 
 impl Requests {
     /// A balance now; zero if the account has no such category. `None`: no such account.
@@ -151,19 +151,6 @@ impl Requests {
                 None => None,
             };
             Ok(Some(BalanceAt::Entry { now, then: entry }))
-        })
-        .await
-    }
-
-    /// The operation of this id.
-    pub async fn get_operation(
-        &self,
-        operation_id: OperationId,
-    ) -> Result<Option<Operation>, StoreError> {
-        self.request(move |client| async move {
-            Ok(merges::operations(&client, &[operation_id.as_str()])
-                .await?
-                .pop())
         })
         .await
     }
@@ -293,7 +280,7 @@ async fn history(
         .map(|at| at.operation_id.as_str())
         .collect();
     let mut read: HashMap<String, _> = HashMap::with_capacity(ids.len());
-    for operation in merges::readable_operations(client, &ids).await? {
+    for operation in operations::readable_operations(client, &ids).await? {
         let operation_id = match &operation {
             Ok(operation) => &operation.command.operation_id,
             Err(unreadable) => &unreadable.operation_id,

@@ -1,48 +1,47 @@
 //! The first half of the write path: locks the accounts of a batch, and brings what its decisions need.
 //!
-//! An optimist finds rows at their [`Places`] and does not ask who replays; the unique key of `operations` tells. It
-//! never waits for a lock. A careful transaction finds rows by their keys and looks up all operation ids, in a later
-//! statement than the locks, because a lock wait does not refresh the snapshot of its own statement.
+//! A batch that locks by row id finds rows by the [`RowIdCache`](super::row_id_cache::RowIdCache) and does not ask who
+//! replays; the unique key of `operations` tells. It never waits for a lock. One that locks by key looks up all operation ids
+//! too, in a later statement than the locks, because a lock wait does not refresh the snapshot of its own statement.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::{join, join3};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::Row;
 
 use super::error::StoreError;
 use super::ledger::{Job, Verdict};
-use super::merges;
+use super::operations::{self, KNOWN_OPERATIONS};
 use super::row::{self, PgTime, RowId};
-use super::write::Transaction;
+use super::transaction::{LockBy, Transaction};
 use crate::domain::{
-    Account, AccountId, BalanceKey, Balances, Book, Category, Command, Map, Movement, Set,
-    Timestamp,
+    Account, AccountFlags, AccountId, BalanceKey, Balances, BalancesNeed, Book, Category, Command,
+    Map, OwnerId, Role, Set, Timestamp,
 };
 
-pub(super) const LOCK_PLACES: &str = include_str!("sql/lock_places.sql");
-pub(super) const LOCK_ACCOUNTS: &str = include_str!("sql/lock_accounts.sql");
+pub(super) const LOCK_BY_ROW_ID: &str = include_str!("sql/lock_by_row_id.sql");
+pub(super) const LOCK_BY_KEY: &str = include_str!("sql/lock_by_key.sql");
 pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
 pub(super) const LOCK_CATEGORIES: &str = include_str!("sql/lock_categories.sql");
 pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
-pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
+pub(super) const ACCOUNT_ROLES: &str = include_str!("sql/account_roles.sql");
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 pub(super) struct Locked<'a> {
     pub(super) book: Book,
-    pub(super) row_ids: RowIds<'a>,
+    pub(super) rows: LockedRows<'a>,
     pub(super) contended: Set<AccountId>,
 }
 
 /// Where the locked rows are.
-pub(super) struct RowIds<'a> {
+pub(super) struct LockedRows<'a> {
     wanted: Wanted<'a>,
     siblings: Map<BalanceKey, RowId>,
 }
 
-impl RowIds<'_> {
-    /// The place of a balance's row; `None`: it has none yet.
+impl LockedRows<'_> {
+    /// The row id of a balance; `None`: it has none yet.
     pub(super) fn get(&self, key: &BalanceKey) -> Option<RowId> {
         if key.category.is_main() {
             self.wanted.get(key.account_id.as_str())?.row_id
@@ -62,7 +61,7 @@ struct WantedAccount<'a> {
     row_id: Option<RowId>,
 }
 
-/// A row of `lock_accounts` or `lock_places`: an account with its balance `main`.
+/// A row of `lock_by_key` or `lock_by_row_id`: an account with its balance `main`.
 struct Main<'a> {
     row_id: RowId,
     account_id: &'a str,
@@ -71,7 +70,7 @@ struct Main<'a> {
 }
 
 impl<'a> Main<'a> {
-    /// The columns by their places in the select list, which is quicker than by their names.
+    /// The columns by their positions in the select list, which is quicker than by their names.
     fn from_row(row: &'a Row) -> Result<Self, StoreError> {
         let balance = row::balance_from(row, 8);
         // A CHECK keeps it from being negative.
@@ -81,9 +80,11 @@ impl<'a> Main<'a> {
             account_id: row.get(1),
             account: Account {
                 currency: row::currency_of(row.get(2))?,
-                closed: row.get(3),
-                debits_frozen: row.get(4),
-                credits_frozen: row.get(5),
+                flags: AccountFlags {
+                    closed: row.get(3),
+                    debits_frozen: row.get(4),
+                    credits_frozen: row.get(5),
+                },
                 balances: Balances::with_unread(balance, sibling_count),
             },
             now: row.get::<_, PgTime>(7).0,
@@ -103,10 +104,7 @@ struct Mains<'a> {
 impl<'a> Mains<'a> {
     fn new(jobs: &'a [Job]) -> Self {
         let mut wanted = Wanted::with_capacity_and_hasher(2 * jobs.len(), <_>::default());
-        for id in jobs
-            .iter()
-            .flat_map(|job| job.command.movement.account_ids())
-        {
+        for id in jobs.iter().flat_map(Job::account_ids) {
             wanted.insert(id.as_str(), WantedAccount { id, row_id: None });
         }
         Self {
@@ -152,7 +150,7 @@ impl<'a> Mains<'a> {
 
 /// The balances besides `main` that the commands of a batch need, of those accounts that have any.
 pub(super) struct Siblings<'a> {
-    /// All of these accounts: a merge moves whatever there is.
+    /// All of these accounts.
     pub(super) whole: Vec<&'a str>,
     /// Those that commands name, of the other accounts: each balance once, as two columns.
     pub(super) account_ids: Vec<&'a str>,
@@ -161,26 +159,25 @@ pub(super) struct Siblings<'a> {
 
 impl<'a> Siblings<'a> {
     pub(super) fn of(
-        commands: impl Iterator<Item = &'a Arc<Command>> + Clone,
+        commands: impl Iterator<Item = &'a Arc<Command>>,
         with_siblings: &Set<&AccountId>,
     ) -> Self {
-        let movements = commands.map(|command| &command.movement);
-        let whole: BTreeSet<&str> = movements
-            .clone()
-            .filter(|movement| matches!(movement, Movement::Merge { .. }))
-            .flat_map(Movement::account_ids)
-            .filter(|account_id| with_siblings.contains(account_id))
-            .map(AccountId::as_str)
-            .collect();
-        let named: BTreeSet<(&str, &str)> = movements
-            .flat_map(Movement::named_balances)
-            .filter(|(account_id, category)| {
-                !category.is_main()
-                    && with_siblings.contains(account_id)
-                    && !whole.contains(account_id.as_str())
-            })
-            .map(|(account_id, category)| (account_id.as_str(), category.as_str()))
-            .collect();
+        let mut whole = BTreeSet::new();
+        let mut named = BTreeSet::new();
+        for need in commands.flat_map(|command| command.needs().accounts) {
+            if !with_siblings.contains(need.account_id) {
+                continue;
+            }
+            let account_id = need.account_id.as_str();
+            match need.balances {
+                BalancesNeed::All => drop(whole.insert(account_id)),
+                BalancesNeed::Named(categories) => {
+                    let others = categories.iter().filter(|category| !category.is_main());
+                    named.extend(others.map(|category| (account_id, category.as_str())));
+                }
+            }
+        }
+        named.retain(|(account_id, _)| !whole.contains(account_id));
         let (account_ids, categories) = named.into_iter().unzip();
         Self {
             whole: whole.into_iter().collect(),
@@ -197,12 +194,13 @@ fn wrong_sibling_count(account_id: &AccountId) -> StoreError {
 impl Transaction<'_> {
     pub(super) async fn lock<'a>(&self, jobs: &'a [Job]) -> Result<Locked<'a>, StoreError> {
         let mut mains = Mains::new(jobs);
-        let book = if self.mode.is_optimist {
-            self.lock_as_optimist(&mut mains).await?;
-            // Without a row nothing will be recorded, and nothing needs the time.
-            self.book(mains.now.unwrap_or_default(), jobs)
-        } else {
-            self.lock_and_look_up(jobs, &mut mains).await?
+        let book = match self.lock_by {
+            LockBy::RowId => {
+                self.lock_by_row_id(&mut mains).await?;
+                // Without a row nothing will be recorded, and nothing needs the time.
+                self.book(mains.now.unwrap_or_default(), jobs)
+            }
+            LockBy::Key | LockBy::KeyInHold => self.lock_by_key(jobs, &mut mains).await?,
         };
         let contended = self.contended(mains.missing()).await?;
         let Mains {
@@ -213,14 +211,14 @@ impl Transaction<'_> {
         } = mains;
         let mut locked = Locked {
             book,
-            row_ids: RowIds {
+            rows: LockedRows {
                 wanted,
                 siblings: Map::default(),
             },
             contended,
         };
         if !with_siblings.is_empty() {
-            let commands = jobs.iter().map(|job| &job.command);
+            let commands = jobs.iter().flat_map(Job::commands);
             let siblings = Siblings::of(commands, &with_siblings);
             self.lock_siblings(&siblings, &mut accounts, &mut locked)
                 .await?;
@@ -230,24 +228,24 @@ impl Transaction<'_> {
         Ok(locked)
     }
 
-    /// Locks rows at their places, and by their keys where those are not known or wrong.
-    async fn lock_as_optimist(&self, mains: &mut Mains<'_>) -> Result<(), StoreError> {
+    /// Locks rows by their row ids, and by their keys where those are not known or wrong.
+    async fn lock_by_row_id(&self, mains: &mut Mains<'_>) -> Result<(), StoreError> {
         // In no order: each statement sorts for itself.
-        let (row_ids, unknown) = self.places.split(&mains.wanted_ids());
-        let at_places = self.prepare(LOCK_PLACES).await?;
-        let by_keys = self.prepare(LOCK_ACCOUNTS).await?;
+        let (row_ids, unknown) = self.row_ids.split(&mains.wanted_ids());
+        let by_row_ids = self.prepare(LOCK_BY_ROW_ID).await?;
+        let by_keys = self.prepare(LOCK_BY_KEY).await?;
         let begin = self.begin();
-        let (begun, placed, keyed) = join3(
+        let (begun, by_row_id, by_key) = join3(
             self.client.batch_execute(&begin),
-            self.query_unless(row_ids.is_empty(), &at_places, &[&row_ids]),
+            self.query_unless(row_ids.is_empty(), &by_row_ids, &[&row_ids]),
             self.query_unless(unknown.is_empty(), &by_keys, &[&unknown]),
         )
         .await;
         begun?;
-        let found = mains.add(&placed?)?;
-        mains.add(&keyed?)?;
+        let found = mains.add(&by_row_id?)?;
+        mains.add(&by_key?)?;
         if found < row_ids.len() {
-            self.places.judge(row_ids.len(), found);
+            self.row_ids.judge(row_ids.len(), found);
             let missing = mains.missing();
             mains.add(&self.client.query(&by_keys, &[&missing]).await?)?;
         }
@@ -255,17 +253,14 @@ impl Transaction<'_> {
     }
 
     /// Locks rows by their keys and then looks up the time, and the operations that are known: the book begins with them.
-    async fn lock_and_look_up(
-        &self,
-        jobs: &[Job],
-        mains: &mut Mains<'_>,
-    ) -> Result<Book, StoreError> {
+    async fn lock_by_key(&self, jobs: &[Job], mains: &mut Mains<'_>) -> Result<Book, StoreError> {
         let account_ids: Vec<&str> = mains.wanted.keys().copied().collect();
         let operation_ids: Vec<&str> = jobs
             .iter()
-            .map(|job| job.command.operation_id.as_str())
+            .flat_map(Job::commands)
+            .map(|command| command.operation_id.as_str())
             .collect();
-        let lock = self.prepare(LOCK_ACCOUNTS).await?;
+        let lock = self.prepare(LOCK_BY_KEY).await?;
         let look_up = self.prepare(KNOWN_OPERATIONS).await?;
         let begin = self.begin();
         let (begun, rows, known) = join3(
@@ -281,7 +276,7 @@ impl Transaction<'_> {
         let operation_ids: Vec<&str> = known.get("operation_ids");
         if !operation_ids.is_empty() {
             self.replays.expect_more();
-            for operation in merges::operations(self.client, &operation_ids).await? {
+            for operation in operations::operations(self.client, &operation_ids).await? {
                 book.add_operation(operation);
             }
         }
@@ -289,22 +284,32 @@ impl Transaction<'_> {
     }
 
     fn book(&self, now: Timestamp, jobs: &[Job]) -> Book {
-        Book::with_capacity(now, self.categories_per_account_max, jobs.len())
+        let command_count = jobs.iter().map(|job| job.commands().len()).sum();
+        Book::with_capacity(now, self.categories_per_account_max, command_count)
     }
 
-    /// Whether an operation that an optimist would answer without recording it was recorded before: its caller gets the
-    /// first answer then.
+    /// Whether an operation that would be answered without being recorded was recorded before: its caller gets the first
+    /// answer then. Only for a batch that did not look up.
     pub(super) async fn has_overlooked(
         &self,
         jobs: &[Job],
         verdicts: &[Verdict],
     ) -> Result<bool, StoreError> {
-        let is_unrecorded = |verdict: &Verdict| matches!(verdict, Verdict::Decided(Err(refusal)) if !refusal.is_recorded());
+        let is_unrecorded = |verdict: &Verdict| match verdict {
+            Verdict::Decided(Err(refusal)) => !refusal.is_recorded(),
+            // The replay of a group that was refused may meet another refusal first.
+            Verdict::GroupDecided(Err(_)) => true,
+            Verdict::Decided(Ok(_))
+            | Verdict::GroupDecided(Ok(_))
+            | Verdict::Contended(_)
+            | Verdict::Withdrawn => false,
+        };
         let operation_ids: Vec<&str> = jobs
             .iter()
             .zip(verdicts)
             .filter(|(_, verdict)| is_unrecorded(verdict))
-            .map(|(job, _)| job.command.operation_id.as_str())
+            .flat_map(|(job, _)| job.commands())
+            .map(|command| command.operation_id.as_str())
             .collect();
         if operation_ids.is_empty() {
             return Ok(false);
@@ -360,7 +365,7 @@ impl Transaction<'_> {
                 account_id,
                 category,
             };
-            locked.row_ids.siblings.insert(key, row_id);
+            locked.rows.siblings.insert(key, row_id);
         }
         for account_id in whole.iter().copied().map(AccountId::from_stored) {
             let account = accounts.get(&account_id);
@@ -384,35 +389,38 @@ impl Transaction<'_> {
             .collect())
     }
 
-    /// Adds what only merges ask about their accounts.
+    /// Adds whose the locked accounts are, and whether they receive for their owners, for the commands that need it.
     async fn add_roles(
         &self,
         jobs: &[Job],
         accounts: &Map<AccountId, Account>,
         book: &mut Book,
     ) -> Result<(), StoreError> {
-        let merged: BTreeSet<&str> = jobs
-            .iter()
-            .filter(|job| matches!(job.command.movement, Movement::Merge { .. }))
-            .flat_map(|job| job.command.movement.account_ids())
-            .filter(|id| accounts.contains_key(*id))
-            .map(AccountId::as_str)
+        let needs = jobs.iter().flat_map(Job::commands);
+        let needs = needs.flat_map(|command| command.needs().accounts);
+        let account_ids: BTreeSet<&str> = needs
+            .filter(|need| need.role && accounts.contains_key(need.account_id))
+            .map(|need| need.account_id.as_str())
             .collect();
-        if merged.is_empty() {
+        if account_ids.is_empty() {
             return Ok(());
         }
-        merges::add_roles(self.client, &Vec::from_iter(merged), book).await
-    }
-
-    pub(super) async fn query_unless(
-        &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        match skip {
-            true => Ok(Vec::new()),
-            false => self.client.query(statement, params).await,
+        let account_ids = Vec::from_iter(account_ids);
+        let statement = self.prepare(ACCOUNT_ROLES).await?;
+        let roles = self.client.query(&statement, &[&account_ids]).await?;
+        let found: BTreeSet<&str> = roles.iter().map(|row| row.get("account_id")).collect();
+        if let Some(lost) = account_ids.iter().find(|id| !found.contains(*id)) {
+            return Err(StoreError::Corrupt(format!(
+                "account {lost} has balances and no account"
+            )));
         }
+        for row in &roles {
+            let role = Role::new(
+                OwnerId::from_stored(row.get("owner_id")),
+                row.get("settlement"),
+            );
+            book.add_role(AccountId::from_stored(row.get("account_id")), role);
+        }
+        Ok(())
     }
 }

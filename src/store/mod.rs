@@ -1,5 +1,6 @@
 //! The store: every SQL statement of Ballast, and nothing that decides. The statements live one per file in `sql/`.
 
+mod account_writes;
 mod accounts;
 mod cancel;
 mod cards;
@@ -9,18 +10,22 @@ mod connections;
 pub mod database_url;
 mod error;
 mod history;
+mod intent;
 mod ledger;
 mod lock;
-mod merges;
-mod places;
+mod observer;
+mod operation_row;
+mod operations;
 mod pool;
-mod recorded;
 mod replays;
 mod requests;
 mod retry;
 mod row;
+mod row_id_cache;
 pub mod schema;
 mod standing;
+mod statement;
+mod transaction;
 mod unreadable;
 mod verdicts;
 pub mod verify;
@@ -37,7 +42,8 @@ pub use connect_error::ConnectError;
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
-pub use ledger::{Job, Ledger, Locking, Verdict};
+pub use ledger::{Decision, GroupDecision, Job, Ledger, Locking, Verdict, Work};
+pub use observer::{Observer, WriteCounts};
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
@@ -49,17 +55,17 @@ pub use verdicts::{
     UnsettledPosition,
 };
 pub use verify::is_money;
-pub use write::{Hold, WRITE_STATEMENTS};
+pub use write::{Hold, write_statements};
 
 use tokio::sync::Notify;
 
 use connections::Connections;
-use places::Places;
 use replays::Replays;
+use row_id_cache::RowIdCache;
 
 /// The statements of the reads by name, for a look at their plans.
 pub const READ_STATEMENTS: [(&str, &str); 11] = [
-    ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
+    ("lookup_legs", operations::LOOKUP_LEGS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
     (
@@ -69,10 +75,7 @@ pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("account_owners", include_str!("sql/account_owners.sql")),
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", history::GET_BALANCE_AT),
-    (
-        "lookup_operations",
-        include_str!("sql/lookup_operations.sql"),
-    ),
+    ("lookup_operations", operations::LOOKUP_OPERATIONS),
     (
         "list_operation_ids of an account",
         history::LIST_OPERATION_IDS_OF_ACCOUNT,
@@ -100,13 +103,13 @@ pub struct Store {
     retries: Retries,
     /// Tells health that the database may not take writes.
     write_failures: Arc<Notify>,
-    places: Arc<Places>,
+    row_ids: Arc<RowIdCache>,
     replays: Arc<Replays>,
 }
 
 impl Store {
-    /// Builds the pools. No connection is made before the first use.
-    pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
+    /// Builds the pools. No connection is made before the first use. `observer` is told what the writes do.
+    pub fn new(config: &StoreConfig, observer: &Observer) -> Result<Self, StoreConfigError> {
         Ok(Self {
             batches: Connections::new(
                 "batches",
@@ -124,9 +127,9 @@ impl Store {
             isolation: config.isolation,
             categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
-            retries: Retries::default(),
+            retries: observer.retries().clone(),
             write_failures: Arc::default(),
-            places: Arc::default(),
+            row_ids: Arc::default(),
             replays: Arc::default(),
         })
     }

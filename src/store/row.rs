@@ -1,17 +1,13 @@
 //! Rows: how the ledger's values look in PostgreSQL, in both directions.
 
 use std::error::Error;
-use std::sync::Arc;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::private::BytesMut;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use super::error::StoreError;
-use crate::domain::{
-    AccountId, Amount, Balance, BalanceKey, Category, Command, Currency, Entry, Movement, Note,
-    Operation, OperationId, Outcome, OwnerId, Refusal, Source, Timestamp,
-};
+use crate::domain::{Balance, Category, Currency, Entry, OperationId, Source, Timestamp};
 
 /// Microseconds from 1970-01-01, where a [`Timestamp`] begins, to 2000-01-01, where PostgreSQL's time begins.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -59,19 +55,18 @@ impl<'a> FromSql<'a> for PgTime {
     }
 }
 
-/// Where a row is (`ctid`). It stays there for as long as it is locked.
-/// They are ordered as the rows are.
+/// The row id (TID, `ctid`): where a row is. It stays there for as long as it is locked. Ordered as the rows are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RowId([u8; RowId::SIZE]);
 
 impl RowId {
-    /// A block number of four bytes, and a place in the block of two.
+    /// A block number of four bytes, and an offset number of two.
     const SIZE: usize = 6;
 
-    /// The place of this number, from 1, in a block, from 0.
-    pub(super) fn new(block: u32, place: u16) -> Self {
+    /// The row with this offset number, from 1, in a block, from 0.
+    pub(super) fn new(block: u32, offset: u16) -> Self {
         let [a, b, c, d] = block.to_be_bytes();
-        let [high, low] = place.to_be_bytes();
+        let [high, low] = offset.to_be_bytes();
         Self([a, b, c, d, high, low])
     }
 
@@ -81,8 +76,8 @@ impl RowId {
         u32::from_be_bytes([a, b, c, d])
     }
 
-    /// The number in the block.
-    pub(super) fn place(self) -> u16 {
+    /// The offset number in the block.
+    pub(super) fn offset(self) -> u16 {
         let Self([_, _, _, _, high, low]) = self;
         u16::from_be_bytes([high, low])
     }
@@ -152,15 +147,6 @@ pub(super) fn operation_id(text: Option<&str>) -> Option<OperationId> {
     text.map(OperationId::from_stored)
 }
 
-pub(super) fn kind(movement: &Movement) -> &'static str {
-    match movement {
-        Movement::Debit { .. } => "DEBIT",
-        Movement::Credit { .. } => "CREDIT",
-        Movement::Transfer { .. } => "TRANSFER",
-        Movement::Merge { .. } => "MERGE",
-    }
-}
-
 /// The categories that were asked, joined by commas, which no category contains; `None`: main alone.
 pub(super) fn join_categories(source: &Source) -> Option<String> {
     match source.categories.as_slice() {
@@ -186,123 +172,6 @@ pub(super) fn from_json(
     let parse =
         |json| serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()));
     json.map_or_else(|| Ok(Default::default()), parse)
-}
-
-/// The operation of a row of `lookup_operations`. Of a merge, the entries are those of its parts: see `merges`.
-pub(super) fn operation(row: &Row) -> Result<Operation, StoreError> {
-    let operation_id: &str = row.get("operation_id");
-    let corrupt = |what: &str| StoreError::Corrupt(format!("operation {operation_id}: {what}"));
-    let amount = row.get::<_, Option<i64>>("amount").map(Amount::new);
-    let amount = amount.transpose().map_err(|_| corrupt("amount"))?;
-    let account_id = |column| {
-        row.get::<_, Option<&str>>(column)
-            .map(AccountId::from_stored)
-    };
-    let (source, destination) = (source(row), side(row, "destination"));
-    let movement = match (row.get("kind"), source, destination.clone()) {
-        ("MERGE", _, None) => Movement::Merge {
-            source: account_id("source_account_id").ok_or_else(|| corrupt("source"))?,
-            destination: account_id("destination_account_id")
-                .ok_or_else(|| corrupt("destination"))?,
-        },
-        _ if amount.is_none() => return Err(corrupt("no amount")),
-        ("DEBIT", Some(source), None) => Movement::Debit { source },
-        ("CREDIT", None, Some(destination)) => Movement::Credit { destination },
-        ("TRANSFER", Some(source), Some(destination)) => Movement::Transfer {
-            source,
-            destination,
-            owner_id: row
-                .get::<_, Option<&str>>("destination_owner_id")
-                .map(OwnerId::from_stored),
-        },
-        _ => return Err(corrupt("kind and sides")),
-    };
-    let minor_units = amount.map_or(0, Amount::minor_units);
-    let outcome = match row.get::<_, Option<&str>>("refusal_reason") {
-        Some(reason) => {
-            let facts = from_json(row.get("refusal_facts"))?;
-            Outcome::Refused(Refusal::from_facts(reason, &facts).ok_or_else(|| corrupt("refusal"))?)
-        }
-        None if amount.is_none() => Outcome::Merged(Vec::new()),
-        None => Outcome::Posted {
-            source: side(row, "source")
-                .map(|key| entry(row, "source", key, -minor_units))
-                .transpose()?,
-            destination: destination
-                .map(|key| entry(row, "destination", key, minor_units))
-                .transpose()?,
-        },
-    };
-    let note = Note {
-        description: row
-            .get::<_, Option<String>>("description")
-            .unwrap_or_default(),
-        metadata: from_json(row.get("metadata"))?,
-    };
-    let operation_id = OperationId::from_stored(operation_id);
-    let command = Command {
-        operation_id,
-        movement,
-        amount,
-        currency: currency(row)?,
-        note,
-    };
-    Ok(Operation {
-        command: Arc::new(command),
-        outcome,
-        create_time: time(row, "create_time"),
-    })
-}
-
-fn side(row: &Row, side: &str) -> Option<BalanceKey> {
-    Some(BalanceKey {
-        account_id: AccountId::from_stored(
-            row.get::<_, Option<&str>>(format!("{side}_account_id").as_str())?,
-        ),
-        category: Category::from_stored(
-            row.get::<_, Option<&str>>(format!("{side}_category").as_str())?,
-        ),
-    })
-}
-
-fn source(row: &Row) -> Option<Source> {
-    let account_id = AccountId::from_stored(row.get::<_, Option<&str>>("source_account_id")?);
-    let categories = match row.get::<_, Option<&str>>("source_categories") {
-        Some(joined) => joined.split(',').map(Category::from_stored).collect(),
-        None => vec![Category::main()],
-    };
-    Some(Source {
-        account_id,
-        categories,
-    })
-}
-
-/// The entry of one side of an operation, or of a part of a merge.
-pub(super) fn entry(
-    row: &Row,
-    side: &str,
-    balance: BalanceKey,
-    amount: i64,
-) -> Result<Entry, StoreError> {
-    let column = |name: &str| row.get::<_, Option<i64>>(format!("{side}_{name}").as_str());
-    let previous_id = row.get(format!("{side}_previous_id").as_str());
-    let missing = || StoreError::Corrupt(format!("the entry of {balance:?} is missing"));
-    let posted_after = column("posted_after").ok_or_else(missing)?;
-    let (held_after, available_after) = after(
-        posted_after,
-        column("held_after"),
-        column("available_after"),
-    );
-    let version = column("version").ok_or_else(missing)?;
-    Ok(Entry {
-        balance,
-        version,
-        amount,
-        posted_after,
-        held_after,
-        available_after,
-        previous_operation_id: operation_id(previous_id),
-    })
 }
 
 /// Held and available of an entry from their columns, whose NULL means what is usual.

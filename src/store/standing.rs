@@ -52,7 +52,7 @@ pub const NEEDED_PRIVILEGES: [(&str, &[&str]); 8] = [
     ("balances", &["SELECT", "INSERT", "UPDATE"]),
     ("operations", &["SELECT", "INSERT"]),
     ("entry_marks", &["SELECT", "INSERT"]),
-    ("merge_parts", &["SELECT", "INSERT"]),
+    ("operation_legs", &["SELECT", "INSERT"]),
     ("card_rules", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("card_verdicts", &["SELECT", "INSERT", "UPDATE"]),
     ("schema_history", &["SELECT"]),

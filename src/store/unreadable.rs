@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Row;
 
 use super::error::StoreError;
+use super::operation_row;
 use super::row;
 use crate::domain::{AccountId, Operation, OperationId, OwnerId};
 
@@ -71,7 +72,7 @@ impl UnreadableAccount {
 pub(super) fn operation(row: &Row) -> Result<Operation, UnreadableOperation> {
     let operation_id: &str = row.get("operation_id");
     let read = match row::time(row, "create_time").is_in_calendar() {
-        true => row::operation(row),
+        true => operation_row::operation(row),
         false => Err(StoreError::Corrupt("create_time".to_owned())),
     };
     read.map_err(|error| UnreadableOperation {

@@ -7,15 +7,17 @@
 //! | chains       | all entries, sorted  | entries, balances and marks that do not follow from each other            |
 //! | operations   | all operations       | what an operation is and what its accounts are do not match               |
 //! | refusals     | refused operations   | reason and facts that were not written for this operation                 |
-//! | merges       | parts of merges      | parts without a merge                                                     |
+//! | intents      | operations with legs | entries that were not asked for, and legs without one                     |
+//! | legs         | legs of operations   | legs that do not fit their operation                                      |
 //! | accounts     | accounts, balances   | account, balances, state and merges do not match                          |
-//! | conservation | all, by currency     | balances are not credits minus debits                                     |
+//! | conservation | all, by currency     | balances are not the sum of entries                                       |
 //! | currencies   | by currency          | no currency that an account can have                                      |
 //! | cards        | verdicts             | verdict, payment and reversal do not match                                |
 //! | card rules   | card rules           | a rule that cannot be read, or never applies                              |
 //!
 //! What one check takes for granted, another one checks: chains need the keys, conservation needs the chains.
 
+mod intents;
 mod refusals;
 
 use std::pin::pin;
@@ -100,7 +102,8 @@ struct Counts {
     operations: i64,
     entries: i64,
     refusals: i64,
-    parts: i64,
+    intents: i64,
+    legs: i64,
     verdicts: i64,
     rules: i64,
 }
@@ -121,7 +124,7 @@ struct Check {
     work: Work,
 }
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     Check {
         name: "keys",
         row_count: |_| KEYS.len() as i64,
@@ -143,9 +146,14 @@ const CHECKS: [Check; 10] = [
         work: Work::Rows(include_str!("sql/verify_refusals.sql"), refusals::fault),
     },
     Check {
-        name: "merges",
-        row_count: |counts| counts.parts,
-        work: Work::Findings(include_str!("sql/verify_merges.sql")),
+        name: "intents",
+        row_count: |counts| counts.intents,
+        work: Work::Rows(include_str!("sql/verify_intents.sql"), intents::fault),
+    },
+    Check {
+        name: "legs",
+        row_count: |counts| counts.legs,
+        work: Work::Findings(include_str!("sql/verify_legs.sql")),
     },
     Check {
         name: "accounts",
@@ -184,7 +192,11 @@ const KEYS: [Key; 8] = [
     ("accounts", "owner_id", "settlement"),
     ("balances", "account_id, category", ""),
     ("operations", "operation_id", ""),
-    ("merge_parts", "category, operation_id", ""),
+    (
+        "operation_legs",
+        "account_id, category, operation_id, position",
+        "",
+    ),
     ("entry_marks", "account_id, category, version", ""),
     ("card_rules", "kind, pattern", ""),
     ("card_verdicts", "attempt, operation_id", ""),
@@ -269,7 +281,8 @@ async fn counts(client: &Client) -> Result<Counts, StoreError> {
         operations: row.get("operations"),
         entries: row.get("entries"),
         refusals: row.get("refusals"),
-        parts: row.get("parts"),
+        intents: row.get("intents"),
+        legs: row.get("legs"),
         verdicts: row.get("verdicts"),
         rules: row.get("rules"),
     })

@@ -2,48 +2,49 @@
 //!
 //! | phase   | statements                                        | round trip |
 //! |---------|---------------------------------------------------|------------|
-//! | lock    | BEGIN, `lock_places` and `lock_accounts`          | 1          |
-//! | look up | `known_operations` (and the time), unless an optimist went without | 1 |
-//! | (rare)  | `lookup_operations`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for merges of such accounts; `existing_accounts`, only if some were not locked; `account_roles`, only for merges | 1 each |
+//! | lock    | BEGIN, `lock_by_row_id` and `lock_by_key`         | 1          |
+//! | look up | `known_operations` (and the time), unless the batch was locked by row id | 1 |
+//! | (rare)  | `lookup_operations` and `lookup_legs`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for commands that need all of those; `existing_accounts`, only if some were not locked; `account_roles`, only for commands that need them | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `write_plain` or `write_plain_marked`; or `update_balances`, `insert_balances`, `insert_operations`, `insert_marks`, and for merges `close_accounts`, `set_settlement`, `insert_merge_parts` | 2 |
+//! | write   | `write` or `write_indexed`: balances, and the operations that have nothing unusual; then, only if there are any, `insert_balances`, `insert_operations`, `insert_legs`, `set_account_flags`, `set_settlement` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
 //! are two statements, because a lock wait does not refresh the snapshot of its own statement. Usually nobody waits at
-//! all: what is locked elsewhere is skipped, and its commands step aside (see [`Locking`]).
+//! all: what is locked elsewhere is skipped, and its commands are deferred (see [`Locking`]).
 //!
 //! With [`Isolation::Serializable`] the look-up sees no more than the lock did: both have the snapshot of the transaction.
 //! What the lock waited for, or what changed since the snapshot, then ends the transaction with 40001, and the lane
 //! repeats it on a new snapshot. The one thing that is neither locked nor changed is a refused operation of the same id;
 //! the unique key ends that one, as it does for ids that come with other accounts.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use deadpool_postgres::Client;
 use futures_util::join;
 use tokio::time::Instant;
-use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Store;
-use super::columns::{BalanceColumns, MarkColumns, OperationColumns};
+use super::account_writes::{self, AccountWrites};
+use super::columns::{
+    BalanceColumns, BalanceRow, IndexedEntryColumns, IndexedEntryRow, LegColumns, OperationColumns,
+};
 use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
-use super::ledger::{Job, Ledger, Locking, Verdict};
-use super::lock::{self, Locked, RowIds, Siblings};
-use super::merges::{self, MergeWrites};
-use super::places::Places;
-use super::pool::Isolation;
-use super::replays::Replays;
-use super::retry::Retries;
+use super::ledger::{Job, Ledger, Locking, Verdict, Work};
+use super::lock::{self, Locked, LockedRows, Siblings};
+use super::operation_row::Written;
+use super::operations;
+use super::pool::LOCK_TIMEOUT;
 use super::row::RowId;
-use crate::domain::{AccountId, BalanceChange, Book, Command, Operation, OperationId, Set};
+use super::statement::{AnyColumns, Statement};
+use super::transaction::{LockBy, Transaction, millis};
+use crate::domain::{
+    AccountId, BalanceChange, BalanceKey, Book, Changes, Command, Operation, OperationId, Set,
+};
 
-/// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
-/// for is an operation id that another transaction is about to record, or a table that is being altered.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 /// A probe of the tables' locks that takes longer than this had to wait for one.
 const TABLE_LOCK_GRANTED_AT_ONCE: Duration = Duration::from_millis(20);
 /// How often a transaction is repeated that found an operation recorded since its look-up. Each repetition looks up again,
@@ -78,32 +79,28 @@ impl Ledger for Store {
         jobs: &[Job],
         locking: Locking<Hold>,
     ) -> Result<Vec<Verdict>, StoreError> {
-        let (first, again) = match locking {
-            Locking::Skip => (Mode::for_skipping(self), Mode::CAREFUL),
+        let first = match locking {
+            Locking::Skip => LockBy::for_skipping(self),
             Locking::Held(hold) => {
-                let mode = Mode {
-                    begins: hold.0.is_none(),
-                    ..Mode::CAREFUL
+                let (client, lock_by) = match hold.take() {
+                    Some(client) => (client, LockBy::KeyInHold),
+                    None => (self.batches.get().await?, LockBy::Key),
                 };
-                let client = match hold.take() {
-                    Some(client) => client,
-                    None => self.batches.get().await?,
-                };
-                match self.transact_on(client, jobs, mode).await {
-                    Err(StoreError::Duplicate { .. }) => (Mode::CAREFUL, Mode::CAREFUL),
+                match self.transact_on(client, jobs, lock_by).await {
+                    Err(StoreError::Duplicate { .. }) => LockBy::Key,
                     done => return done,
                 }
             }
         };
-        let mut mode = first;
+        let mut lock_by = first;
         for _ in 1..DUPLICATE_ATTEMPTS_MAX {
-            match self.transact(jobs, mode).await {
+            match self.transact(jobs, lock_by).await {
                 Err(StoreError::Duplicate { .. }) => self.replays.expect_more(),
                 done => return done,
             }
-            mode = again;
+            lock_by = LockBy::Key;
         }
-        match self.transact(jobs, mode).await {
+        match self.transact(jobs, lock_by).await {
             Err(StoreError::Duplicate { constraint }) => Err(StoreError::Corrupt(format!(
                 "a row that has to be new is there already ({constraint})"
             ))),
@@ -196,19 +193,15 @@ impl Ledger for Store {
                 error => Err(error),
             })
     }
-
-    fn retries(&self) -> &Retries {
-        &self.retries
-    }
 }
 
 impl Store {
-    async fn transact(&self, jobs: &[Job], mode: Mode) -> Result<Vec<Verdict>, StoreError> {
+    async fn transact(&self, jobs: &[Job], lock_by: LockBy) -> Result<Vec<Verdict>, StoreError> {
         let client = self.batches.get().await?;
-        match self.transact_on(client, jobs, mode).await {
+        match self.transact_on(client, jobs, lock_by).await {
             Err(StoreError::LockTimeout) if self.await_tables().await? => {
                 let client = self.batches.get().await?;
-                self.transact_on(client, jobs, mode).await
+                self.transact_on(client, jobs, lock_by).await
             }
             done => done,
         }
@@ -218,28 +211,32 @@ impl Store {
         &self,
         client: Connection,
         jobs: &[Job],
-        mode: Mode,
+        lock_by: LockBy,
     ) -> Result<Vec<Verdict>, StoreError> {
         let transaction = Transaction {
             client: &client,
             isolation: self.isolation,
             statement_timeout: self.statement_timeout,
             categories_per_account_max: self.categories_per_account_max,
-            mode,
-            places: &self.places,
+            lock_by,
+            row_ids: &self.row_ids,
             replays: &self.replays,
         };
+        // Unless it is given back in order, it may be in the middle of anything: a new one is cheaper than a doubt.
+        client.begins();
         let result = transaction.run(jobs).await;
-        if let Err(error) = &result {
-            if matches!(error, StoreError::Unavailable { .. }) {
-                self.write_failures.notify_one();
+        let is_in_order = match &result {
+            Ok(_) => true,
+            Err(error) => {
+                if matches!(error, StoreError::Unavailable { .. }) {
+                    self.write_failures.notify_one();
+                }
+                error.leaves_the_connection_usable()
+                    && client.batch_execute("ROLLBACK").await.is_ok()
             }
-            let is_usable = error.leaves_the_connection_usable()
-                && client.batch_execute("ROLLBACK").await.is_ok();
-            if !is_usable {
-                // It may be in the middle of anything; a new connection is cheaper than a doubt.
-                client.discard();
-            }
+        };
+        if is_in_order {
+            client.ended();
         }
         result
     }
@@ -273,21 +270,17 @@ impl Store {
             client.batch_execute(&begin).await?;
             client.execute(sql, params).await.map(drop)
         };
+        client.begins();
         let result = wait.await.map_err(StoreError::from);
         let is_usable = match &result {
             Ok(()) => true,
             Err(error) => error.leaves_the_connection_usable(),
         };
-        if !(is_usable && client.batch_execute("ROLLBACK").await.is_ok()) {
-            client.discard();
+        if is_usable && client.batch_execute("ROLLBACK").await.is_ok() {
+            client.ended();
         }
         result
     }
-}
-
-fn millis(duration: Duration) -> u128 {
-    // 0 would mean "wait for ever".
-    duration.as_millis().max(1)
 }
 
 const AWAIT_ACCOUNTS: &str = include_str!("sql/await_accounts.sql");
@@ -295,91 +288,53 @@ const AWAIT_CATEGORIES: &str = include_str!("sql/await_categories.sql");
 const AWAIT_SIBLINGS: &str = include_str!("sql/await_siblings.sql");
 const AWAIT_OPERATION: &str = include_str!("sql/await_operation.sql");
 const AWAIT_TABLES: &str = include_str!("sql/await_tables.sql");
-const UPDATE_BALANCES: &str = concat!(
-    include_str!("sql/updated.sql"),
-    include_str!("sql/all_updated.sql")
-);
-const WRITE_PLAIN: &str = concat!(
-    include_str!("sql/updated.sql"),
-    include_str!("sql/recorded.sql"),
-    include_str!("sql/all_updated.sql")
-);
-const WRITE_PLAIN_MARKED: &str = concat!(
-    include_str!("sql/updated.sql"),
-    include_str!("sql/recorded.sql"),
-    include_str!("sql/marked.sql"),
-    include_str!("sql/all_updated.sql")
-);
-const INSERT_BALANCES: &str = include_str!("sql/insert_balances.sql");
-const INSERT_OPERATIONS: &str = include_str!("sql/insert_operations.sql");
-const INSERT_MARKS: &str = include_str!("sql/insert_marks.sql");
+
+macro_rules! statement {
+    ($name:ident: $($file:literal),+) => {
+        static $name: LazyLock<Statement> =
+            LazyLock::new(|| Statement::new(concat!($(include_str!($file)),+)));
+    };
+}
+
+statement!(WRITE: "sql/updated.sql", "sql/recorded.sql", "sql/all_updated.sql");
+statement!(WRITE_INDEXED: "sql/updated.sql", "sql/recorded.sql", "sql/indexed.sql", "sql/all_updated.sql");
+statement!(INSERT_BALANCES: "sql/insert_balances.sql");
+statement!(INSERT_OPERATIONS: "sql/insert_operations.sql");
+statement!(INSERT_LEGS: "sql/insert_legs.sql");
 
 /// The statements of the write path by name, for a look at their plans. Each has an index for each of its keys.
-pub const WRITE_STATEMENTS: [(&str, &str); 21] = [
-    ("await_accounts", AWAIT_ACCOUNTS),
-    ("await_categories", AWAIT_CATEGORIES),
-    ("await_siblings", AWAIT_SIBLINGS),
-    ("lock_places", lock::LOCK_PLACES),
-    ("lock_accounts", lock::LOCK_ACCOUNTS),
-    ("lock_siblings", lock::LOCK_SIBLINGS),
-    ("lock_categories", lock::LOCK_CATEGORIES),
-    ("existing_accounts", lock::EXISTING_ACCOUNTS),
-    ("known_operations", lock::KNOWN_OPERATIONS),
-    ("lookup_operations", merges::LOOKUP_OPERATIONS),
-    ("lookup_merge_parts", merges::LOOKUP_MERGE_PARTS),
-    ("account_roles", merges::ACCOUNT_ROLES),
-    ("write_plain", WRITE_PLAIN),
-    ("write_plain_marked", WRITE_PLAIN_MARKED),
-    ("update_balances", UPDATE_BALANCES),
-    ("insert_balances", INSERT_BALANCES),
-    ("insert_operations", INSERT_OPERATIONS),
-    ("insert_marks", INSERT_MARKS),
-    ("close_accounts", merges::CLOSE_ACCOUNTS),
-    ("set_settlement", merges::SET_SETTLEMENT),
-    ("insert_merge_parts", merges::INSERT_MERGE_PARTS),
-];
-
-/// How a transaction locks. It skips what is locked elsewhere.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mode {
-    /// Whether it believes in places and expects no replay. See [`super::lock`].
-    pub(super) is_optimist: bool,
-    /// False: it goes on with a transaction that has begun.
-    pub(super) begins: bool,
-}
-
-impl Mode {
-    /// Looks up all rows by their keys, and all operations.
-    const CAREFUL: Self = Self {
-        is_optimist: false,
-        begins: true,
-    };
-
-    fn for_skipping(store: &Store) -> Self {
-        Self {
-            is_optimist: store.isolation == Isolation::ReadCommitted
-                && !store.replays.are_expected(),
-            ..Self::CAREFUL
-        }
-    }
-}
-
-/// One transaction on one connection.
-pub(super) struct Transaction<'a> {
-    pub(super) client: &'a Client,
-    isolation: Isolation,
-    statement_timeout: Duration,
-    pub(super) categories_per_account_max: usize,
-    pub(super) mode: Mode,
-    pub(super) places: &'a Places,
-    pub(super) replays: &'a Replays,
+pub fn write_statements() -> Vec<(&'static str, &'static str)> {
+    vec![
+        ("await_accounts", AWAIT_ACCOUNTS),
+        ("await_categories", AWAIT_CATEGORIES),
+        ("await_siblings", AWAIT_SIBLINGS),
+        ("lock_by_row_id", lock::LOCK_BY_ROW_ID),
+        ("lock_by_key", lock::LOCK_BY_KEY),
+        ("lock_siblings", lock::LOCK_SIBLINGS),
+        ("lock_categories", lock::LOCK_CATEGORIES),
+        ("existing_accounts", lock::EXISTING_ACCOUNTS),
+        ("account_roles", lock::ACCOUNT_ROLES),
+        ("known_operations", operations::KNOWN_OPERATIONS),
+        ("lookup_operations", operations::LOOKUP_OPERATIONS),
+        ("lookup_legs", operations::LOOKUP_LEGS),
+        ("write", WRITE.text()),
+        ("write_indexed", WRITE_INDEXED.text()),
+        ("insert_balances", INSERT_BALANCES.text()),
+        ("insert_operations", INSERT_OPERATIONS.text()),
+        ("insert_legs", INSERT_LEGS.text()),
+        (
+            "set_account_flags",
+            account_writes::SET_ACCOUNT_FLAGS.text(),
+        ),
+        ("set_settlement", account_writes::SET_SETTLEMENT),
+    ]
 }
 
 impl Transaction<'_> {
     async fn run(&self, jobs: &[Job]) -> Result<Vec<Verdict>, StoreError> {
         let Locked {
             mut book,
-            row_ids,
+            rows,
             contended,
         } = self.lock(jobs).await?;
         let now = Instant::now();
@@ -387,90 +342,68 @@ impl Transaction<'_> {
             .iter()
             .map(|job| decide(job, &mut book, &contended, now))
             .collect();
-        if self.mode.is_optimist && self.has_overlooked(jobs, &verdicts).await? {
+        if self.lock_by == LockBy::RowId && self.has_overlooked(jobs, &verdicts).await? {
             return Err(StoreError::Duplicate {
                 constraint: "operations_pkey".to_owned(),
             });
         }
-        let closures = book.closures();
-        let (operations, balances) = book.into_changes();
-        let merged = operations.iter().map(Arc::as_ref);
-        let merges = MergeWrites::prepare(self.client, &closures, merged).await?;
-        self.write(&operations, &balances, &row_ids, &merges)
-            .await?;
+        self.write(&book.into_changes(), &rows).await?;
         Ok(verdicts)
     }
 
-    async fn write(
-        &self,
-        operations: &[Arc<Operation>],
-        balances: &[BalanceChange],
-        row_ids: &RowIds<'_>,
-        merges: &MergeWrites<'_>,
-    ) -> Result<(), StoreError> {
+    async fn write(&self, changes: &Changes, rows: &LockedRows<'_>) -> Result<(), StoreError> {
+        let Changes {
+            operations,
+            balances,
+            accounts,
+        } = changes;
         let in_doubt = || operations.iter().map(|it| InDoubt::of(it)).collect();
         let commit = self.client.batch_execute("COMMIT");
         if operations.is_empty() {
             return Ok(commit.await?);
         }
-        let (updates, inserts) = BalanceColumns::split(balances, row_ids);
-        let operation_columns = OperationColumns::new(operations);
-        let mark_columns = MarkColumns::new(operations);
-        let is_plain = operation_columns.are_plain()
-            && !updates.is_empty()
-            && inserts.is_empty()
-            && merges.is_empty();
-        // All statements are prepared before the first one goes, so that they and the COMMIT go in one flight.
-        let (written, committed) = if is_plain {
-            let (sql, mark_params) = match mark_columns.is_empty() {
-                true => (WRITE_PLAIN, None),
-                false => (WRITE_PLAIN_MARKED, Some(mark_columns.params())),
-            };
-            let write = self.prepare(sql).await?;
-            let params: Vec<&(dyn ToSql + Sync)> = updates
-                .params_of_update()
-                .into_iter()
-                .chain(operation_columns.plain_params())
-                .chain(mark_params.into_iter().flatten())
-                .collect();
-            join!(self.query_row_ids(&write, &params), commit)
-        } else {
-            let (update, insert_balances, insert_operations, insert_marks) = (
-                self.prepare(UPDATE_BALANCES).await?,
-                self.prepare(INSERT_BALANCES).await?,
-                self.prepare(INSERT_OPERATIONS).await?,
-                self.prepare(INSERT_MARKS).await?,
-            );
-            let (update_params, insert_params, operation_params, mark_params) = (
-                updates.params_of_update(),
-                inserts.params_of_insert(),
-                operation_columns.params(),
-                mark_columns.params(),
-            );
-            let (updated, inserted, recorded, marked, merged, committed) = join!(
-                self.update_unless(updates.is_empty(), &update, &update_params),
-                execute_unless(
-                    inserts.is_empty(),
-                    self.client,
-                    &insert_balances,
-                    &insert_params
-                ),
-                self.client.execute(&insert_operations, &operation_params),
-                execute_unless(
-                    mark_columns.is_empty(),
-                    self.client,
-                    &insert_marks,
-                    &mark_params
-                ),
-                merges.execute(self.client),
-                commit,
-            );
-            let written = updated.and_then(|row_ids| {
-                inserted.and(recorded).and(marked).and(merged)?;
-                Ok(row_ids)
-            });
-            (written, committed)
+        let balances = BalanceWrites::of(balances, rows);
+        let operations = OperationWrites::of(operations);
+        // All statements are prepared before the first one goes, so that they and the COMMIT go in one pipeline.
+        let named = match operations.indexed.is_empty() {
+            true => &WRITE,
+            false => &WRITE_INDEXED,
         };
+        let write = self.prepare(named.text()).await?;
+        let write_params = named.bind(&[&balances.updates, &operations.plain, &operations.indexed]);
+        let insert_balances = self
+            .insert(
+                &INSERT_BALANCES,
+                &balances.inserts,
+                balances.inserts.is_empty(),
+            )
+            .await?;
+        let insert_operations = self
+            .insert(
+                &INSERT_OPERATIONS,
+                &operations.unusual,
+                operations.unusual.is_empty(),
+            )
+            .await?;
+        let insert_legs = self
+            .insert(&INSERT_LEGS, &operations.legs, operations.legs.is_empty())
+            .await?;
+        let account_writes = AccountWrites::prepare(self.client, accounts).await?;
+        let (updated, inserted, recorded, with_legs, accounts_changed, committed) = join!(
+            self.client.query_one(&write, &write_params),
+            insert_balances.execute(self.client),
+            insert_operations.execute(self.client),
+            insert_legs.execute(self.client),
+            account_writes.execute(self.client),
+            commit,
+        );
+        let written = updated.and_then(|row| {
+            inserted
+                .and(recorded)
+                .and(with_legs)
+                .and(accounts_changed)?;
+            row.try_get::<_, Option<Vec<RowId>>>("row_ids")
+        });
         // COMMIT of an aborted transaction reports success, so the statements before it are what counts.
         let row_ids = written.map_err(|error| match error.as_db_error() {
             // A pooler in between says 08 or 57P when it lost the server, and the COMMIT may have reached it.
@@ -484,48 +417,116 @@ impl Transaction<'_> {
             _ => StoreError::during_commit(&error, in_doubt()),
         })?;
         committed.map_err(|error| StoreError::during_commit(&error, in_doubt()))?;
-        let places = updates.mains().zip(row_ids);
-        self.places
-            .remember(places.filter_map(|(id, row_id)| Some((id?, row_id))));
+        let now_at = balances.mains.iter().zip(row_ids.unwrap_or_default());
+        self.row_ids
+            .remember(now_at.filter_map(|(id, row_id)| Some(((*id)?, row_id))));
         Ok(())
     }
 
-    /// The new places of the rows, in the order of the old ones.
-    async fn update_unless(
+    /// An insert of these rows, ready to be sent; nothing if there are none.
+    async fn insert<'b>(
         &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<RowId>, tokio_postgres::Error> {
-        if skip {
-            return Ok(Vec::new());
+        named: &Statement,
+        rows: &'b dyn AnyColumns,
+        is_empty: bool,
+    ) -> Result<Insert<'b>, StoreError> {
+        if is_empty {
+            return Ok(Insert(None));
         }
-        self.query_row_ids(statement, params).await
+        Ok(Insert(Some((
+            self.prepare(named.text()).await?,
+            named.bind(&[rows]),
+        ))))
     }
+}
 
-    async fn query_row_ids(
-        &self,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<RowId>, tokio_postgres::Error> {
-        let row = self.client.query_one(statement, params).await?;
-        row.try_get("row_ids")
+/// The balances that changed, as columns.
+struct BalanceWrites<'a> {
+    /// Those that have a row, in the order of their row ids: the statement goes through its pages once.
+    updates: BalanceColumns<'a>,
+    /// Of each update, the account, if this is its balance `main`; the others' row ids are not remembered.
+    mains: Vec<Option<&'a AccountId>>,
+    /// Those that have none yet, in the order of their keys.
+    inserts: BalanceColumns<'a>,
+}
+
+impl<'a> BalanceWrites<'a> {
+    fn of(changes: &'a [BalanceChange], rows: &LockedRows<'_>) -> Self {
+        let mut with_row = Vec::with_capacity(changes.len());
+        let mut without_row = Vec::new();
+        for change in changes {
+            match rows.get(&change.key) {
+                Some(row_id) => with_row.push((row_id, change)),
+                None => without_row.push(change),
+            }
+        }
+        with_row.sort_unstable_by_key(|(row_id, _)| *row_id);
+        without_row.sort_unstable_by_key(|change| &change.key);
+        let mut writes = Self {
+            updates: BalanceColumns::default(),
+            mains: Vec::with_capacity(with_row.len()),
+            inserts: BalanceColumns::default(),
+        };
+        for (row_id, change) in with_row {
+            let BalanceKey {
+                account_id,
+                category,
+            } = &change.key;
+            writes.mains.push(category.is_main().then_some(account_id));
+            writes.updates.push(BalanceRow::of(change, Some(row_id)));
+        }
+        for change in without_row {
+            writes.inserts.push(BalanceRow::of(change, None));
+        }
+        writes
     }
+}
 
-    pub(super) async fn prepare(&self, sql: &str) -> Result<Statement, StoreError> {
-        Ok(self.client.prepare_cached(sql).await?)
+/// The operations that were decided, as columns.
+#[derive(Default)]
+struct OperationWrites<'a> {
+    /// Those that are written with the balances.
+    plain: OperationColumns<'a>,
+    /// Those that have something in the columns that the plain ones leave out.
+    unusual: OperationColumns<'a>,
+    legs: LegColumns<'a>,
+    /// Their entries that belong into the sparse entry index.
+    indexed: IndexedEntryColumns<'a>,
+}
+
+impl<'a> OperationWrites<'a> {
+    /// In the order of their ids, so that the index is gone through once.
+    fn of(operations: &'a [Arc<Operation>]) -> Self {
+        let mut sorted: Vec<&Operation> = operations.iter().map(Arc::as_ref).collect();
+        sorted.sort_unstable_by_key(|operation| operation.command.operation_id.as_str());
+        let mut writes = Self::default();
+        for operation in sorted {
+            let Written {
+                row,
+                legs,
+                is_plain,
+            } = Written::of(operation);
+            match is_plain {
+                true => writes.plain.push(row),
+                false => writes.unusual.push(row),
+            }
+            legs.into_iter().for_each(|leg| writes.legs.push(leg));
+            let entries = operation.entries().iter();
+            let indexed = entries.filter_map(|entry| IndexedEntryRow::of(operation, entry));
+            indexed.for_each(|row| writes.indexed.push(row));
+        }
+        writes
     }
+}
 
-    pub(super) fn begin(&self) -> String {
-        let begin = self.isolation.begin();
-        match self.mode.begins {
-            true => begin.to_owned(),
-            // What the wait for a lock was set to is no longer right.
-            false => format!(
-                "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
-                millis(LOCK_TIMEOUT),
-                millis(self.statement_timeout)
-            ),
+/// A statement with its parameters, if there is anything to insert.
+struct Insert<'a>(Option<(tokio_postgres::Statement, Vec<&'a (dyn ToSql + Sync)>)>);
+
+impl Insert<'_> {
+    async fn execute(&self, client: &Client) -> Result<u64, tokio_postgres::Error> {
+        match &self.0 {
+            Some((statement, params)) => client.execute(statement, params).await,
+            None => Ok(0),
         }
     }
 }
@@ -533,7 +534,7 @@ impl Transaction<'_> {
 async fn execute_unless(
     skip: bool,
     client: &Client,
-    statement: &Statement,
+    statement: &tokio_postgres::Statement,
     params: &[&(dyn ToSql + Sync)],
 ) -> Result<u64, tokio_postgres::Error> {
     if skip {
@@ -544,18 +545,19 @@ async fn execute_unless(
 }
 
 fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) -> Verdict {
-    let locked_elsewhere = job
-        .command
-        .movement
-        .account_ids()
-        .find(|id| contended.contains(*id));
-    if let Some(account_id) = locked_elsewhere {
-        return Verdict::Contended(account_id.clone());
+    if !contended.is_empty() {
+        let mut account_ids = job.account_ids().iter();
+        if let Some(account_id) = account_ids.find(|id| contended.contains(*id)) {
+            return Verdict::Contended(account_id.clone());
+        }
     }
     // Too late is too late, also before the caller's own timer notices. A repetition decides on what was started before.
     let is_withdrawn = job.deadline <= now && job.claim.withdraw();
     if is_withdrawn || !job.claim.start() {
         return Verdict::Withdrawn;
     }
-    Verdict::Decided(book.apply(&job.command))
+    match job.work() {
+        Work::Command(command) => Verdict::Decided(book.apply(command)),
+        Work::Group(commands) => Verdict::GroupDecided(book.apply_group(commands)),
+    }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::worker::Tally;
-use super::{CURRENCY, OPENING_MINOR_UNITS, Plan};
+use super::plan::{OPENING_MINOR_UNITS, Plan};
+use super::tally::Tally;
+use crate::harness::{CURRENCY, posted};
 use crate::rpc::proto::Account;
 
 /// What a run found.
@@ -67,11 +68,6 @@ impl Report {
     fn opening_sum(&self) -> i128 {
         i128::from(self.plan.account_count) * i128::from(OPENING_MINOR_UNITS)
     }
-}
-
-fn posted(account: &Account) -> i128 {
-    let balances = account.balances.iter();
-    balances.map(|b| i128::from(b.posted_minor_units)).sum()
 }
 
 impl fmt::Display for Report {

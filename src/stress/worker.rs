@@ -1,7 +1,6 @@
 //! A client process of a stress run: opens its connections, waits for the word, sends its transfers, and says on stdout
 //! what became of them.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +8,17 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::client::{Dialer, Judgement, judge, may_repeat, pause};
-use super::{Part, StressError, account_id, eur};
+use super::error::StressError;
+use super::plan::Part;
+use super::tally::{Message, Tally};
+use crate::harness::{
+    Accounts, Dialer, Judgement, eur, histogram, judge, may_repeat, micros, pause,
+};
 use crate::rpc::proto::TransferRequest;
 use crate::rpc::proto::balance_service_client::BalanceServiceClient;
 use crate::rpc::proto::transfer_request::Destination;
@@ -27,75 +29,11 @@ const CONNECTING_MAX: usize = 128;
 const AMOUNT_MAX: i64 = 100;
 /// How often the numbers are told.
 const TELL_INTERVAL: Duration = Duration::from_millis(200);
-/// The longest latency that is told apart from longer ones, in microseconds.
-const LATENCY_MAX_US: u64 = 600_000_000;
-
-/// What a client process says, one JSON object a line.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Message {
-    /// So far.
-    Progress { opened: u64, done: u64 },
-    /// The last word.
-    Finished(Box<Tally>),
-    /// The last word, too.
-    Failed(String),
-}
-
-/// What became of transfers.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Tally {
-    /// Those that moved money.
-    pub(super) posted: u64,
-    /// Those whose answer says that an earlier attempt of the same transfer had posted.
-    pub(super) replayed: u64,
-    /// Those that were refused, by reason.
-    pub(super) refused: BTreeMap<String, u64>,
-    /// Attempts that had to be repeated, by reason.
-    pub(super) repeated: BTreeMap<String, u64>,
-    /// Those with a wrong answer, or none after all attempts, by reason.
-    pub(super) lost: BTreeMap<String, u64>,
-    /// What the accounts must have gained by all this, by number.
-    pub(super) gained: BTreeMap<u64, i64>,
-    /// Latencies in microseconds and how often each was seen, from the first attempt to the final answer.
-    pub(super) latencies: Vec<(u64, u64)>,
-}
-
-impl Tally {
-    pub(super) fn add(&mut self, other: Self) {
-        self.posted += other.posted;
-        self.replayed += other.replayed;
-        for (mine, theirs) in [
-            (&mut self.refused, other.refused),
-            (&mut self.repeated, other.repeated),
-            (&mut self.lost, other.lost),
-        ] {
-            for (reason, count) in theirs {
-                *mine.entry(reason).or_default() += count;
-            }
-        }
-        for (account, amount) in other.gained {
-            *self.gained.entry(account).or_default() += amount;
-        }
-        self.latencies.extend(other.latencies);
-    }
-
-    /// All latencies.
-    pub(super) fn histogram(&self) -> Histogram<u64> {
-        let mut all = histogram();
-        for (micros, count) in &self.latencies {
-            all.saturating_record_n(*micros, *count);
-        }
-        all
-    }
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_max(LATENCY_MAX_US, 3).expect("the bounds of a histogram are constant")
-}
 
 /// What all connections of this process look at.
 struct Shared {
     part: Part,
+    accounts: Accounts,
     opened: AtomicU64,
     done: AtomicU64,
     connecting: Semaphore,
@@ -135,6 +73,7 @@ pub async fn work(part: &str) -> Result<(), StressError> {
         done: AtomicU64::new(0),
         connecting: Semaphore::new(CONNECTING_MAX),
         found: Mutex::new((Tally::default(), histogram())),
+        accounts: Accounts::new(&part.run, part.account_count),
         part,
     });
     let (go, begun) = watch::channel(false);
@@ -225,19 +164,17 @@ async fn connection(
 
 /// Sends the transfer of this number until it has a final answer.
 async fn transfer(shared: &Shared, channel: &Channel, index: u64) {
-    let Part {
-        run, account_count, ..
-    } = &shared.part;
+    let Shared { part, accounts, .. } = shared;
     let (from, to, amount) = {
         let mut random = rand::rng();
-        let from = random.random_range(0..*account_count);
-        let to = (from + random.random_range(1..*account_count)) % account_count;
+        let from = random.random_range(0..accounts.count());
+        let to = (from + random.random_range(1..accounts.count())) % accounts.count();
         (from, to, random.random_range(1..=AMOUNT_MAX))
     };
     let request = TransferRequest {
-        operation_id: format!("{run}-t-{index}"),
-        source_account_id: account_id(run, from),
-        destination: Some(Destination::DestinationAccountId(account_id(run, to))),
+        operation_id: format!("{}-t-{index}", part.run),
+        source_account_id: accounts.id(from),
+        destination: Some(Destination::DestinationAccountId(accounts.id(to))),
         amount: eur(amount),
         ..TransferRequest::default()
     };
@@ -246,7 +183,7 @@ async fn transfer(shared: &Shared, channel: &Channel, index: u64) {
     let mut attempt = 0;
     loop {
         let result = client.transfer(request.clone()).await;
-        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(LATENCY_MAX_US);
+        let micros = micros(started.elapsed());
         let (reason, judgement) = match result {
             Ok(response) => {
                 return shared.note(|tally, latencies| {

@@ -8,7 +8,7 @@ use ballast::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     Outcome, Source,
 };
-use ballast::store::{Job, Ledger, Locking, Store, Verdict};
+use ballast::store::{Job, Ledger, Locking, Observer, Store, Verdict};
 use tokio::time::Instant;
 
 use crate::support::instance::config;
@@ -54,14 +54,15 @@ fn commands() -> Vec<Arc<Command>> {
                 _ => Movement::transfer(source, to.clone(), None)
                     .unwrap_or(Movement::Credit { destination: to }),
             };
-            Arc::new(Command {
-                operation_id: OperationId::parse(&format!("op-{}", next(900))).expect("an id"),
+            Arc::new(Command::of_movement(
+                OperationId::parse(&format!("op-{}", next(900))).expect("an id"),
                 movement,
-                amount: Some(Amount::new(1 + next(200) as i64).expect("an amount")),
-                currency: Currency::new(if next(20) == 0 { "USD" } else { "EUR" })
-                    .expect("a currency"),
-                note: Note::default(),
-            })
+                (
+                    Amount::new(1 + next(200) as i64).expect("an amount"),
+                    Currency::new(if next(20) == 0 { "USD" } else { "EUR" }).expect("a currency"),
+                ),
+                Note::default(),
+            ))
         });
     }
     commands
@@ -73,15 +74,15 @@ async fn answers(batch_size: usize) -> (Vec<String>, Ballast) {
     for name in &ACCOUNTS[..4] {
         open(&mut ballast, name, 100).await;
     }
-    let store = Store::new(&config(ballast.database.url()).store).expect("a store");
+    let store = config(ballast.database.url()).store;
+    let store = Store::new(&store, &Observer::default()).expect("a store");
     let mut answers = Vec::new();
     for chunk in commands().chunks(batch_size) {
         let jobs: Vec<Job> = chunk
             .iter()
-            .map(|command| Job {
-                command: command.clone(),
-                claim: Arc::default(),
-                deadline: Instant::now() + Duration::from_secs(60),
+            .map(|command| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                Job::new(command.clone(), Arc::default(), deadline)
             })
             .collect();
         for verdict in store
@@ -91,11 +92,8 @@ async fn answers(batch_size: usize) -> (Vec<String>, Ballast) {
         {
             answers.push(match verdict {
                 Verdict::Decided(Ok(receipt)) => match &receipt.operation.outcome {
-                    Outcome::Posted {
-                        source,
-                        destination,
-                    } => format!("{source:?} {destination:?} {}", receipt.replayed),
-                    other => unreachable!("no refusal has a receipt, nothing merges: {other:?}"),
+                    Outcome::Posted(entries) => format!("{entries:?} {}", receipt.replayed),
+                    other => unreachable!("no refusal has a receipt: {other:?}"),
                 },
                 Verdict::Decided(Err(refusal)) => refusal.to_string(),
                 other => panic!("nobody else is here: {other:?}"),
@@ -111,7 +109,7 @@ async fn batches_of_one_and_of_a_thousand_give_the_same_answers() {
     let (at_once, batch) = answers(1000).await;
     assert_eq!(one_by_one, at_once);
     for reason in [
-        "Some(Entry",
+        "[Entry",
         "available in",
         "does not exist",
         "already used",

@@ -137,14 +137,14 @@ async fn an_open_loop_measures_what_is_due() {
 }
 
 #[tokio::test]
-async fn every_way_in_is_measured_on_its_own() {
+async fn every_mode_is_measured_on_its_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let arguments = [
         "--accounts",
         "20",
         "--scenario",
         "uniform,mixed",
-        "--way",
+        "--mode",
         "unary,batch,stream",
         "--batch-size",
         "4",
@@ -173,12 +173,12 @@ async fn every_way_in_is_measured_on_its_own() {
         ["mixed", "200/s", "unary"],
     ];
     assert_eq!(loads, expected.map(|load| load.map(str::to_owned)));
-    // Each way of the open loop is compared with the baseline, which knows only one.
-    for way in ["unary", "batch of 4", "stream"] {
+    // Each mode of the open loop is compared with the baseline, which knows only one.
+    for mode in ["unary", "batch of 4", "stream"] {
         let compared = stdout.lines().any(|line| {
-            line.contains(&format!("uniform, {way}")) && line.contains("p50 of transaction")
+            line.contains(&format!("uniform, {mode}")) && line.contains("p50 of transaction")
         });
-        assert!(compared, "{way}: {stdout}");
+        assert!(compared, "{mode}: {stdout}");
     }
     assert_measured(&report);
     assert!(stdout.contains("skipped: ballast, transaction: batches and streams carry operations"));
@@ -375,7 +375,7 @@ fn other_build(folder: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn another_build_takes_turns_and_is_compared_round_by_round() {
+async fn another_build_is_measured_in_turn_and_is_compared_round_by_round() {
     let folder = tempfile::tempdir().expect("a folder");
     let other = other_build(folder.path()).display().to_string();
     let round = ["bench", "--duration-s", "2", "--warmup-s", "1"];
@@ -386,6 +386,7 @@ async fn another_build_takes_turns_and_is_compared_round_by_round() {
         "20",
         "--scenario",
         "hot",
+        // As it was called before.
         "--way",
         "unary:4,stream:16",
         "--instances",
@@ -653,8 +654,8 @@ async fn what_cannot_be_measured_is_said_clearly() {
     for (arguments, words) in [
         (&["--scenario", "warm"][..], "must be one of uniform"),
         (&["--scenario", "zipf:-1"], "is not a positive number"),
-        (&["--way", "pigeon"], "must be one of unary, batch, stream"),
-        (&["--way", "stream:none"], "at least 1"),
+        (&["--mode", "pigeon"], "must be one of unary, batch, stream"),
+        (&["--mode", "stream:none"], "at least 1"),
         (
             &["--against", "/nonexistent/ballast"],
             "No such file or directory",
@@ -690,7 +691,7 @@ async fn what_cannot_be_measured_is_said_clearly() {
             "nothing to measure",
         ),
         (
-            &["--scenario", "reads", "--way", "stream"],
+            &["--scenario", "reads", "--mode", "stream"],
             "nothing to measure",
         ),
         (

@@ -238,6 +238,11 @@ async fn whatever_else_is_wrong_is_07_and_moves_nothing() {
             "{shown}"
         );
     }
+    let negative = cards.authorize_payment(total(money("EUR", -1))).await;
+    assert_eq!(
+        negative.expect("an answer").into_inner().message,
+        "total_amount.minor_units is -1, must be from 0 (verifies the account) to 1000000000000000000 minor units"
+    );
     for name in ["c", "frozen", "closed"] {
         assert_eq!(pockets(&mut ballast.balances, name).await, [100; 3]);
     }

@@ -98,6 +98,27 @@ async fn a_server_that_was_killed_is_started_again_with_all_that_was_answered() 
 }
 
 #[tokio::test]
+async fn demo_accounts_that_never_got_their_money_are_not_offered() {
+    let folder = folder();
+    let running = Running::start(folder.path(), &[]);
+    let offer = "The demo account alice began with 100.00 EUR";
+    assert!(running.banner.contains(offer), "{}", running.banner);
+    let after = running.banner.split_once("psql \"").expect("a URL").1;
+    let url = after.split('"').next().expect("a URL");
+    // As it is if a start ends between the accounts and the credit.
+    let connected = tokio_postgres::connect(url, tokio_postgres::NoTls).await;
+    let (sql, connection) = connected.expect("its database");
+    tokio::spawn(connection);
+    let delete = "DELETE FROM operations WHERE operation_id = 'demo-opening'";
+    assert_eq!(sql.execute(delete, &[]).await.expect("deleted"), 1);
+    drop(sql);
+    assert_eq!(running.stopped().await.code(), Some(0));
+    let running = Running::start(folder.path(), &[]);
+    assert!(!running.banner.contains("demo"), "{}", running.banner);
+    assert_eq!(running.stopped().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_be_started_again_ends_the_process_with_the_reason() {
     let (folder, binaries) = (folder(), stand_in("exec $real \"$@\""));
     let postgres_bin = binaries.path().to_string_lossy().into_owned();

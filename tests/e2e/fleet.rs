@@ -17,7 +17,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
-use crate::support::binary::{Running, run};
+use crate::support::binary::Running;
 use crate::support::instance::{Accounts, Balances, channel};
 use crate::support::postgres::Database;
 use crate::support::*;
@@ -29,14 +29,14 @@ const OPENING: i64 = 1_000;
 /// How often a client sends one operation before it calls that a bug.
 const ATTEMPTS_MAX: u32 = 200;
 
-struct Fleet {
-    folder: tempfile::TempDir,
-    database: Database,
-    processes: Vec<Running>,
+pub struct Fleet {
+    pub folder: tempfile::TempDir,
+    pub database: Database,
+    pub processes: Vec<Running>,
 }
 
 impl Fleet {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let (folder, database) = (
             tempfile::tempdir().expect("a folder"),
             Database::empty().await,
@@ -283,7 +283,7 @@ async fn assert_each_happened_as_answered(fleet: &Fleet, names: &Names, outcomes
     }
 }
 
-async fn deadlocks(sql: &Client) -> i64 {
+pub async fn deadlocks(sql: &Client) -> i64 {
     let query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
     sql.query_one(query, &[]).await.expect("a count").get(0)
 }
@@ -327,73 +327,3 @@ async fn four_processes_keep_one_ledger_while_one_of_them_is_killed() {
         assert_eq!(process.stopped().await.code(), Some(0));
     }
 }
-
-#[tokio::test]
-async fn the_stress_tool_finds_the_sum_unchanged_while_a_server_is_killed() {
-    let fleet = Fleet::start().await;
-    let addresses: Vec<_> = fleet
-        .processes
-        .iter()
-        .map(|p| p.address.to_string())
-        .collect();
-    let (folder, targets) = (fleet.folder.path().to_owned(), addresses.join(","));
-    let stressing = tokio::task::spawn_blocking(move || {
-        let counts = ["--connections", "80", "--transfers", "800"];
-        run(
-            &folder,
-            &[&["stress", "--target", &targets], &counts[..]].concat(),
-        )
-    });
-    until_recorded(&fleet.database, 100).await;
-    fleet.processes[0].signal(Signal::SIGKILL);
-    let (code, stdout, stderr) = stressing.await.expect("it ran");
-    assert_eq!(code, Some(0), "{stdout}{stderr}");
-    assert!(stdout.contains("the sum is still 10000 EUR"), "{stdout}");
-    assert!(stdout.contains("attempts sent again"), "{stdout}");
-    assert_eq!(deadlocks(&fleet.database.sql().await).await, 0);
-}
-
-#[tokio::test]
-async fn the_stress_tool_fails_if_money_came_from_elsewhere() {
-    let ballast = Ballast::start().await;
-    let (folder, target) = (
-        tempfile::tempdir().expect("a folder"),
-        ballast.address.to_string(),
-    );
-    let stressing = tokio::task::spawn_blocking(move || {
-        let counts = ["--connections", "8", "--transfers", "400"];
-        run(
-            folder.path(),
-            &[&["stress", "--target", &target], &counts[..]].concat(),
-        )
-    });
-    until_recorded(&ballast.database, 20).await;
-    let sql = ballast.database.sql().await;
-    let any = "SELECT account_id FROM accounts LIMIT 1";
-    let any: String = sql.query_one(any, &[]).await.expect("one").get(0);
-    let gift = credit("gift", &any, 5);
-    ballast.balances.clone().credit(gift).await.expect("posted");
-    let (code, stdout, stderr) = stressing.await.expect("it ran");
-    assert_eq!(code, Some(1), "{stdout}{stderr}");
-    assert!(
-        stdout.contains("the sum was 10000 and is 10005 EUR"),
-        "{stdout}"
-    );
-}
-
-/// Comes back when so many transfers are recorded.
-async fn until_recorded(database: &Database, count: i64) {
-    let sql = database.sql().await;
-    let give_up = Instant::now() + PATIENCE;
-    // On an empty database the table is not there yet.
-    let recorded = async || match sql.query_one(RECORDED, &[]).await {
-        Ok(row) => row.get::<_, i64>(0),
-        Err(_) => 0,
-    };
-    while recorded().await < count {
-        assert!(Instant::now() < give_up, "the transfers begin");
-        tokio::task::yield_now().await;
-    }
-}
-
-const RECORDED: &str = "SELECT count(*) FROM operations WHERE kind = 'TRANSFER'";

@@ -2,10 +2,12 @@
 
 mod accounts;
 mod answer_sizes;
+mod atomic_groups;
 mod batches;
+#[cfg(feature = "harness")]
 mod bench;
-mod card_door;
 mod card_doubts;
+mod card_http;
 mod card_rules;
 mod card_settlements;
 mod cards;
@@ -34,6 +36,7 @@ mod not_grpc;
 mod owners;
 mod places;
 mod plans;
+mod post;
 mod recovery;
 mod reflection;
 mod reserved_ids;
@@ -41,6 +44,8 @@ mod short_deadlines;
 mod shutdown;
 mod standby;
 mod start;
+#[cfg(feature = "harness")]
+mod stress;
 mod submit_operations;
 mod support;
 mod tampering;

@@ -296,8 +296,9 @@ async fn what_cannot_be_merged_is_refused_and_nothing_moves() {
         .await;
     Rejection::of(unknown).expect(Code::NotFound, "ACCOUNT_NOT_FOUND");
     let same = ballast.balances.merge_accounts(merge("x", "a", "a")).await;
-    let same = Rejection::of(same).expect(Code::InvalidArgument, "INVALID_ARGUMENT");
+    let same = Rejection::of(same).expect(Code::InvalidArgument, "SAME_BALANCE");
     assert_eq!(same.fields, ["destination_account_id"]);
+    assert_eq!(same.facts(), [("account_id", "a")]);
     let empty = ballast.balances.merge_accounts(merge("", "", "")).await;
     let empty = Rejection::of(empty).expect(Code::InvalidArgument, "INVALID_ARGUMENT");
     assert_eq!(

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use ballast::rpc::answer_budget::BudgetLimits;
 use ballast::rpc::proto::{GetBalanceRequest, GetOperationRequest, ListEntriesRequest};
-use ballast::rpc::room::RoomLimits;
 use futures_util::future::{join, join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -114,10 +114,10 @@ async fn ask_without_reading(peer: &mut Frames, count: u32, timeout: &str) -> (u
 }
 
 #[tokio::test]
-async fn unread_answers_are_bounded_and_reading_them_makes_room() {
+async fn unread_answers_are_bounded_and_reading_them_releases_memory() {
     let connection_bytes_max = 8 * LIST_SIZE;
     let mut ballast = Ballast::start_with(|config| {
-        config.network.room.connection_bytes_max = connection_bytes_max;
+        config.network.answer_budget.connection_bytes_max = connection_bytes_max;
     })
     .await;
     with_entries(&mut ballast).await;
@@ -140,13 +140,13 @@ async fn unread_answers_are_bounded_and_reading_them_makes_room() {
     let again = frames::call(1_001, LIST_ENTRIES, "20S", &list());
     peer.send(&[again, frames::window_update(1_001, WIDE)].concat())
         .await;
-    assert!(peer.answer(1_001).await, "there is room again");
+    assert!(peer.answer(1_001).await, "it fits again");
 }
 
 #[tokio::test]
-async fn a_write_waits_for_room_before_it_happens_or_does_not_happen() {
+async fn a_write_waits_for_memory_before_it_happens_or_does_not_happen() {
     let mut ballast = Ballast::start_with(|config| {
-        config.network.room.connection_bytes_max = LIST_SIZE;
+        config.network.answer_budget.connection_bytes_max = LIST_SIZE;
     })
     .await;
     with_entries(&mut ballast).await;
@@ -154,17 +154,17 @@ async fn a_write_waits_for_room_before_it_happens_or_does_not_happen() {
     let (made, _) = ask_without_reading(&mut peer, 2, "5S").await;
     assert_eq!(made, 1);
     let write = |stream, id, timeout| frames::call(stream, CREDIT, timeout, &credit(id, "a", 1));
-    peer.send(&write(101, "no-room", "1S")).await;
+    peer.send(&write(101, "no-memory", "1S")).await;
     assert!(!peer.answer(101).await, "OVERLOADED");
     let unknown = GetOperationRequest {
-        operation_id: "no-room".to_owned(),
+        operation_id: "no-memory".to_owned(),
         ..GetOperationRequest::default()
     };
     Rejection::of(ballast.balances.get_operation(unknown).await)
         .expect(Code::NotFound, "OPERATION_NOT_FOUND");
 
     let wide = [0, 1, 3, 103].map(|stream| frames::window_update(stream, WIDE));
-    peer.send(&[write(103, "with-room", "20S"), wide.concat()].concat())
+    peer.send(&[write(103, "with-memory", "20S"), wide.concat()].concat())
         .await;
     assert!(peer.answer(103).await, "posted");
     assert_eq!(posted(&mut ballast.balances, "a").await, 1_001);
@@ -173,7 +173,7 @@ async fn a_write_waits_for_room_before_it_happens_or_does_not_happen() {
 #[tokio::test]
 async fn whoever_does_not_read_is_cut_and_what_it_held_is_free() {
     let mut ballast = Ballast::start_with(|config| {
-        config.network.room = RoomLimits {
+        config.network.answer_budget = BudgetLimits {
             connection_bytes_max: 4 * LIST_SIZE,
             process_bytes_max: 16 * LIST_SIZE,
         };
@@ -210,14 +210,14 @@ async fn whoever_does_not_read_is_cut_and_what_it_held_is_free() {
 #[tokio::test]
 async fn a_stop_does_not_wait_for_those_who_do_not_read() {
     let mut ballast = Ballast::start_with(|config| {
-        config.network.room.connection_bytes_max = LIST_SIZE;
+        config.network.answer_budget.connection_bytes_max = LIST_SIZE;
     })
     .await;
     with_entries(&mut ballast).await;
     let mut peer = Frames::connect(ballast.address, 0).await;
     let calls = (0..10).map(|index| frames::call(2 * index + 1, LIST_ENTRIES, "20S", &list()));
     peer.send(&calls.collect::<Vec<_>>().concat()).await;
-    // The first is made; the others wait for room.
+    // The first is made; the others wait for memory.
     while peer.next().await.expect("the connection stays").kind != HEADERS {}
     let asked = Instant::now();
     assert!(ballast.stopped().await, "drained");

@@ -44,16 +44,19 @@ async fn an_update_that_does_not_find_its_row_leaves_nothing_behind() {
         CREATE TRIGGER skip BEFORE UPDATE ON balances FOR EACH ROW EXECUTE FUNCTION skip()";
     sql.batch_execute(skipping).await.expect("skipping");
     let failed = Rejection::of(ballast.balances.debit(debit("d", "a", 60)).await);
-    failed.expect(Code::Internal, "INTERNAL");
+    let failed = failed.expect(Code::Internal, "INTERNAL");
+    assert_eq!(failed.facts(), [("outcome", "unknown")]);
     let new_category = CreditRequest {
         category: "FOOD".to_owned(),
         ..credit("food", "a", 5)
     };
     let failed = Rejection::of(ballast.balances.credit(new_category.clone()).await);
-    failed.expect(Code::Internal, "INTERNAL");
+    let failed = failed.expect(Code::Internal, "INTERNAL");
+    assert_eq!(failed.facts(), [("outcome", "unknown")]);
     let merge = merge("merge", "empty", "a");
     let failed = Rejection::of(ballast.balances.merge_accounts(merge.clone()).await);
-    failed.expect(Code::Internal, "INTERNAL");
+    let failed = failed.expect(Code::Internal, "INTERNAL");
+    assert_eq!(failed.facts(), [("outcome", "unknown")]);
     let again = "DROP TRIGGER skip ON balances";
     sql.batch_execute(again).await.expect("as before");
     let posted = ballast.balances.debit(debit("d", "a", 60)).await;

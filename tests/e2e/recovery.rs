@@ -239,3 +239,45 @@ async fn what_connects_no_more_serves_all_with_what_is_connected() {
     assert_eq!(reads.join_all().await, vec![1; 200]);
     other.batch_execute(&allow(true)).await.expect("open");
 }
+
+/// A row that no code expects makes the write path panic in the middle of a transaction. The connection of that transaction
+/// is closed, and does not serve the next batch with a transaction open and an account locked.
+#[tokio::test]
+async fn a_panic_in_a_transaction_leaves_no_transaction_open() {
+    let mut ballast = Ballast::start_with(|config| config.batcher.lanes = 1).await;
+    for name in ["a", "b"] {
+        open(&mut ballast, name, 10).await;
+    }
+    let sql = ballast.database.sql().await;
+    let without = "ALTER TABLE balances ALTER COLUMN version DROP NOT NULL";
+    sql.batch_execute(without).await.expect("altered");
+    let set = |version: &'static str| {
+        format!(
+            "UPDATE balances SET version = {version} WHERE account_id = 'a' AND category = 'main'"
+        )
+    };
+    sql.batch_execute(&set("NULL")).await.expect("changed");
+    for name in ["1", "2", "3"] {
+        let answer = ballast.balances.credit(credit(name, "a", 1)).await;
+        answer.expect_err("the row cannot be read");
+    }
+    let open = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    let none_is_open = async {
+        while sql
+            .query_one(open, &[])
+            .await
+            .expect("a count")
+            .get::<_, i64>(0)
+            > 0
+        {}
+    };
+    within_reason("the end of all transactions", none_is_open).await;
+    sql.batch_execute(&set("1")).await.expect("mended");
+    let later = transfer("later", "b", "a", 1);
+    within_reason("the next transfer", ballast.balances.transfer(later))
+        .await
+        .expect("posted");
+    assert_eq!(posted(&mut ballast.balances, "a").await, 11);
+    ballast.assert_in_order().await;
+}

@@ -219,19 +219,17 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("entry_marks.create_time", &[]),
     ("entry_marks.operation_id", &[]),
     ("entry_marks.version", &[]),
-    ("merge_parts.amount", &[]),
-    ("merge_parts.category", &[]),
-    ("merge_parts.destination_available_after", &[]),
-    ("merge_parts.destination_held_after", &[("*", "0", SAME)]),
-    ("merge_parts.destination_posted_after", &[]),
-    ("merge_parts.destination_previous_id", &[]),
-    ("merge_parts.destination_version", &[]),
-    ("merge_parts.operation_id", &[]),
-    ("merge_parts.source_available_after", &[("*", "0", SAME)]),
-    ("merge_parts.source_held_after", &[("*", "0", SAME)]),
-    ("merge_parts.source_posted_after", &[]),
-    ("merge_parts.source_previous_id", &[]),
-    ("merge_parts.source_version", &[]),
+    ("operation_legs.account_id", &[]),
+    ("operation_legs.amount", &[]),
+    ("operation_legs.available_after", &[("paid", "0", SAME)]),
+    ("operation_legs.category", &[]),
+    ("operation_legs.held_after", &[("*", "0", SAME)]),
+    ("operation_legs.operation_id", &[]),
+    ("operation_legs.position", &[]),
+    ("operation_legs.posted_after", &[]),
+    ("operation_legs.previous_id", &[]),
+    ("operation_legs.refuse_time", &[]),
+    ("operation_legs.version", &[]),
     ("operations.amount", &[]),
     (
         "operations.create_time",
@@ -248,6 +246,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
         "operations.destination_account_id",
         &[("refused", "'f'", NO_MONEY)],
     ),
+    ("operations.destination_amount", &[]),
     ("operations.destination_available_after", &[]),
     (
         "operations.destination_category",
@@ -265,6 +264,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("marked", "0", SAME),
             ("last", "0", SAME),
             ("to an owner", "0", SAME),
+            ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     (
@@ -284,7 +285,10 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.destination_posted_after", &[]),
     ("operations.destination_previous_id", &[]),
     ("operations.destination_version", &[]),
+    ("operations.hold_id", &[]),
+    ("operations.intent", &[]),
     ("operations.kind", &[]),
+    ("operations.leg_count", &[]),
     (
         "operations.metadata",
         &[
@@ -297,8 +301,10 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.operation_id", &[("refused", "'x'", NO_MONEY)]),
     ("operations.refusal_facts", &[]),
     ("operations.refusal_reason", &[]),
+    ("operations.reversed_operation_id", &[]),
     ("operations.source_account_id", &[]),
-    ("operations.source_available_after", &[]),
+    ("operations.source_amount", &[]),
+    ("operations.source_available_after", &[("merge", "0", SAME)]),
     (
         "operations.source_categories",
         &[
@@ -358,6 +364,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("asked", "0", SAME),
             ("to an owner", "0", SAME),
             ("payment", "0", SAME),
+            ("merge", "0", SAME),
+            ("post", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -407,10 +415,18 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("to an owner", "operation_id = 'to-owner'"),
             ("refused", "operation_id = 'poor'"),
             ("merge", "operation_id = 'merge'"),
+            ("post", "operation_id = 'post'"),
             ("payment", "operation_id = 'reversed'"),
         ],
     ),
-    ("merge_parts", &[("part", "category = 'FOOD'")]),
+    (
+        "operation_legs",
+        &[
+            ("paid", "operation_id = 'merge' AND account_id = 'c'"),
+            ("received", "operation_id = 'merge' AND account_id = 'b'"),
+            ("posted", "operation_id = 'post'"),
+        ],
+    ),
     (
         "entry_marks",
         &[("mark", "account_id = 'a' AND version = 32")],
@@ -587,6 +603,8 @@ async fn live() -> Ballast {
     balances.debit(deep).await.expect("the overdraft pays");
     let owing = debit("owing", "debtor", 50);
     balances.debit(owing).await.expect("the overdraft pays");
+    let sale = post("post", &[("a", 6)], &[("b", 3), ("a/FOOD", 3)]);
+    balances.post_operation(sale).await.expect("posted");
     for (id, from) in [("merge", "c"), ("merge-of-nothing", "d")] {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         merged.expect("merged");
@@ -937,9 +955,9 @@ async fn the_command_says_how_far_it_is_and_how_much_it_found() {
     let (code, stdout, stderr) = run();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for line in [
-        "check 1 of 10, keys: 8 rows",
-        "check 2 of 10, chains: ",
-        "check 10 of 10, card rules: done in ",
+        "check 1 of 11, keys: 8 rows",
+        "check 2 of 11, chains: ",
+        "check 11 of 11, card rules: done in ",
     ] {
         assert!(stderr.contains(line), "{line}: {stderr}");
     }

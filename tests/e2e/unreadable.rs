@@ -44,8 +44,8 @@ async fn live() -> Ballast {
 
 async fn change(ballast: &Ballast, statements: &str) {
     let sql = ballast.database.sql().await;
-    let checks = "ALTER TABLE operations DROP CONSTRAINT IF EXISTS operations_kind_check,
-                                         DROP CONSTRAINT IF EXISTS operations_amount_null_check";
+    let checks = "ALTER TABLE operations DROP CONSTRAINT IF EXISTS operations_source_shape,
+                                         DROP CONSTRAINT IF EXISTS operations_destination_shape";
     sql.batch_execute(checks)
         .await
         .expect("any row can be written");
@@ -158,8 +158,13 @@ async fn an_operation_that_cannot_be_read_is_listed_as_such_among_all_others() {
             ..Default::default()
         };
         let answer = ballast.balances.get_operation(request).await;
-        Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        let failed = Rejection::of(answer).expect(Code::Internal, "INTERNAL");
+        assert_eq!(failed.facts(), [("outcome", "none")], "it only reads");
     }
+    // Sent again it is an error, too, and not one that says that nothing happened: the money has moved.
+    let again = ballast.balances.transfer(transfer("t-3", "a", "b", 1));
+    let failed = Rejection::of(again.await).expect(Code::Internal, "INTERNAL");
+    assert_eq!(failed.facts(), [("outcome", "unknown")]);
 }
 
 #[tokio::test]
@@ -255,7 +260,8 @@ async fn an_account_that_cannot_be_read_is_listed_as_such_among_all_others() {
         let merged = ballast.balances.merge_accounts(merge("m", "a", "b")).await;
         Rejection::of(merged).expect(Code::Internal, "INTERNAL");
         let again = ballast.accounts.create_account(account("a")).await;
-        Rejection::of(again).expect(Code::Internal, "INTERNAL");
+        let failed = Rejection::of(again).expect(Code::Internal, "INTERNAL");
+        assert_eq!(failed.facts(), [("outcome", "unknown")], "it is open");
     }
 }
 

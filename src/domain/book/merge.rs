@@ -1,84 +1,24 @@
-//! Merges in the book: everything that one account has goes to another of the same currency, category by category, and
-//! the first one closes. All of it happens or none.
+//! The rule of merges: everything that one account has goes to another of the same currency, category by category, and
+//! the first one closes.
 
-use std::sync::Arc;
+use smallvec::SmallVec;
 
-use super::{Account, Book, check_currency, check_limit, check_not_frozen, check_open};
-use crate::domain::command::{BalanceKey, Command};
-use crate::domain::id::{AccountId, Category, OwnerId};
+use super::checks::{check_currency, check_limit, check_not_frozen, check_open};
+use super::{Account, Book};
+use crate::domain::command::{BalanceKey, Side};
+use crate::domain::id::{AccountId, Category};
 use crate::domain::money::Currency;
-use crate::domain::operation::{Operation, Outcome};
-use crate::domain::refusal::{Refusal, Side};
-
-/// Whose an account is, and whether it receives for its owner. Known of the accounts that merges name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Role {
-    /// The owner.
-    pub owner_id: OwnerId,
-    /// Whether it receives the transfers to its owner.
-    pub settlement: bool,
-    settled_before: bool,
-}
-
-impl Role {
-    /// As it is stored.
-    pub fn new(owner_id: OwnerId, settlement: bool) -> Self {
-        Self {
-            owner_id,
-            settlement,
-            settled_before: settlement,
-        }
-    }
-}
-
-/// What merges changed beside balances.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Closures {
-    /// The accounts that closed.
-    pub closed: Vec<AccountId>,
-    /// The accounts that no longer receive for their owners.
-    pub settled_before: Vec<AccountId>,
-    /// The accounts that receive for their owners instead.
-    pub settle_now: Vec<AccountId>,
-}
-
-/// A merge that was decided.
-pub(super) struct Merge {
-    source: AccountId,
-    destination: AccountId,
-    /// What each category moves, ordered by category; always positive.
-    parts: Vec<(Category, i64)>,
-}
+use crate::domain::posting::{AccountChange, Leg, Posting};
+use crate::domain::refusal::Refusal;
 
 impl Book {
-    /// Adds what is known of an account that a merge names.
-    pub fn add_role(&mut self, account_id: AccountId, role: Role) {
-        self.roles.insert(account_id, role);
-    }
-
-    /// What the merges of this book changed beside balances.
-    pub fn closures(&self) -> Closures {
-        let changed = |settled_before: bool| {
-            let roles = self.roles.iter();
-            let changed = roles.filter(move |(_, role)| {
-                role.settled_before == settled_before && role.settlement != settled_before
-            });
-            changed.map(|(account_id, _)| account_id.clone()).collect()
-        };
-        Closures {
-            closed: self.closed.clone(),
-            settled_before: changed(true),
-            settle_now: changed(false),
-        }
-    }
-
-    /// The rules, in order of precedence.
+    /// The checks, in order of precedence.
     pub(super) fn decide_merge(
         &self,
         source_id: &AccountId,
         destination_id: &AccountId,
         currency: Currency,
-    ) -> Result<Merge, Refusal> {
+    ) -> Result<Posting, Refusal> {
         let (source, destination) = (self.find(source_id)?, self.find(destination_id)?);
         check_currency(source_id, source, currency)?;
         check_currency(destination_id, destination, currency)?;
@@ -94,10 +34,26 @@ impl Book {
         }
         let moved = parts.iter().map(|(category, _)| category);
         self.check_category_count(destination_id, destination, moved)?;
-        Ok(Merge {
-            source: source_id.clone(),
-            destination: destination_id.clone(),
-            parts,
+        let mut legs = SmallVec::with_capacity(2 * parts.len());
+        for (category, amount) in &parts {
+            legs.push(Leg::posted(key(source_id, category), -amount));
+            legs.push(Leg::posted(key(destination_id, category), *amount));
+        }
+        let mut accounts = vec![AccountChange::Close(source_id.clone())];
+        if self
+            .roles
+            .get(source_id)
+            .is_some_and(|role| role.settlement)
+        {
+            accounts.push(AccountChange::PassSettlement {
+                from: source_id.clone(),
+                to: destination_id.clone(),
+            });
+        }
+        Ok(Posting {
+            time: self.time_of([source_id, destination_id].into_iter()).next(),
+            legs,
+            accounts,
         })
     }
 
@@ -113,37 +69,6 @@ impl Book {
             });
         }
         Ok(())
-    }
-
-    pub(super) fn post_merge(&mut self, command: &Arc<Command>, merge: Merge) -> Arc<Operation> {
-        let Merge {
-            source,
-            destination,
-            parts,
-        } = merge;
-        let keys: Vec<[BalanceKey; 2]> = parts
-            .iter()
-            .map(|(category, _)| [key(&source, category), key(&destination, category)])
-            .collect();
-        let time = self.time_of([&source, &destination].into_iter()).next();
-        let mut entries = Vec::with_capacity(parts.len());
-        for ([from, to], (_, amount)) in keys.into_iter().zip(parts) {
-            entries.push([
-                self.change(from, -amount, time, &command.operation_id),
-                self.change(to, amount, time, &command.operation_id),
-            ]);
-        }
-        if let Some(account) = self.accounts.get_mut(&source) {
-            account.closed = true;
-        }
-        let settled = self.roles.get_mut(&source);
-        if settled.is_some_and(|role| std::mem::take(&mut role.settlement))
-            && let Some(heir) = self.roles.get_mut(&destination)
-        {
-            heir.settlement = true;
-        }
-        self.closed.push(source);
-        self.outcome(command, time, Outcome::Merged(entries))
     }
 }
 

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::{Movement, Note};
+use crate::domain::Side;
+use crate::domain::id::Category;
+use crate::domain::money::Amount;
+use crate::domain::{Movement, Note, RequestedLeg, Source};
 
 fn id(text: &str) -> AccountId {
     AccountId::parse(text).expect("a test's id is valid")
@@ -35,10 +38,24 @@ fn source(account: &str, categories: &[&str]) -> Source {
 }
 
 fn command(operation: &str, movement: Movement, minor_units: i64) -> Arc<Command> {
+    Arc::new(Command::of_movement(
+        OperationId::parse(operation).expect("a test's id is valid"),
+        movement,
+        (
+            Amount::new(minor_units).expect("a test's amount is valid"),
+            currency("EUR"),
+        ),
+        Note::default(),
+    ))
+}
+
+fn merge(operation: &str, from: &str, to: &str) -> Arc<Command> {
     Arc::new(Command {
         operation_id: OperationId::parse(operation).expect("a test's id is valid"),
-        movement,
-        amount: Some(Amount::new(minor_units).expect("a test's amount is valid")),
+        intent: Intent::Merge {
+            source: id(from),
+            destination: id(to),
+        },
         currency: currency("EUR"),
         note: Note::default(),
     })
@@ -55,9 +72,7 @@ fn account(posted: i64) -> Account {
     };
     Account {
         currency: currency("EUR"),
-        closed: false,
-        debits_frozen: false,
-        credits_frozen: false,
+        flags: AccountFlags::default(),
         balances: Balances::new(main),
     }
 }
@@ -81,9 +96,11 @@ fn book_with_categories(
 fn each_refusal_in_order_of_precedence() {
     let broken = || Account {
         currency: currency("USD"),
-        closed: true,
-        debits_frozen: true,
-        credits_frozen: true,
+        flags: AccountFlags {
+            closed: true,
+            debits_frozen: true,
+            credits_frozen: true,
+        },
         balances: Balances::new(Balance {
             posted: 5,
             balance_limit: Some(5),
@@ -107,13 +124,17 @@ fn each_refusal_in_order_of_precedence() {
         ("CURRENCY_MISMATCH", "b", |all| {
             of(all, "b").currency = currency("EUR")
         }),
-        ("ACCOUNT_CLOSED", "a", |all| of(all, "a").closed = false),
-        ("ACCOUNT_CLOSED", "b", |all| of(all, "b").closed = false),
+        ("ACCOUNT_CLOSED", "a", |all| {
+            of(all, "a").flags.closed = false
+        }),
+        ("ACCOUNT_CLOSED", "b", |all| {
+            of(all, "b").flags.closed = false
+        }),
         ("ACCOUNT_FROZEN", "a", |all| {
-            of(all, "a").debits_frozen = false
+            of(all, "a").flags.debits_frozen = false
         }),
         ("ACCOUNT_FROZEN", "b", |all| {
-            of(all, "b").credits_frozen = false
+            of(all, "b").flags.credits_frozen = false
         }),
         ("INSUFFICIENT_FUNDS", "a", |all| {
             of(all, "a").balances.insert(
@@ -144,7 +165,11 @@ fn each_refusal_in_order_of_precedence() {
             (refusal.reason(), refusal.facts()["account_id"].as_str()),
             (reason, account_id)
         );
-        let (operations, balances) = book.into_changes();
+        let Changes {
+            operations,
+            balances,
+            ..
+        } = book.into_changes();
         assert_eq!(
             operations.len(),
             usize::from(refusal.is_recorded()),
@@ -229,7 +254,7 @@ fn the_first_category_that_covers_the_whole_amount_pays() {
             receipt
                 .operation
                 .entries()
-                .next()
+                .first()
                 .expect("a debit has an entry")
                 .balance
                 .category
@@ -271,8 +296,8 @@ fn an_account_gets_no_category_beyond_the_limit() {
             "{pocket}"
         );
     }
-    let (operations, balances) = book.into_changes();
-    assert_eq!((operations.len(), balances.len()), (5, 3));
+    let changes = book.into_changes();
+    assert_eq!((changes.operations.len(), changes.balances.len()), (5, 3));
 
     // One that has more from before keeps what it has.
     let mut book = book_with_categories(2, [(id("a"), of_five())]);
@@ -305,18 +330,6 @@ fn a_merge_brings_no_category_beyond_the_limit() {
         account.balances.insert(category("EMPTY"), posted(0));
         account
     };
-    let merge = || {
-        let movement = Movement::Merge {
-            source: id("from"),
-            destination: id("to"),
-        };
-        let command = command("merge", movement, 1);
-        let command = Command {
-            amount: None,
-            ..(*command).clone()
-        };
-        Arc::new(command)
-    };
     let full = Balance {
         balance_limit: Some(0),
         ..Balance::default()
@@ -341,12 +354,13 @@ fn a_merge_brings_no_category_beyond_the_limit() {
     for (limit, pockets, expected) in rows {
         let accounts = [(id("from"), source()), (id("to"), with(&pockets))];
         let mut book = book_with_categories(limit, accounts);
-        let answer = book.apply(&merge()).err();
+        let answer = book.apply(&merge("merge", "from", "to")).err();
         let answer = answer.map(|refusal| (refusal.reason(), refusal.facts()["category"].clone()));
         let expected = expected.map(|(reason, category)| (reason, category.to_owned()));
         assert_eq!(answer, expected, "{limit} {pockets:?}");
-        let (_, balances) = book.into_changes();
-        assert_eq!(balances.is_empty(), expected.is_some());
+        let changes = book.into_changes();
+        assert_eq!(changes.balances.is_empty(), expected.is_some());
+        assert_eq!(changes.accounts.flags.is_empty(), expected.is_some());
     }
 }
 
@@ -424,6 +438,108 @@ fn time_never_runs_back_within_an_account() {
     }
 }
 
+#[test]
+fn a_group_happens_as_a_whole_and_its_members_see_each_other() {
+    let mut book = book([
+        (id("a"), account(10)),
+        (id("b"), account(0)),
+        (id("c"), account(0)),
+    ]);
+    let group = [
+        command("1", transfer("a", "b"), 10),
+        command("2", transfer("b", "c"), 7),
+    ];
+    let receipts = book.apply_group(&group).expect("ten are there");
+    assert!(receipts.iter().all(|receipt| !receipt.replayed));
+    let again = book.apply_group(&group).expect("the first answers");
+    assert!(again.iter().all(|receipt| receipt.replayed));
+    let operations = |receipts: &[Receipt]| -> Vec<_> {
+        let operations = receipts.iter().map(|receipt| receipt.operation.clone());
+        operations.collect()
+    };
+    assert_eq!(operations(&again), operations(&receipts));
+    let changes = book.into_changes();
+    assert_eq!((changes.operations.len(), changes.balances.len()), (2, 3));
+}
+
+/// One member is refused: the book is as before, but for that refusal, which stands for ever.
+#[test]
+fn a_refused_group_leaves_its_refusal_and_nothing_else() {
+    let start = || {
+        let mut a = account(10);
+        a.balances.insert(
+            category("FOOD"),
+            Balance {
+                posted: 3,
+                ..Balance::default()
+            },
+        );
+        [(id("a"), a), (id("b"), account(0)), (id("c"), account(0))]
+    };
+    let mut book = book(start());
+    for (account_id, settlement) in [("a", true), ("b", false)] {
+        let owner_id = OwnerId::from_stored("owner");
+        book.add_role(id(account_id), Role::new(owner_id, settlement));
+    }
+    let new_category = Movement::Credit {
+        destination: key("c", "NEW"),
+    };
+    let group = [
+        command("1", transfer("a", "c"), 4),
+        command("2", new_category, 1),
+        merge("3", "a", "b"),
+        command("4", transfer("b", "a"), 1),
+        command("5", transfer("b", "c"), 1),
+    ];
+    let before = (balances(&book), book.accounts.clone(), book.roles.clone());
+    let refused = book.apply_group(&group).expect_err("a is closed by then");
+    assert_eq!(
+        (refused.index, refused.refusal.reason()),
+        (3, "ACCOUNT_CLOSED")
+    );
+    let after = (balances(&book), book.accounts.clone(), book.roles.clone());
+    let posted = |balances: &AllBalances| -> Vec<_> {
+        let of = |(key, balance): (&BalanceKey, &Balance)| (key.clone(), balance.clone());
+        balances.iter().map(of).collect()
+    };
+    assert_eq!(posted(&after.0), posted(&before.0));
+    assert_eq!((&after.1, &after.2), (&before.1, &before.2));
+
+    // The refused member is known, and the ids of all others are free.
+    let again = book.apply_group(&group).expect_err("refused for ever");
+    assert_eq!(again, refused);
+    let other = command("1", transfer("a", "b"), 1);
+    assert!(book.apply(&other).is_ok());
+    let changes = book.into_changes();
+    let ids: Vec<&str> = changes
+        .operations
+        .iter()
+        .map(|operation| operation.command.operation_id.as_str())
+        .collect();
+    assert_eq!(ids, ["4", "1"]);
+    assert_eq!(changes.balances.len(), 2);
+    assert_eq!(changes.accounts, AccountChanges::default());
+}
+
+/// What is refused without being recorded leaves nothing at all.
+#[test]
+fn a_group_that_names_what_is_not_there_leaves_nothing() {
+    let mut book = book([(id("a"), account(10)), (id("b"), account(0))]);
+    let group = [
+        command("1", transfer("a", "b"), 10),
+        command("2", transfer("b", "nobody"), 1),
+    ];
+    let refused = book
+        .apply_group(&group)
+        .expect_err("there is no such account");
+    assert_eq!(
+        (refused.index, refused.refusal.reason()),
+        (1, "ACCOUNT_NOT_FOUND")
+    );
+    let changes = book.into_changes();
+    assert!(changes.operations.is_empty() && changes.balances.is_empty());
+}
+
 const ACCOUNTS: [&str; 3] = ["a", "b", "c"];
 const CATEGORIES: [&str; 2] = ["main", "FOOD"];
 
@@ -431,7 +547,7 @@ fn any_command() -> impl Strategy<Value = Arc<Command>> {
     let any_key = || (0..ACCOUNTS.len() + 1, 0..CATEGORIES.len());
     (
         0..40_u8,
-        0..3_u8,
+        0..4_u8,
         any_key(),
         any_key(),
         any::<bool>(),
@@ -446,6 +562,29 @@ fn any_command() -> impl Strategy<Value = Arc<Command>> {
                 &CATEGORIES[from.1..=from.1]
             };
             let source = source(name(from.0), categories);
+            if kind == 3 {
+                let leg = |side, account: &str, categories: &[&str], minor_units| RequestedLeg {
+                    side,
+                    balance: Some(self::source(account, categories)),
+                    amount: Amount::new(minor_units).expect("an amount"),
+                    currency: currency("EUR"),
+                };
+                let third = name((from.0 + 1) % (ACCOUNTS.len() + 1));
+                let half = minor_units / 2 + 1;
+                let legs = vec![
+                    leg(Side::Debits, name(from.0), categories, minor_units),
+                    leg(Side::Credits, name(to.0), &CATEGORIES[to.1..=to.1], half),
+                    RequestedLeg {
+                        balance: None,
+                        ..leg(Side::Credits, "a", &["main"], minor_units)
+                    },
+                    leg(Side::Debits, third, categories, half),
+                ];
+                return Arc::new(Command {
+                    intent: Intent::post(legs).expect("balanced"),
+                    ..(*command(&operation.to_string(), Movement::Debit { source }, 1)).clone()
+                });
+            }
             let movement = match kind {
                 0 => Movement::Debit { source },
                 1 => Movement::Credit { destination },
@@ -502,12 +641,12 @@ proptest! {
         for command in &commands {
             let answer = book.apply(command);
             if let Ok(Receipt { operation, replayed: false }) = answer {
-                outside += operation.entries().map(|entry| entry.amount).sum::<i64>();
+                outside += operation.entries().iter().map(|entry| entry.amount).sum::<i64>();
             }
         }
         let after = balances(&book);
         prop_assert_eq!(sum(&after), sum(&before) + outside);
-        let (operations, changes) = book.into_changes();
+        let Changes { operations, balances: changes, .. } = book.into_changes();
 
         let mut posted: BTreeMap<BalanceKey, Vec<(Entry, Timestamp, Option<OperationId>)>> = BTreeMap::new();
         for operation in &operations {
@@ -524,7 +663,8 @@ proptest! {
                 running += entry.amount;
                 version += 1;
                 prop_assert_eq!((entry.posted_after, entry.version), (running, version));
-                prop_assert!(*create_time > time);
+                // One operation may have several entries of a balance.
+                prop_assert!(*create_time > time || (*create_time == time && last == operation_id));
                 time = *create_time;
                 prop_assert_eq!(&entry.previous_operation_id, last);
                 last = operation_id;
@@ -535,6 +675,43 @@ proptest! {
             prop_assert_eq!(&change.balance.last_operation_id, last);
         }
         prop_assert!(after.values().all(|balance| balance.available() >= 0));
+    }
+
+    /// A group answers like its members one after the other, until one is refused; then the book is as before.
+    #[test]
+    fn a_group_is_all_of_its_members_or_none(
+        accounts in proptest::array::uniform3(any_account()),
+        first in proptest::collection::vec(any_command(), 0..10),
+        group in proptest::collection::vec(any_command(), 1..12),
+    ) {
+        let new_book = || {
+            let mut book = book(ACCOUNTS.map(id).into_iter().zip(accounts.clone()));
+            for command in &first {
+                let _answer = book.apply(command);
+            }
+            book
+        };
+        let (mut grouped, mut single) = (new_book(), new_book());
+        let before = balances(&grouped);
+        let decided_before = grouped.decided.len();
+        let answer = grouped.apply_group(&group);
+        match answer {
+            Ok(receipts) => {
+                let answers: Result<Vec<_>, _> = group.iter().map(|command| single.apply(command)).collect();
+                prop_assert_eq!(Ok(receipts), answers);
+                prop_assert_eq!(balances(&grouped), balances(&single));
+            }
+            Err(refused) => {
+                prop_assert_eq!(balances(&grouped), before);
+                prop_assert!(grouped.decided.len() <= decided_before + 1);
+                let kept = grouped.decided.get(decided_before);
+                prop_assert_eq!(
+                    kept.map(|kept| kept.command.clone()),
+                    (grouped.decided.len() > decided_before).then(|| group[refused.index].clone())
+                );
+                prop_assert_eq!(grouped.apply_group(&group), Err(refused));
+            }
+        }
     }
 
     #[test]
@@ -555,7 +732,7 @@ proptest! {
             let known = recorded.iter().filter(|known| known.command.operation_id == command.operation_id);
             known.for_each(|known| single.add_operation((**known).clone()));
             answers_one_by_one.push(single.apply(command));
-            let (operations, changes) = single.into_changes();
+            let Changes { operations, balances: changes, .. } = single.into_changes();
             recorded.extend(operations);
             for change in changes {
                 let account = state.get_mut(&change.key.account_id).expect("a changed account exists");
@@ -563,6 +740,6 @@ proptest! {
             }
         }
         prop_assert_eq!(&answers_at_once, &answers_one_by_one);
-        prop_assert_eq!(at_once.into_changes().0, recorded);
+        prop_assert_eq!(at_once.into_changes().operations, recorded);
     }
 }

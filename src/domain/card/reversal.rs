@@ -1,7 +1,7 @@
 //! Giving back a payment whose caller was answered 07: by Ballast itself, or, if the ledger refuses that, as a person decides.
 
 use super::{Attempt, note};
-use crate::domain::command::{BalanceKey, Command, Movement, Note};
+use crate::domain::command::{BalanceKey, Command, Kind, Movement, Note};
 use crate::domain::id::{ID_LENGTH_MAX, OperationId};
 use crate::domain::operation::{Entry, Operation, Outcome};
 use crate::domain::refusal::Refusal;
@@ -35,22 +35,17 @@ pub fn reversal_id(operation_id: &OperationId, attempt: &Attempt) -> OperationId
 pub fn reversal(payment: &Operation) -> Option<Command> {
     let attempt = Attempt::of(payment)?;
     let destination = source_entry(payment)?.balance.clone();
-    let Command {
-        operation_id,
-        amount,
-        currency,
-        ..
-    } = &*payment.command;
-    Some(Command {
-        operation_id: reversal_id(operation_id, &attempt),
-        movement: Movement::Credit { destination },
-        amount: *amount,
-        currency: *currency,
-        note: note(
+    let payment = &payment.command;
+    let operation_id = &payment.operation_id;
+    Some(Command::of_movement(
+        reversal_id(operation_id, &attempt),
+        Movement::Credit { destination },
+        (payment.amount()?, payment.currency),
+        note(
             "reversal of a card payment that was answered 07",
             [(REVERSES, operation_id.as_str())],
         ),
-    })
+    ))
 }
 
 /// What an operation that has the id of a payment's reversal is.
@@ -71,23 +66,20 @@ impl Reversal {
             .is_some_and(|command| command.differing_fields(&operation.command).is_empty());
         let paid = source_entry(payment);
         match &operation.outcome {
-            Outcome::Posted {
-                destination: Some(entry),
-                ..
-            } if is_it && paid.is_some_and(|paid| paid.version < entry.version) => Self::Posted,
             Outcome::Refused(refusal) if is_it => Self::Refused(refusal.clone()),
+            Outcome::Posted(entries) if is_it => match (&entries[..], paid) {
+                ([entry], Some(paid)) if paid.version < entry.version => Self::Posted,
+                _ => Self::Another,
+            },
             _ => Self::Another,
         }
     }
 }
 
-/// The entry of the balance that paid; `None`: nothing was paid.
-fn source_entry(payment: &Operation) -> Option<&Entry> {
-    match &payment.outcome {
-        Outcome::Posted {
-            source: Some(entry),
-            destination: None,
-        } => Some(entry),
+/// The entry of the balance that paid; `None`: it is no posted debit, so nothing was paid.
+pub fn source_entry(payment: &Operation) -> Option<&Entry> {
+    match payment.entries() {
+        [entry] if payment.command.kind() == Kind::Debit => Some(entry),
         _ => None,
     }
 }
@@ -118,22 +110,16 @@ impl Settlement {
     /// The credit that settles a payment; `None`: it is settled otherwise.
     pub fn credit(&self, payment: &Operation) -> Option<Command> {
         let destination = self.destination.clone()?;
-        let Command {
-            operation_id,
-            amount,
-            currency,
-            ..
-        } = &*payment.command;
-        Some(Command {
-            operation_id: self.operation_id.clone(),
-            movement: Movement::Credit { destination },
-            amount: *amount,
-            currency: *currency,
-            note: Note {
+        let payment = &payment.command;
+        Some(Command::of_movement(
+            self.operation_id.clone(),
+            Movement::Credit { destination },
+            (payment.amount()?, payment.currency),
+            Note {
                 description: self.note.clone(),
-                ..note("", [(SETTLES, operation_id.as_str())])
+                ..note("", [(SETTLES, payment.operation_id.as_str())])
             },
-        })
+        ))
     }
 
     /// The names of the fields in which another settlement of the same id differs.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::domain::id::ID_LENGTH_MAX;
-use crate::domain::{BalanceKey, Entry, Outcome, Timestamp};
+use crate::domain::{BalanceKey, Entry, Intent, Outcome, Timestamp};
 
 fn payment() -> Payment {
     Payment {
@@ -39,10 +39,7 @@ fn recorded(command: Command, category: &str) -> Operation {
     };
     Operation {
         command: Arc::new(command),
-        outcome: Outcome::Posted {
-            source: Some(entry),
-            destination: None,
-        },
+        outcome: Outcome::Posted([entry].into_iter().collect()),
         create_time: Timestamp::from_micros(1),
     }
 }
@@ -168,7 +165,7 @@ fn the_merchant_s_rule_comes_before_the_code_s_and_cash_comes_last() {
     ];
     for (rules, categories, rule) in rows {
         let command = payment().command(&rules, &Attempt::new(1));
-        let source = command.movement.source().expect("a debit");
+        let source = command.source().expect("a debit");
         let asked: Vec<_> = source.categories.iter().map(Category::as_str).collect();
         assert_eq!(asked, categories, "{rules:?}");
         assert_eq!(command.note.metadata["rule"], rule, "{rules:?}");
@@ -209,18 +206,18 @@ fn a_reversal_gives_back_to_the_category_that_paid() {
     let command = payment().command(&rules(None, Some("FOOD")), &Attempt::new(1));
     let credit = reversal(&recorded(command.clone(), "CASH")).expect("a reversal");
     assert_eq!(credit.operation_id.as_str(), "p:reversal");
-    let destination = credit.movement.destination().expect("a credit");
+    let destination = credit.destination().expect("a credit");
     assert_eq!(destination.category.as_str(), "CASH");
     assert_eq!(
-        (credit.amount, credit.currency),
-        (command.amount, command.currency)
+        (credit.amount(), credit.currency),
+        (command.amount(), command.currency)
     );
     assert_eq!(credit.note.metadata["reverses"], "p");
 }
 
 /// A posted credit, as the entry of this version.
 fn credited(command: Command, version: i64) -> Operation {
-    let balance = command.movement.destination().expect("a credit").clone();
+    let balance = command.destination().expect("a credit").clone();
     let entry = Entry {
         balance,
         version,
@@ -232,10 +229,7 @@ fn credited(command: Command, version: i64) -> Operation {
     };
     Operation {
         command: Arc::new(command),
-        outcome: Outcome::Posted {
-            source: None,
-            destination: Some(entry),
-        },
+        outcome: Outcome::Posted([entry].into_iter().collect()),
         create_time: Timestamp::from_micros(2),
     }
 }
@@ -255,7 +249,9 @@ fn only_a_later_credit_of_the_same_content_is_a_reversal() {
         Reversal::Another
     );
     let mut other = credit();
-    other.amount = Some(Amount::new(99).expect("an amount"));
+    if let Intent::Move { amount, .. } = &mut other.intent {
+        *amount = Amount::new(99).expect("an amount");
+    }
     assert_eq!(Reversal::of(&paid, &credited(other, 2)), Reversal::Another);
     let closed = Refusal::AccountClosed {
         account_id: AccountId::from_stored("a"),

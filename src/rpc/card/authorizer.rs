@@ -42,14 +42,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::super::context::Context;
 use super::super::status::RpcError;
 use super::super::violations::Violations;
-use super::problem::PaymentError;
+use super::payment_error::PaymentError;
 use super::reversals::{Doubt, Fate, Reversals};
 use super::settlements::Settlements;
 use crate::batcher::{Answer, Batcher, Failure};
+use crate::domain::Side;
 use crate::domain::card::{self, Attempt, Code, Decimal, Mcc, Merchant, Payment, Rules};
-use crate::domain::refusal::Side;
 use crate::domain::{
     AccountId, Amount, Category, Currency, Operation, OperationId, Outcome, Refusal,
 };
@@ -63,12 +64,19 @@ const RESERVE_PART: u32 = 5;
 /// How much is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::rpc) enum Total {
+    /// A payment of so much.
+    Amount(AskedAmount),
+    /// Nothing: the account is verified. In a currency, if the caller named one.
+    Nothing(Option<Currency>),
+}
+
+/// How much is paid.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::rpc) enum AskedAmount {
     /// In a currency that the caller named.
     Money(Amount, Currency),
     /// In the currency of the account.
     Decimal(Decimal),
-    /// Nothing: the account is verified. In a currency, if the caller named one.
-    Nothing(Option<Currency>),
 }
 
 /// A payment that is asked for.
@@ -82,22 +90,25 @@ pub(in crate::rpc) struct Asked {
 }
 
 impl Asked {
-    /// The payment on an account of this currency.
-    fn payment(self, account_currency: Option<Currency>) -> Result<Payment, RpcError> {
+    /// The payment of this amount, on an account of this currency.
+    fn payment(
+        self,
+        asked: AskedAmount,
+        account_currency: Option<Currency>,
+    ) -> Result<Payment, RpcError> {
         let Self {
             operation_id,
             account_id,
-            total,
             mcc,
             merchant,
+            ..
         } = self;
-        let (amount, currency) = match (total, account_currency) {
-            (Total::Money(amount, currency), _) => (amount, currency),
-            (Total::Nothing(_), _) => return Err(RpcError::Failure(Failure::Internal)),
-            (Total::Decimal(_), None) => {
+        let (amount, currency) = match (asked, account_currency) {
+            (AskedAmount::Money(amount, currency), _) => (amount, currency),
+            (AskedAmount::Decimal(_), None) => {
                 return Err(RpcError::Refusal(Refusal::AccountNotFound { account_id }));
             }
-            (Total::Decimal(decimal), Some(currency)) => {
+            (AskedAmount::Decimal(decimal), Some(currency)) => {
                 let listed = iso_currency::Currency::from_code(currency.as_str());
                 let decimals = listed.and_then(|listed| listed.exponent()).unwrap_or(0);
                 let amount = decimal
@@ -150,7 +161,7 @@ pub struct Authorizer {
     reversals: Reversals,
     timeout: Duration,
     tasks: TaskTracker,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Authorizer {
@@ -162,7 +173,7 @@ impl Authorizer {
             store,
             timeout,
             tasks: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+            permits: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
         }
     }
 
@@ -188,14 +199,14 @@ impl Authorizer {
     }
 
     /// Decides a payment. It is decided to its end, also if the caller leaves and the future is dropped.
-    pub(in crate::rpc) async fn authorize(&self, asked: Asked, answer_by: Instant) -> Decision {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+    pub(in crate::rpc) async fn authorize(&self, asked: Asked, context: Context) -> Decision {
+        let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return Decision::Declined(RpcError::Failure(Failure::Overloaded));
         };
         let this = self.clone();
         let deciding = self
             .tasks
-            .spawn(async move { this.decide(asked, answer_by, place).await });
+            .spawn(async move { this.decide(asked, context, permit).await });
         deciding.await.unwrap_or_else(|panic| {
             tracing::error!(%panic, "an authorization panicked");
             Decision::Declined(RpcError::Failure(Failure::Internal))
@@ -205,9 +216,10 @@ impl Authorizer {
     async fn decide(
         &self,
         asked: Asked,
-        answer_by: Instant,
-        place: OwnedSemaphorePermit,
+        context: Context,
+        permit: OwnedSemaphorePermit,
     ) -> Decision {
+        let answer_by = context.deadline();
         let reserve = answer_by.saturating_duration_since(Instant::now()) / RESERVE_PART;
         let decide_by = answer_by - reserve;
         let CardFacts {
@@ -215,22 +227,23 @@ impl Authorizer {
             rules,
             recorded,
             standing,
-        } = match self.facts(&asked, decide_by).await {
+        } = match self.facts(&asked, &context.until(decide_by)).await {
             Ok(facts) => facts,
             Err(error) => return error.into(),
         };
-        if let Total::Nothing(named) = asked.total {
-            let verified = self.verify(&asked, named, &rules, recorded, answer_by);
-            return verified.await.unwrap_or_else(Decision::Declined);
-        }
-        let payment = match asked.payment(currency) {
+        let amount = match asked.total {
+            Total::Amount(amount) => amount,
+            Total::Nothing(named) => {
+                let verified = self.verify(&asked, named, &rules, recorded, &context);
+                return verified.await.unwrap_or_else(Decision::Declined);
+            }
+        };
+        let payment = match asked.payment(amount, currency) {
             Ok(payment) => payment,
             Err(error) => return error.into(),
         };
         if let Some(recorded) = recorded {
-            return self
-                .recorded(&payment, &recorded, standing, answer_by)
-                .await;
+            return self.recorded(&payment, &recorded, standing, &context).await;
         }
         let attempt = Attempt::new(rand::random());
         let command = payment.command(&rules, &attempt);
@@ -251,16 +264,16 @@ impl Authorizer {
             }
             Ok(answer @ Answer::Decided(Ok(_))) => {
                 let doubt = doubt(Fate::Answered(answer));
-                self.undo(&payment, doubt, late(), answer_by, place).await
+                self.undo(&payment, doubt, late(), &context, permit).await
             }
             Ok(Answer::Decided(Err(Refusal::OperationIdReused { .. }))) => {
-                self.look_again(&payment, answer_by).await
+                self.look_again(&payment, &context).await
             }
             Ok(Answer::Decided(Err(refusal))) => Decision::Declined(RpcError::Refusal(refusal)),
             Ok(Answer::Failed(failure)) if failure.is_outcome_unknown() => {
                 let doubt = doubt(Fate::Answered(Answer::Failed(failure.clone())));
                 let error = RpcError::Failure(failure);
-                self.undo(&payment, doubt, error, answer_by, place).await
+                self.undo(&payment, doubt, error, &context, permit).await
             }
             Ok(Answer::Failed(failure)) => Decision::Declined(RpcError::Failure(failure)),
             Err(_elapsed) if pending.withdraw() => {
@@ -270,7 +283,7 @@ impl Authorizer {
             }
             Err(_elapsed) => {
                 let doubt = doubt(Fate::Open(pending));
-                self.undo(&payment, doubt, late(), answer_by, place).await
+                self.undo(&payment, doubt, late(), &context, permit).await
             }
         }
     }
@@ -282,7 +295,7 @@ impl Authorizer {
         named: Option<Currency>,
         rules: &Rules,
         recorded: Option<Operation>,
-        answer_by: Instant,
+        context: &Context,
     ) -> Result<Decision, RpcError> {
         let account_id = asked.account_id.clone();
         if recorded.is_some() {
@@ -291,7 +304,7 @@ impl Authorizer {
                 fields: vec!["total_amount.minor_units"],
             }));
         }
-        let store = self.store.before(answer_by);
+        let store = self.store.before(context.deadline());
         let account = store.get_accounts(vec![account_id.clone()]).await?.pop();
         let account = account.transpose().map_err(StoreError::from)?;
         let refusal = match (account, named) {
@@ -313,7 +326,7 @@ impl Authorizer {
         Err(RpcError::Refusal(refusal))
     }
 
-    async fn facts(&self, asked: &Asked, deadline: Instant) -> Result<CardFacts, RpcError> {
+    async fn facts(&self, asked: &Asked, context: &Context) -> Result<CardFacts, RpcError> {
         let Asked {
             operation_id,
             account_id,
@@ -321,14 +334,14 @@ impl Authorizer {
             merchant,
             ..
         } = asked.clone();
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         Ok(store
             .card_facts(operation_id, account_id, mcc, merchant)
             .await?)
     }
 
     /// The answer to a payment that another attempt made meanwhile.
-    async fn look_again(&self, payment: &Payment, answer_by: Instant) -> Decision {
+    async fn look_again(&self, payment: &Payment, context: &Context) -> Decision {
         let Payment {
             operation_id,
             account_id,
@@ -336,14 +349,14 @@ impl Authorizer {
             merchant,
             ..
         } = payment.clone();
-        let store = self.store.before(answer_by);
+        let store = self.store.before(context.deadline());
         let facts = store.card_facts(operation_id.clone(), account_id, mcc, merchant);
         match facts.await {
             Ok(CardFacts {
                 recorded: Some(recorded),
                 standing,
                 ..
-            }) => self.recorded(payment, &recorded, standing, answer_by).await,
+            }) => self.recorded(payment, &recorded, standing, context).await,
             Ok(_) => {
                 tracing::error!(%operation_id, "a recorded operation is missing");
                 Decision::Declined(RpcError::Failure(Failure::Internal))
@@ -361,7 +374,7 @@ impl Authorizer {
         payment: &Payment,
         recorded: &Operation,
         standing: Option<Standing>,
-        answer_by: Instant,
+        context: &Context,
     ) -> Decision {
         let operation_id = payment.operation_id.clone();
         let (fields, attempt) = (payment.differing_fields(recorded), Attempt::of(recorded));
@@ -380,7 +393,7 @@ impl Authorizer {
         let standing = match standing {
             Some(standing) => standing,
             None => {
-                let store = self.store.before(answer_by);
+                let store = self.store.before(context.deadline());
                 let given = store.give_card_verdict(
                     operation_id.clone(),
                     attempt.clone(),
@@ -397,7 +410,7 @@ impl Authorizer {
             }
         };
         let standing = match standing {
-            Standing::Pending => self.pending(recorded, &attempt, answer_by).await,
+            Standing::Pending => self.pending(recorded, &attempt, context).await,
             standing => Some(standing),
         };
         let Some(standing) = standing else {
@@ -416,10 +429,10 @@ impl Authorizer {
         &self,
         payment: &Operation,
         attempt: &Attempt,
-        answer_by: Instant,
+        context: &Context,
     ) -> Option<Standing> {
         let reversal_id = card::reversal_id(&payment.command.operation_id, attempt);
-        let store = self.store.before(answer_by);
+        let store = self.store.before(context.deadline());
         let found = store.get_operation(reversal_id).await;
         let found =
             found.inspect_err(|error| tracing::debug!(%error, "a reversal could not be read"));
@@ -445,17 +458,17 @@ impl Authorizer {
         payment: &Payment,
         mut doubt: Doubt,
         error: RpcError,
-        answer_by: Instant,
-        place: OwnedSemaphorePermit,
+        context: &Context,
+        permit: OwnedSemaphorePermit,
     ) -> Decision {
-        let store = self.store.before(answer_by);
+        let store = self.store.before(context.deadline());
         let given = store.give_card_verdict(
             doubt.operation_id.clone(),
             doubt.attempt.clone(),
             CardVerdict::Reversed,
         );
         let error = match given.await {
-            Ok(Standing::Kept) => return self.look_again(payment, answer_by).await,
+            Ok(Standing::Kept) => return self.look_again(payment, context).await,
             Ok(_) => {
                 doubt.is_recorded = true;
                 error
@@ -469,14 +482,14 @@ impl Authorizer {
         let reversals = self.reversals.clone();
         self.tasks.spawn(async move {
             reversals.undo(doubt).await;
-            drop(place);
+            drop(permit);
         });
         Decision::Declined(error)
     }
 }
 
 fn approved(payment: &Operation) -> Decision {
-    match payment.entries().next() {
+    match payment.entries().first() {
         Some(entry) => Decision::Approved(entry.balance.category.clone()),
         None => {
             tracing::error!("a posted payment has no entry");

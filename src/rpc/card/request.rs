@@ -4,9 +4,10 @@ use super::super::page::List;
 use super::super::proto;
 use super::super::request::Page;
 use super::super::violations::Violations;
-use super::authorizer::{Asked, Total};
+use super::authorizer::{Asked, AskedAmount, Total};
 use super::settlements::AskedSettlement;
 use crate::domain::card::{Mcc, Merchant, Pattern, SettlementMethod};
+use crate::domain::money::AMOUNT_MAX_MINOR_UNITS;
 use crate::domain::{AccountId, Amount, Category, OperationId, Timestamp};
 use crate::store::{CardRulePosition, UnsettledPayment, UnsettledPosition};
 
@@ -64,12 +65,20 @@ pub(super) fn authorize_payment(
             let amount = match money.minor_units {
                 0 => Some(None),
                 minor_units => violations
-                    .note("total_amount.minor_units", Amount::new(minor_units))
+                    .note(
+                        "total_amount.minor_units",
+                        Amount::new(minor_units).map_err(|_| {
+                            format!(
+                                "is {minor_units}, must be from 0 (verifies the account) to \
+                                 {AMOUNT_MAX_MINOR_UNITS} minor units"
+                            )
+                        }),
+                    )
                     .map(Some),
             };
             let currency = violations.currency("total_amount.currency_code", &money.currency_code);
             amount.zip(currency).map(|(amount, currency)| match amount {
-                Some(amount) => Total::Money(amount, currency),
+                Some(amount) => Total::Amount(AskedAmount::Money(amount, currency)),
                 None => Total::Nothing(Some(currency)),
             })
         }

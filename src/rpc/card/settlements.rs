@@ -10,12 +10,11 @@
 //! Whatever stops it on the way, the same request sent again goes on where it stopped: the ledger lets the credit happen once,
 //! and an end that was reached is found.
 
-use tokio::time::Instant;
-
+use super::super::context::Context;
 use super::super::status::RpcError;
-use super::problem::PaymentError;
+use super::payment_error::PaymentError;
 use crate::batcher::{Answer, Batcher, Failure};
-use crate::domain::card::{Attempt, Settlement, SettlementMethod};
+use crate::domain::card::{Attempt, Settlement, SettlementMethod, source_entry};
 use crate::domain::{
     AccountId, BalanceKey, Category, Operation, OperationId, Outcome, Refusal, Timestamp,
 };
@@ -92,10 +91,10 @@ impl Settlements {
     pub(super) async fn settle(
         &self,
         asked: AskedSettlement,
-        deadline: Instant,
+        context: &Context,
     ) -> Result<Settled, RpcError> {
         let payment_id = asked.payment_id.clone();
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let payment = store.get_operation(payment_id.clone()).await?;
         let payment = payment.ok_or(RpcError::OperationNotFound(payment_id))?;
         let (attempt, settlement) = settlement_of(asked, &payment)?;
@@ -104,19 +103,19 @@ impl Settlements {
             attempt,
             settlement,
         };
-        match self.known(&case, deadline).await? {
+        match self.known(&case, context).await? {
             Known::Ended(settle_time) => return Ok(case.settled(settle_time, true)),
             Known::Begun => {}
             Known::Free => {
-                self.check_account(&case, deadline).await?;
-                let store = self.store.before(deadline);
+                self.check_account(&case, context).await?;
+                let store = self.store.before(context.deadline());
                 let begun = store.begin_settlement(
                     case.payment_id(),
                     case.attempt.clone(),
                     case.settlement.clone(),
                 );
                 let begun = begun.await.map_err(RpcError::from)?;
-                match self.known(&case, deadline).await.map_err(unknown)? {
+                match self.known(&case, context).await.map_err(unknown)? {
                     Known::Ended(settle_time) => return Ok(case.settled(settle_time, !begun)),
                     Known::Begun => {}
                     // Another one had begun, and is refused by now.
@@ -126,16 +125,16 @@ impl Settlements {
                 }
             }
         }
-        self.credit(case, deadline).await
+        self.credit(case, context).await
     }
 
     /// Does what is left of a settlement that has begun and credits.
-    async fn credit(&self, case: Case, deadline: Instant) -> Result<Settled, RpcError> {
+    async fn credit(&self, case: Case, context: &Context) -> Result<Settled, RpcError> {
         let Some(credit) = case.settlement.credit(&case.payment) else {
             tracing::error!(operation_id = %case.payment_id(), "a settlement without a credit has begun and not ended");
             return Err(RpcError::Failure(Failure::Internal));
         };
-        let (end, result) = match self.batcher.execute(credit, deadline).await {
+        let (end, result) = match self.batcher.execute(credit, context.deadline()).await {
             Answer::Decided(Ok(receipt)) => (CreditEnd::Posted, Ok(receipt.replayed)),
             Answer::Decided(Err(refusal)) if is_for_ever(&refusal) => {
                 (CreditEnd::Refused, Err(refusal))
@@ -144,7 +143,7 @@ impl Settlements {
             Answer::Decided(Err(refusal)) => return Err(RpcError::Refusal(refusal)),
             Answer::Failed(failure) => return Err(RpcError::Failure(failure)),
         };
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let ended = store.end_settlement(
             case.payment_id(),
             case.attempt.clone(),
@@ -158,16 +157,16 @@ impl Settlements {
             settlement_id = %case.settlement.operation_id,
             "a payment is settled by a credit"
         );
-        match self.known(&case, deadline).await.map_err(unknown)? {
+        match self.known(&case, context).await.map_err(unknown)? {
             Known::Ended(settle_time) => Ok(case.settled(settle_time, replayed)),
             Known::Begun | Known::Free => Err(RpcError::Failure(Failure::Internal)),
         }
     }
 
     /// How far this settlement is. An error if it can neither have ended nor begin.
-    async fn known(&self, case: &Case, deadline: Instant) -> Result<Known, RpcError> {
+    async fn known(&self, case: &Case, context: &Context) -> Result<Known, RpcError> {
         let operation_id = case.payment_id();
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let record = store
             .card_verdict(operation_id.clone(), case.attempt.clone())
             .await?;
@@ -223,11 +222,11 @@ impl Settlements {
 
     /// Whether the account of a credit can receive it at all. Accounts stay and keep their currency, so what is read here holds
     /// for the credit later, and one that has begun is not refused for this.
-    async fn check_account(&self, case: &Case, deadline: Instant) -> Result<(), RpcError> {
+    async fn check_account(&self, case: &Case, context: &Context) -> Result<(), RpcError> {
         let Some(BalanceKey { account_id, .. }) = case.settlement.destination.clone() else {
             return Ok(());
         };
-        let store = self.store.before(deadline);
+        let store = self.store.before(context.deadline());
         let account = store.get_accounts(vec![account_id.clone()]).await?.pop();
         let account = account.transpose().map_err(StoreError::from)?;
         let Some(account) = account else {
@@ -272,13 +271,10 @@ fn settlement_of(
         state,
     };
     let attempt = Attempt::of(payment).ok_or_else(|| nothing(NO_PAYMENT))?;
-    let paid = match &payment.outcome {
-        Outcome::Posted {
-            source: Some(entry),
-            destination: None,
-        } => entry.balance.clone(),
-        Outcome::Refused(_) => return Err(nothing(NOT_POSTED).into()),
-        Outcome::Posted { .. } | Outcome::Merged(_) => return Err(nothing(NO_PAYMENT).into()),
+    let paid = match (source_entry(payment), &payment.outcome) {
+        (Some(entry), _) => entry.balance.clone(),
+        (None, Outcome::Refused(_)) => return Err(nothing(NOT_POSTED).into()),
+        (None, Outcome::Posted(_)) => return Err(nothing(NO_PAYMENT).into()),
     };
     let destination = match method {
         SettlementMethod::Credit => Some(BalanceKey {
@@ -301,7 +297,7 @@ fn is_for_ever(refusal: &Refusal) -> bool {
     refusal.is_recorded() || matches!(refusal, Refusal::OperationIdReused { .. })
 }
 
-/// A read after a write that did not answer: what was written is done.
+/// The failure of a read after a write: what was written is done.
 fn unknown(error: RpcError) -> RpcError {
     match error {
         RpcError::Failure(Failure::Internal) => RpcError::Failure(Failure::Internal),

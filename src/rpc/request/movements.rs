@@ -49,13 +49,7 @@ impl Head {
             currency,
             note,
         } = self;
-        Command {
-            operation_id,
-            movement,
-            amount: Some(amount),
-            currency,
-            note,
-        }
+        Command::of_movement(operation_id, movement, (amount, currency), note)
     }
 }
 
@@ -261,11 +255,10 @@ impl Merge {
         } = self;
         Command {
             operation_id,
-            movement: crate::domain::Movement::Merge {
+            intent: crate::domain::Intent::Merge {
                 source,
                 destination,
             },
-            amount: None,
             currency,
             note,
         }
@@ -285,10 +278,6 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
     let id = violations.note("operation_id", OperationId::parse(&operation_id));
     let source = violations.account_id("source_account_id", &source_account_id);
     let destination = violations.account_id("destination_account_id", &destination_account_id);
-    if source.is_some() && source == destination {
-        let rule = format!("is the source, {source_account_id}, too; name another account");
-        violations.add("destination_account_id", rule);
-    }
     violations.text("description", &description);
     let note = Note {
         description,

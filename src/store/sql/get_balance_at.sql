@@ -34,14 +34,14 @@ starts AS (
     FROM mark
     JOIN balance ON balance.version BETWEEN 1 AND mark.version + 15
 )
--- Without an entry at or before the time, the walk has reached the first one of all.
+-- Without an entry at or before the time, the scan has reached the first one of all.
 SELECT clock_timestamp() AS now, e.*,
        coalesce((SELECT version FROM balance), 0) > 0
-       AND (SELECT min(version) FROM walk WHERE operation_id IS NOT NULL) IS DISTINCT FROM 1 AS is_cut_off
+       AND (SELECT min(version) FROM chain WHERE operation_id IS NOT NULL) IS DISTINCT FROM 1 AS is_cut_off
 FROM (SELECT) AS always
 LEFT JOIN LATERAL (
     SELECT version, operation_id, amount, posted_after, held_after, available_after, create_time, previous_id
-    FROM walk
+    FROM chain
     WHERE operation_id IS NOT NULL AND create_time <= $3
     ORDER BY version DESC
     LIMIT 1

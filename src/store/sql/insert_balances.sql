@@ -2,7 +2,9 @@
 WITH created AS (
     INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time, last_operation_id)
     SELECT * FROM unnest(
-        $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[], $8::text[]
+        :balances.account_id::text[], :balances.category::text[], :balances.currency_code::text[],
+        :balances.posted::bigint[], :balances.held::bigint[], :balances.version::bigint[],
+        :balances.update_time::timestamptz[], :balances.last_operation_id::text[]
     )
     RETURNING account_id
 ),

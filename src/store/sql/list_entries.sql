@@ -30,5 +30,5 @@ starts AS (
 SELECT v.version, w.operation_id, w.amount, w.posted_after, w.held_after, w.available_after, w.create_time, w.previous_id
 FROM page p
 CROSS JOIN LATERAL generate_series(p.low, p.high) AS v (version)
-LEFT JOIN walk w ON w.version = v.version AND w.operation_id IS NOT NULL
+LEFT JOIN chain w ON w.version = v.version AND w.operation_id IS NOT NULL
 ORDER BY CASE WHEN $5 THEN v.version ELSE -v.version END

@@ -1,6 +1,7 @@
 -- list_operation_ids, after operations_of_account or operations_of_owner: the operations of the listed accounts that come before
--- (time, id), newest first: the merge of their entries and of what may have none: refused operations, and merges. Where to begin
--- in each balance is found by halving its marks. If an entry or a mark was not found, the first row has no operation.
+-- (time, id), newest first: the merge of their entries and of what has none on a side, such as refused
+-- operations. Where to begin
+-- in each balance is found by halving the sparse entry index (entry_marks). If an entry of either was not found, the first row has no operation.
 changed AS (
     SELECT b.account_id, b.category, b.version, b.update_time, b.last_operation_id
     FROM listed_accounts a
@@ -94,7 +95,7 @@ listed AS (
         (
             SELECT create_time, operation_id
             FROM operations
-            WHERE source_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
+            WHERE source_account_id = u.account_id AND source_version IS NULL
                 AND create_time BETWEEN (SELECT coalesce(create_time, '-infinity') FROM oldest) AND $2
                 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
@@ -104,16 +105,26 @@ listed AS (
         (
             SELECT create_time, operation_id
             FROM operations
-            WHERE destination_account_id = u.account_id AND (refusal_reason IS NOT NULL OR kind = 'MERGE')
+            WHERE destination_account_id = u.account_id AND destination_version IS NULL
                 AND create_time BETWEEN (SELECT coalesce(create_time, '-infinity') FROM oldest) AND $2
                 AND (create_time, operation_id) < ($2, $3::text COLLATE "C")
             ORDER BY create_time DESC, operation_id DESC
             LIMIT $4
         )
+        UNION ALL
+        (
+            SELECT refuse_time, operation_id
+            FROM operation_legs
+            WHERE account_id = u.account_id
+                AND refuse_time BETWEEN (SELECT coalesce(create_time, '-infinity') FROM oldest) AND $2
+                AND (refuse_time, operation_id) < ($2, $3::text COLLATE "C")
+            ORDER BY refuse_time DESC, operation_id DESC
+            LIMIT $4
+        )
     ) AS o
 )
 SELECT create_time, operation_id
-FROM walk
+FROM chain
 WHERE (operation_id IS NULL AND previous_id IS NULL)
     OR (operation_id IS NOT NULL AND (create_time, operation_id) < ($2, $3::text COLLATE "C"))
 UNION

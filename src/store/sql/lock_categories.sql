@@ -1,4 +1,4 @@
--- lock_categories: a later statement than lock_accounts, so its snapshot has every row made before main was locked; row by row:
+-- lock_categories: a later statement than lock_by_key, so its snapshot has every row made before main was locked; row by row:
 -- what is there and locked elsewhere comes without a row_id, what has no row does not come; no EXISTS, which PostgreSQL might
 -- answer by reading all keys at once
 SELECT wanted.account_id, wanted.category, locked.row_id, locked.posted, locked.held, locked.overdraft_limit,

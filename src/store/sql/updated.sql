@@ -2,11 +2,14 @@
 -- since; no indexed column changes, so it stays HOT
 WITH updated AS (
     UPDATE balances b
-    SET posted = u.posted, version = u.version, update_time = u.update_time, last_operation_id = u.last_operation_id
+    SET posted = u.posted, held = u.held, version = u.version, update_time = u.update_time,
+        last_operation_id = u.last_operation_id
     FROM (
-        SELECT unnest($1::tid[]) AS row_id, unnest($2::text[]) AS account_id, unnest($3::bigint[]) AS posted,
-               unnest($4::bigint[]) AS version, unnest($5::timestamptz[]) AS update_time,
-               unnest($6::text[]) AS last_operation_id
+        SELECT unnest(:balances.row_id::tid[]) AS row_id, unnest(:balances.account_id::text[]) AS account_id,
+               unnest(:balances.posted::bigint[]) AS posted, unnest(:balances.held::bigint[]) AS held,
+               unnest(:balances.version::bigint[]) AS version,
+               unnest(:balances.update_time::timestamptz[]) AS update_time,
+               unnest(:balances.last_operation_id::text[]) AS last_operation_id
     ) AS u
     WHERE b.ctid = u.row_id AND b.account_id = u.account_id
     RETURNING b.ctid AS row_id

@@ -1,30 +1,27 @@
--- verify_chains: all entries in one pass, each balance's in the order of their versions. Versions have no gap, time rises,
+-- verify_chains: all entries in one pass, each balance's in the order of their versions. Versions have no gap, time rises
+-- (but within one operation, which may have several entries of a balance),
 -- each entry follows from the one before, each 16th has its mark and nothing else has one, and the balance is what its last
 -- entry says. Overdraft and balance limit never change, and no operation changes what is held, so both are known for every
 -- entry. The arithmetic is numeric: no value, however wrong, ends this with an error.
 WITH sides AS (
     SELECT source_account_id AS account_id, source_category AS category, source_version AS version, operation_id,
-           true AS is_source, amount, source_posted_after AS posted_after, coalesce(source_held_after, 0) AS held_after,
-           source_available_after AS available_after, create_time, source_previous_id AS previous_id
+           coalesce(source_amount, -amount::numeric) AS amount, source_posted_after AS posted_after,
+           coalesce(source_held_after, 0) AS held_after, source_available_after AS available_after, create_time,
+           source_previous_id AS previous_id
     FROM operations
     WHERE source_version IS NOT NULL
     UNION ALL
-    SELECT destination_account_id, destination_category, destination_version, operation_id, false, amount,
-           destination_posted_after, coalesce(destination_held_after, 0), destination_available_after, create_time,
-           destination_previous_id
+    SELECT destination_account_id, destination_category, destination_version, operation_id,
+           coalesce(destination_amount, amount), destination_posted_after, coalesce(destination_held_after, 0),
+           destination_available_after, create_time, destination_previous_id
     FROM operations
     WHERE destination_version IS NOT NULL
     UNION ALL
-    SELECT o.source_account_id, p.category, p.source_version, p.operation_id, true, p.amount, p.source_posted_after,
-           coalesce(p.source_held_after, 0), p.source_available_after, o.create_time, p.source_previous_id
-    FROM merge_parts p
-    JOIN operations o ON o.operation_id = p.operation_id
-    UNION ALL
-    SELECT o.destination_account_id, p.category, p.destination_version, p.operation_id, false, p.amount,
-           p.destination_posted_after, coalesce(p.destination_held_after, 0), p.destination_available_after, o.create_time,
-           p.destination_previous_id
-    FROM merge_parts p
-    JOIN operations o ON o.operation_id = p.operation_id
+    SELECT l.account_id, l.category, l.version, l.operation_id, l.amount, l.posted_after, coalesce(l.held_after, 0),
+           l.available_after, o.create_time, l.previous_id
+    FROM operation_legs l
+    JOIN operations o ON o.operation_id = l.operation_id
+    WHERE l.version IS NOT NULL
 ),
 chains AS (
     SELECT sides.*,
@@ -46,7 +43,7 @@ faults AS (
                CASE WHEN b.account_id IS NULL THEN 'its balance does not exist' END,
                CASE WHEN e.version::numeric <> e.version_before::numeric + 1 THEN 'its version is not the next one' END,
                CASE WHEN e.posted_after IS DISTINCT FROM
-                   e.posted_before::numeric + CASE WHEN e.is_source THEN -e.amount::numeric ELSE e.amount::numeric END
+                   e.posted_before::numeric + e.amount
                    THEN 'posted after it is not what was before plus the change' END,
                CASE WHEN e.held_after <> e.held_before THEN 'held after it is not what was before' END,
                CASE WHEN (e.available_after IS NOT NULL OR b.overdraft_limit <> 0)
@@ -58,7 +55,8 @@ faults AS (
                CASE WHEN (e.posted_after < 0 OR e.held_after <> 0)
                    AND e.posted_after::numeric < e.held_after::numeric - b.overdraft_limit
                    THEN 'posted after it is beyond the overdraft limit' END,
-               CASE WHEN e.create_time <= e.time_before THEN 'its time is not later than the one before' END,
+               CASE WHEN e.create_time <= e.time_before AND e.operation_id IS DISTINCT FROM e.operation_before
+                       OR e.create_time < e.time_before THEN 'its time is not later than the one before' END,
                CASE WHEN e.previous_id IS DISTINCT FROM e.operation_before THEN 'it names another operation before it' END)
            END AS of_entry,
            CASE WHEN b.account_id IS NOT NULL AND e.is_last IS NOT FALSE THEN coalesce(

@@ -1,11 +1,16 @@
 //! Refusals: whether what a refused operation says is what Ballast writes for it. Each reason has its facts, no more and no
 //! less, and they are about the operation's own accounts, amount, currency and categories.
 
+use std::sync::Arc;
+
 use tokio_postgres::Row;
 
 use super::super::{row, unreadable};
-use crate::domain::refusal::{Facts, Side};
-use crate::domain::{AccountId, Amount, Category, Movement, Operation, Outcome};
+use crate::domain::refusal::Facts;
+use crate::domain::{
+    AccountId, Amount, BalanceKey, Category, Command, Intent, Movement, Note, Operation,
+    OperationId, Outcome, Refusal, RequestedLeg, Side,
+};
 
 /// What is wrong with a row of `verify_refusals`.
 pub(super) fn fault(row: &Row) -> Option<String> {
@@ -27,6 +32,18 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
     let facts = refusal.facts();
     if facts != *stored {
         return Some("its refusal_facts are not those of its reason".to_owned());
+    }
+    if let Refusal::InLeg { index, cause } = refusal {
+        let leg = operation.command.legs().get(*index);
+        let Some(movement) = leg.and_then(alone) else {
+            return Some("its refusal is about a leg that it has not".to_owned());
+        };
+        let alone = Operation {
+            command: Arc::new(movement),
+            outcome: Outcome::Refused((**cause).clone()),
+            create_time: operation.create_time,
+        };
+        return misfit(&alone, &cause.facts());
     }
     let number = |name: &str| facts.get(name)?.parse::<i64>().ok();
     let is_right = |(name, value): (&String, &String)| match name.as_str() {
@@ -62,8 +79,25 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
     wrong.map(|(name, _)| format!("its refusal_facts have another {name} than the operation"))
 }
 
+/// A leg as an operation by itself; `None`: it is about the world outside.
+fn alone(leg: &RequestedLeg) -> Option<Command> {
+    let source = leg.balance.clone()?;
+    let movement = match leg.side {
+        Side::Debits => Movement::Debit { source },
+        Side::Credits => Movement::Credit {
+            destination: BalanceKey {
+                account_id: source.account_id,
+                category: source.categories.into_iter().next()?,
+            },
+        },
+    };
+    let id = OperationId::from_stored("leg");
+    let money = (leg.amount, leg.currency);
+    Some(Command::of_movement(id, movement, money, Note::default()))
+}
+
 fn amount(operation: &Operation) -> Option<i64> {
-    operation.command.amount.map(Amount::minor_units)
+    operation.command.amount().map(Amount::minor_units)
 }
 
 /// Which side of an operation these facts are about; `None`: either.
@@ -86,19 +120,18 @@ fn side(facts: &Facts) -> Option<Side> {
 
 /// Whether the operation would have moved money of this account, on this side.
 fn is_side(operation: &Operation, account_id: &str, side: Option<Side>) -> bool {
-    let movement = &operation.command.movement;
+    let command = &operation.command;
     let is = |id: Option<&AccountId>| id.is_some_and(|id| id.as_str() == account_id);
     match side {
-        Some(Side::Debits) => is(movement.source_account_id()),
-        Some(Side::Credits) => is(movement.destination_account_id()),
-        None => is(movement.source_account_id()) || is(movement.destination_account_id()),
+        Some(Side::Debits) => is(command.source_account_id()),
+        Some(Side::Credits) => is(command.destination_account_id()),
+        None => is(command.source_account_id()) || is(command.destination_account_id()),
     }
 }
 
 fn asked(operation: &Operation) -> String {
     let categories = operation
         .command
-        .movement
         .source()
         .map_or(&[][..], |source| &source.categories[..]);
     let texts: Vec<&str> = categories.iter().map(Category::as_str).collect();
@@ -107,9 +140,11 @@ fn asked(operation: &Operation) -> String {
 
 /// A merge refuses for any category, another operation for that of its destination.
 fn is_category(operation: &Operation, category: &str) -> bool {
-    match &operation.command.movement {
-        Movement::Merge { .. } => true,
-        movement => movement
+    match &operation.command.intent {
+        Intent::Merge { .. } => true,
+        // Its refusals are those of one leg.
+        Intent::Post { .. } => false,
+        Intent::Move { movement, .. } => movement
             .destination()
             .is_some_and(|key| key.category.as_str() == category),
     }

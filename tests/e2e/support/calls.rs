@@ -5,8 +5,8 @@ use ballast::rpc::proto::operation_result::Outcome;
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     Account, Balance, CreateAccountRequest, CreditRequest, DebitRequest, ExecuteBatchRequest,
-    GetBalanceRequest, MergeAccountsRequest, Money, OperationError, OperationRequest,
-    OperationResult, PostedOperation, TransferRequest,
+    GetBalanceRequest, LegSide, MergeAccountsRequest, Money, OperationError, OperationRequest,
+    OperationResult, PostOperationRequest, PostedOperation, PostingLeg, TransferRequest,
 };
 
 use super::instance::{Accounts, Balances};
@@ -60,6 +60,39 @@ pub fn transfer(operation_id: &str, from: &str, to: &str, minor_units: i64) -> T
 }
 
 /// A merge of one account into another.
+/// A leg of PostOperation: of the account `name`, or of its category in `name/category`, or of the world outside if it is empty.
+pub fn leg(side: LegSide, name: &str, minor_units: i64) -> PostingLeg {
+    let (account_id, category) = name.split_once('/').unwrap_or((name, ""));
+    let categories = match category {
+        "" => Vec::new(),
+        category => vec![category.to_owned()],
+    };
+    PostingLeg {
+        side: side.into(),
+        account_id: account_id.to_owned(),
+        categories,
+        amount: eur(minor_units),
+    }
+}
+
+pub fn post(
+    operation_id: &str,
+    debits: &[(&str, i64)],
+    credits: &[(&str, i64)],
+) -> PostOperationRequest {
+    let legs = |side, legs: &[(&str, i64)]| -> Vec<PostingLeg> {
+        let leg = |(name, amount): &(&str, i64)| leg(side, name, *amount);
+        legs.iter().map(leg).collect()
+    };
+    let mut all = legs(LegSide::Debit, debits);
+    all.extend(legs(LegSide::Credit, credits));
+    PostOperationRequest {
+        operation_id: operation_id.to_owned(),
+        legs: all,
+        ..PostOperationRequest::default()
+    }
+}
+
 pub fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
     MergeAccountsRequest {
         operation_id: operation_id.to_owned(),

@@ -1,0 +1,98 @@
+//! Intents as JSON: what the columns of an operation do not say about what was asked. Each kind that needs it has its own form.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{
+    AccountId, Amount, Category, Command, Currency, Intent, RequestedLeg, Side, Source,
+};
+
+/// The column `intent` of a kind that has legs.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostJson {
+    legs: Vec<LegJson>,
+}
+
+/// One requested leg. Without an account it is about the world outside.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LegJson {
+    side: SideJson,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    categories: Vec<String>,
+    amount: i64,
+    currency_code: String,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum SideJson {
+    Debit,
+    Credit,
+}
+
+impl From<&RequestedLeg> for LegJson {
+    fn from(leg: &RequestedLeg) -> Self {
+        let balance = leg.balance.as_ref();
+        Self {
+            side: match leg.side {
+                Side::Debits => SideJson::Debit,
+                Side::Credits => SideJson::Credit,
+            },
+            account_id: balance.map(|balance| balance.account_id.to_string()),
+            categories: balance.map_or_else(Vec::new, |balance| {
+                balance.categories.iter().map(ToString::to_string).collect()
+            }),
+            amount: leg.amount.minor_units(),
+            currency_code: leg.currency.to_string(),
+        }
+    }
+}
+
+impl LegJson {
+    fn leg(self) -> Option<RequestedLeg> {
+        let balance = self.account_id.map(|account_id| Source {
+            account_id: AccountId::from_stored(&account_id),
+            categories: self
+                .categories
+                .iter()
+                .map(|category| Category::from_stored(category))
+                .collect(),
+        });
+        let is_complete = balance
+            .as_ref()
+            .is_none_or(|balance| !balance.categories.is_empty());
+        is_complete.then_some(())?;
+        Some(RequestedLeg {
+            side: match self.side {
+                SideJson::Debit => Side::Debits,
+                SideJson::Credit => Side::Credits,
+            },
+            balance,
+            amount: Amount::new(self.amount).ok()?,
+            currency: Currency::new(&self.currency_code).ok()?,
+        })
+    }
+}
+
+/// What the column `intent` of a command is; `None`: the other columns say everything.
+pub(super) fn to_json(command: &Command) -> Option<String> {
+    match &command.intent {
+        Intent::Move { .. } | Intent::Merge { .. } => None,
+        Intent::Post { legs } => {
+            let json = PostJson {
+                legs: legs.iter().map(LegJson::from).collect(),
+            };
+            Some(serde_json::to_string(&json).expect("texts and numbers are JSON"))
+        }
+    }
+}
+
+/// The intent of a row whose kind has legs; `None`: it is not one that Ballast wrote.
+pub(super) fn post_from_json(json: &str) -> Option<Intent> {
+    let PostJson { legs } = serde_json::from_str(json).ok()?;
+    let legs: Option<Vec<RequestedLeg>> = legs.into_iter().map(LegJson::leg).collect();
+    Intent::post(legs.filter(|legs| !legs.is_empty())?).ok()
+}

@@ -1,7 +1,0 @@
--- lock_places: lock_accounts for rows whose places are believed to be known; in no order, so it waits for nobody; no
--- index can find IS NOT DISTINCT FROM, else a plan made for an empty table would walk through all of the primary key
-SELECT ctid, account_id, currency_code, closed, debits_frozen, credits_frozen, sibling_count, clock_timestamp(),
-       posted, held, overdraft_limit, balance_limit, version, update_time, last_operation_id
-FROM balances
-WHERE ctid = ANY($1) AND category IS NOT DISTINCT FROM 'main'
-FOR UPDATE SKIP LOCKED
