@@ -398,16 +398,22 @@ async fn a_batch_whose_time_is_over_at_once_changes_nothing() {
         .map(|index| credit_member(&index.to_string(), "a", 1))
         .collect();
     let request = within(batch(operations), Duration::ZERO);
-    let answered = patient(&ballast)
-        .execute_batch(request)
-        .await
-        .expect("answered");
-    for result in answered.into_inner().results {
-        let error = error_of(&result);
-        assert_eq!(
-            (error.reason.as_str(), error.metadata["outcome"].as_str()),
-            ("DEADLINE", "none")
-        );
+    match patient(&ballast).execute_batch(request).await {
+        Ok(answered) => {
+            for result in answered.into_inner().results {
+                let error = error_of(&result);
+                assert_eq!(
+                    (error.reason.as_str(), error.metadata["outcome"].as_str()),
+                    ("DEADLINE", "none")
+                );
+            }
+        }
+        // On a busy machine it may be over before the batch is taken apart.
+        Err(status) => {
+            let rejection = Rejection::of_status(&status);
+            let rejection = rejection.expect(Code::DeadlineExceeded, "DEADLINE");
+            assert_eq!(rejection.facts(), [("outcome", "none")]);
+        }
     }
     assert_eq!(posted(&mut ballast.balances, "a").await, 0);
 }

@@ -12,14 +12,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::Notify;
 
+use super::PATIENCE;
 use super::instance::channel;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 
-/// How long a process may take to end, on a busy machine.
-const END_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a line of the log may take to come.
-const LINE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a command may take, such as a benchmark that loads millions of rows.
 const RUN_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -79,7 +76,7 @@ impl Log {
                 came.await;
             }
         };
-        let found = tokio::time::timeout(LINE_TIMEOUT, found).await;
+        let found = tokio::time::timeout(PATIENCE, found).await;
         found.unwrap_or_else(|_| panic!("no line has {text:?}: {:#?}", self.lines("")))
     }
 }
@@ -206,7 +203,7 @@ impl Running {
 
 /// Waits for the end of a process, without keeping the test's runtime from working. One that does not end is killed.
 pub async fn ended(child: &mut Child) -> ExitStatus {
-    let end = Instant::now() + END_TIMEOUT;
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("a status") {
             return status;

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use super::PATIENCE;
 use super::postgres::Database;
 
 pub type Accounts = AccountServiceClient<Channel>;
@@ -200,7 +201,7 @@ impl Observer {
     pub async fn until_waiting(&self, is_enough: impl Fn(i64) -> bool) {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        let end = tokio::time::Instant::now() + PATIENCE;
         while !is_enough(
             self.0
                 .query_one(waiting, &[])
