@@ -11,13 +11,14 @@ mod journal;
 mod merge;
 mod movement;
 mod post;
+mod reverse;
 
 use std::sync::Arc;
 
 use super::command::{BalanceKey, Command, Intent};
 use super::id::{AccountId, OperationId, OwnerId};
 use super::map::Map;
-use super::money::Currency;
+use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome, Receipt};
 use super::posting::{AccountChange, Leg, Posting};
 use super::refusal::Refusal;
@@ -25,6 +26,7 @@ use super::time::Timestamp;
 
 pub use balances::{Account, AccountFlags, Balance, Balances};
 use journal::{Journal, Undo};
+pub use reverse::Reversals;
 
 /// The new state of one balance that a batch changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub struct Book {
     known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
     roles: Map<AccountId, Role>,
+    /// Of the operations that commands reverse.
+    reversals: Map<OperationId, Reversals>,
     /// The accounts whose flags changed.
     flagged: Vec<AccountId>,
     /// What can take back the group that is being decided; `None`: no group is.
@@ -124,6 +128,7 @@ impl Book {
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
             roles: Map::default(),
+            reversals: Map::default(),
             flagged: Vec::new(),
             journal: None,
         }
@@ -141,6 +146,11 @@ impl Book {
     /// Adds what is known of an account whose command needs its role.
     pub fn add_role(&mut self, account_id: AccountId, role: Role) {
         self.roles.insert(account_id, role);
+    }
+
+    /// Adds what is known, under its locks, of an operation that a command reverses.
+    pub fn add_reversals(&mut self, original_id: OperationId, reversals: Reversals) {
+        self.reversals.insert(original_id, reversals);
     }
 
     /// Adds an operation that was recorded before.
@@ -262,6 +272,9 @@ impl Book {
                 destination,
             } => self.decide_merge(source, destination, command.currency),
             Intent::Post { legs } => self.decide_post(legs),
+            Intent::Reverse { original_id, back } => {
+                self.decide_reversal(original_id, back, command.currency)
+            }
         }
     }
 
@@ -276,6 +289,9 @@ impl Book {
         let entries = legs.into_iter().map(change).collect();
         for change in accounts {
             self.change_account(change);
+        }
+        if let Some(original_id) = command.reversed_operation_id() {
+            self.note_reversal(original_id, command.amount().map(Amount::minor_units));
         }
         let operation = Arc::new(Operation {
             command: command.clone(),
@@ -369,6 +385,17 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// So much less of an operation is left to reverse.
+    fn note_reversal(&mut self, original_id: &OperationId, amount: Option<i64>) {
+        let Some(reversals) = self.reversals.get_mut(original_id) else {
+            return;
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.note(Undo::Reversals(original_id.clone(), *reversals));
+        }
+        *reversals = reversals.with(amount);
     }
 
     fn record(&mut self, operation: Arc<Operation>) {

@@ -309,6 +309,29 @@ impl BalanceService for BalanceRpc {
         }))
     }
 
+    async fn reverse_operation(
+        &self,
+        request: Request<proto::ReverseOperationRequest>,
+    ) -> Result<Response<proto::ReverseOperationResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let reverse = request::reverse(request).map_err(RpcError::from)?;
+        let command = self
+            .command(Member::of_reverse(reverse), &call.context)
+            .await?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, &call.context).await?;
+        Ok(Response::new(proto::ReverseOperationResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+        }))
+    }
+
     async fn merge_accounts(
         &self,
         request: Request<proto::MergeAccountsRequest>,
@@ -404,11 +427,11 @@ impl BalanceService for BalanceRpc {
         let (call, request) = Call::split(request)?;
         let (operation_id, after) = request::get_operation(&request).map_err(RpcError::from)?;
         let store = self.store.before(call.context.deadline());
-        let operation = store
-            .get_operation(operation_id.clone())
+        let found = store
+            .get_operation_and_reversals(operation_id.clone())
             .await
             .map_err(RpcError::of_read)?;
-        let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
+        let (operation, reversals) = found.ok_or(RpcError::OperationNotFound(operation_id))?;
         let entries = reply::entries(&operation);
         let operation = reply::operation(&operation);
         let (entries, next) = reply::entry_page(&operation, entries, after);
@@ -418,6 +441,12 @@ impl BalanceService for BalanceRpc {
             operation: Some(operation),
             entries,
             next_page_token: next_page_token.unwrap_or_default(),
+            reversal_operation_ids: reversals
+                .operation_ids
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            reversed_minor_units: reversals.reversed,
         }))
     }
 

@@ -11,7 +11,7 @@ use super::problem::{ERROR_DOMAIN, Problem, cut_message, info, status};
 use super::short_errors;
 use super::violations::Violations;
 use crate::batcher::Failure;
-use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
+use crate::domain::{AccountId, NotReversibleCause, OperationId, OwnerId, Refusal, SameBalance};
 use crate::store::{Outcome, StoreError};
 
 /// The most violations that a BadRequest lists, and that a message spells out.
@@ -46,6 +46,13 @@ pub enum RpcError {
         account_id: AccountId,
         /// Who does not own it. Who does is not said.
         owner_id: OwnerId,
+    },
+    /// The operation can never be reversed. Not recorded.
+    NotReversible {
+        /// The operation.
+        original_id: OperationId,
+        /// Why.
+        cause: NotReversibleCause,
     },
     /// No operation of this id has ended.
     OperationNotFound(OperationId),
@@ -180,12 +187,28 @@ fn described(error: RpcError) -> Problem {
                 info("OWNER_MISMATCH", facts),
             )
         }
-        RpcError::OperationNotFound(operation_id) => not_found(
-            "OPERATION_NOT_FOUND",
-            format!("operation {operation_id} has not ended or does not exist"),
-            "ballast.v1.Operation",
-            ("operation_id", operation_id.as_str()),
-        ),
+        RpcError::NotReversible { original_id, cause } => {
+            let message = match cause {
+                NotReversibleCause::Refused => {
+                    format!("operation {original_id} was refused, so there is nothing to reverse")
+                }
+                NotReversibleCause::Kind(kind) => {
+                    format!("operation {original_id} is a {kind}, which cannot be reversed")
+                }
+            };
+            let facts = [
+                ("reversed_operation_id", original_id.as_str()),
+                ("cause", cause.as_str()),
+            ];
+            Problem::new(
+                Code::FailedPrecondition,
+                message,
+                info("NOT_REVERSIBLE", facts),
+            )
+        }
+        RpcError::OperationNotFound(operation_id) => {
+            refused(&Refusal::OriginalNotFound { operation_id })
+        }
         RpcError::AccountExists { account_id, fields } => {
             let message = format!(
                 "account {account_id} exists with a different {}",
@@ -274,6 +297,19 @@ fn refused(refusal: &Refusal) -> Problem {
                 message.clone(),
             );
             Code::NotFound
+        }
+        Refusal::OriginalNotFound { operation_id } => {
+            details.set_resource_info(
+                "ballast.v1.Operation",
+                operation_id.as_str(),
+                "",
+                message.clone(),
+            );
+            Code::NotFound
+        }
+        Refusal::AlreadyReversed { original_id }
+        | Refusal::ReversalExceedsOriginal { original_id, .. } => {
+            precondition(format!("operations/{original_id}"))
         }
         Refusal::CurrencyMismatch { .. } | Refusal::SettlementAccount { .. } => {
             Code::FailedPrecondition

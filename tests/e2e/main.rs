@@ -39,6 +39,7 @@ mod post;
 mod recovery;
 mod reflection;
 mod reserved_ids;
+mod reverse;
 mod short_deadlines;
 mod shutdown;
 mod standby;

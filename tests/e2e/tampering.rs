@@ -411,6 +411,8 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
                 "operation_id = (SELECT operation_id FROM entry_marks WHERE account_id = 'a' AND version = 32)",
             ),
             ("last", "operation_id = 'last'"),
+            ("reversal", "operation_id = 'back'"),
+            ("reversal of legs", "operation_id = 'post-back'"),
             ("asked", "operation_id = 'asked'"),
             ("to an owner", "operation_id = 'to-owner'"),
             ("refused", "operation_id = 'poor'"),
@@ -425,6 +427,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("paid", "operation_id = 'merge' AND account_id = 'c'"),
             ("received", "operation_id = 'merge' AND account_id = 'b'"),
             ("posted", "operation_id = 'post'"),
+            ("reversed", "operation_id = 'post-back'"),
         ],
     ),
     (
@@ -499,6 +502,8 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
             "'CREDIT'",
             "'TRANSFER'",
             "'MERGE'",
+            "'POST'",
+            "'REVERSAL'",
             "'MCC'",
             "'MERCHANT'",
         ],
@@ -507,7 +512,9 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
         "verdict" => &["'KEPT'", "'REVERSED'"],
         "account_id" | "source_account_id" | "destination_account_id" => &["'b'", "'f'"],
         "owner_id" | "destination_owner_id" => &["'us'", "'them'"],
-        "operation_id" => &["'opening'", "'there-3'"],
+        "operation_id" | "reversed_operation_id" => {
+            &["'opening'", "'there-3'", "'poor'", "'merge'"]
+        }
         "category" | "source_category" | "destination_category" | "source_categories" => {
             &["'main'", "'FOOD'", "'MEAL'", "'FOOD,FOOD'", "'FOOD,main'"]
         }
@@ -609,6 +616,14 @@ async fn live() -> Ballast {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         merged.expect("merged");
     }
+    for request in [
+        reverse_part("back", "there-1", 2),
+        reverse("back-2", "food"),
+        reverse("post-back", "post"),
+    ] {
+        let reversed = balances.reverse_operation(request).await;
+        reversed.expect("reversed");
+    }
     refuse(&mut ballast).await;
     pay(&mut ballast).await;
     let last = transfer("last", "b", "a", 1);
@@ -650,13 +665,22 @@ async fn refuse(ballast: &mut Ballast) {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         refused(merged.expect_err("held, debt"));
     }
+    for request in [
+        reverse("back-again", "food"),
+        reverse_part("back-too-much", "there-1", 2),
+    ] {
+        let reversed = balances.reverse_operation(request).await;
+        refused(reversed.expect_err("back-again, back-too-much"));
+    }
     let all = [
         "ACCOUNT_CLOSED",
         "ACCOUNT_FROZEN",
+        "ALREADY_REVERSED",
         "BALANCE_LIMIT_EXCEEDED",
         "BALANCE_NEGATIVE",
         "HOLDS_OPEN",
         "INSUFFICIENT_FUNDS",
+        "REVERSAL_EXCEEDS_ORIGINAL",
     ];
     assert_eq!(reasons, all.map(str::to_owned).into());
     sql.batch_execute("UPDATE balances SET posted = 0, held = 0 WHERE account_id = 'holding'")
@@ -916,6 +940,20 @@ async fn changes_that_fit_each_other_are_found_by_what_they_left_out() {
             "account f: it is closed, and no merge closed it",
         ),
         (
+            "two reversals that together are too much",
+            "UPDATE operations SET reversed_operation_id = 'there-1' WHERE operation_id = 'back-too';
+             UPDATE operations SET amount = 1 WHERE operation_id = 'there-1'"
+                .to_owned(),
+            "operation back: the reversals of an operation move back more than it moved",
+        ),
+        (
+            "legs that go back elsewhere",
+            "UPDATE operations SET intent = replace(intent::text, '\"account_id\": \"b\"', '\"account_id\": \"f\"')::jsonb
+             WHERE operation_id = 'post-back'"
+                .to_owned(),
+            "operation post-back: its legs are not those of what it reverses",
+        ),
+        (
             "a merge that never was",
             "UPDATE operations SET refusal_reason = 'ACCOUNT_CLOSED', refusal_facts = '{\"account_id\": \"b\"}'
              WHERE operation_id = 'merge-of-nothing'"
@@ -955,9 +993,9 @@ async fn the_command_says_how_far_it_is_and_how_much_it_found() {
     let (code, stdout, stderr) = run();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for line in [
-        "check 1 of 11, keys: 8 rows",
-        "check 2 of 11, chains: ",
-        "check 11 of 11, card rules: done in ",
+        "check 1 of 12, keys: 8 rows",
+        "check 2 of 12, chains: ",
+        "check 12 of 12, card rules: done in ",
     ] {
         assert!(stderr.contains(line), "{line}: {stderr}");
     }

@@ -107,6 +107,9 @@ async fn send(client: &mut Client, call: Call) -> Answer {
             Some(Request::Debit(request)) => Answer::of(&client.debit(*request).await),
             Some(Request::Credit(request)) => Answer::of(&client.credit(*request).await),
             Some(Request::Post(request)) => Answer::of(&client.post_operation(*request).await),
+            Some(Request::Reverse(request)) => {
+                Answer::of(&client.reverse_operation(*request).await)
+            }
             None => Answer::Error("an empty request".to_owned()),
         },
         Call::GetBalance(request) => Answer::of(&client.get_balance(request).await),
