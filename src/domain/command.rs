@@ -6,7 +6,6 @@ use smallvec::SmallVec;
 
 use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
-use super::refusal::Side;
 
 /// Which balance: the unit of locking, of versions and of history.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +14,25 @@ pub struct BalanceKey {
     pub account_id: AccountId,
     /// The pocket of the account.
     pub category: Category,
+}
+
+/// A direction, seen from an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Money leaving the account.
+    Debits,
+    /// Money entering the account.
+    Credits,
+}
+
+impl Side {
+    /// Its name in facts.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Debits => "debits",
+            Self::Credits => "credits",
+        }
+    }
 }
 
 /// Who pays: an account, and the categories that may, in order.

@@ -21,12 +21,12 @@ pub use book::{
 pub use claim::Claim;
 pub use command::{
     AccountNeed, BalanceKey, BalancesNeed, Command, Intent, Kind, Movement, Needs, Note,
-    RequestedLeg, SameBalance, Source, Unbalanced,
+    RequestedLeg, SameBalance, Side, Source, Unbalanced,
 };
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
 pub use map::{Map, Set};
 pub use money::{Amount, AmountError, Currency, CurrencyError};
 pub use operation::{Entry, Operation, Outcome, Receipt};
-pub use refusal::{Refusal, Side};
+pub use refusal::Refusal;
 pub use reversal::{NotReversible, NotReversibleCause};
 pub use time::Timestamp;

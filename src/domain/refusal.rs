@@ -2,27 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::command::BalanceKey;
+use super::command::{BalanceKey, Side};
 use super::id::{AccountId, Category, OperationId, OwnerId};
 use super::money::{Amount, Currency};
-
-/// Which direction of an account is frozen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Money leaving the account.
-    Debits,
-    /// Money entering the account.
-    Credits,
-}
-
-impl Side {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Debits => "debits",
-            Self::Credits => "credits",
-        }
-    }
-}
 
 /// Why an operation does not happen, in order of precedence. Amounts in minor units.
 #[derive(Debug, Clone, PartialEq, Eq)]

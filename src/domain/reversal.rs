@@ -7,7 +7,7 @@ use super::command::{Intent, Movement, RequestedLeg, Source};
 use super::id::OperationId;
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome};
-use super::refusal::Side;
+use super::command::Side;
 
 /// Why an operation cannot be reversed, whoever asks and whenever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,16 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::{join, join3};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
+use tokio_postgres::Row;
 
-use super::Store;
 use super::error::StoreError;
 use super::ledger::{Job, Verdict};
 use super::operations::{self, KNOWN_OPERATIONS};
-use super::pool::Isolation;
 use super::row::{self, PgTime, RowId};
-use super::write::Transaction;
+use super::transaction::{LockBy, Transaction};
 use crate::domain::{
     Account, AccountFlags, AccountId, AccountNeed, BalanceKey, Balances, BalancesNeed, Book,
     Category, Command, Map, OperationId, OwnerId, Role, Set, Timestamp,
@@ -29,27 +26,6 @@ pub(super) const LOCK_SIBLINGS: &str = include_str!("sql/lock_siblings.sql");
 pub(super) const LOCK_CATEGORIES: &str = include_str!("sql/lock_categories.sql");
 pub(super) const EXISTING_ACCOUNTS: &str = include_str!("sql/existing_accounts.sql");
 pub(super) const ACCOUNT_ROLES: &str = include_str!("sql/account_roles.sql");
-
-/// How a transaction finds and locks the accounts of its batch. What is locked elsewhere is skipped; to wait for locks is
-/// [`Ledger::await_accounts`](super::ledger::Ledger::await_accounts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LockBy {
-    /// By their row ids as far as they are known, else by their keys. Operation ids are not looked up.
-    RowId,
-    /// By their keys. Operation ids are looked up.
-    Key,
-    /// By their keys, in a transaction that has begun and has some of the locks already. Operation ids are looked up.
-    KeyInHold,
-}
-
-impl LockBy {
-    /// The quickest way that is right for a batch that holds nothing yet.
-    pub(super) fn for_skipping(store: &Store) -> Self {
-        // A look-up in a serializable transaction is what makes a replay visible to it.
-        let is_quick = store.isolation == Isolation::ReadCommitted && !store.replays.are_expected();
-        if is_quick { Self::RowId } else { Self::Key }
-    }
-}
 
 /// What the locks brought: the accounts that are ours, and those that somebody else holds.
 pub(super) struct Locked<'a> {
@@ -475,17 +451,5 @@ impl Transaction<'_> {
             book.add_reversals(original_id, reversals);
         }
         Ok(())
-    }
-
-    pub(super) async fn query_unless(
-        &self,
-        skip: bool,
-        statement: &Statement,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, tokio_postgres::Error> {
-        match skip {
-            true => Ok(Vec::new()),
-            false => self.client.query(statement, params).await,
-        }
     }
 }

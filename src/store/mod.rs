@@ -24,6 +24,7 @@ mod row_id_cache;
 pub mod schema;
 mod standing;
 mod statement;
+mod transaction;
 mod unreadable;
 mod verdicts;
 pub mod verify;

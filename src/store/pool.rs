@@ -8,6 +8,10 @@ use deadpool_postgres::{
 };
 use tokio_postgres::NoTls;
 
+/// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
+/// for is an operation id that another transaction is about to record, or a table that is being altered.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// How the store reaches its database.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
@@ -109,7 +113,7 @@ impl Session {
              SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_TIMEOUT_MS};
              SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off"
         );
-        let lock_timeout_ms = super::write::LOCK_TIMEOUT
+        let lock_timeout_ms = LOCK_TIMEOUT
             .as_millis()
             .min(u128::from(statement_timeout_ms));
         match self {

@@ -34,22 +34,18 @@ use super::columns::{
 use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
 use super::ledger::{Job, Ledger, Locking, Verdict};
-use super::lock::{self, LockBy, Locked, LockedRows, Siblings};
+use super::lock::{self, Locked, LockedRows, Siblings};
 use super::operation_row::Written;
 use super::operations;
-use super::pool::Isolation;
-use super::replays::Replays;
+use super::pool::LOCK_TIMEOUT;
 use super::retry::Retries;
 use super::row::RowId;
-use super::row_id_cache::RowIdCache;
 use super::statement::{AnyColumns, Statement};
+use super::transaction::{LockBy, Transaction, millis};
 use crate::domain::{
     AccountId, BalanceChange, BalanceKey, Book, Changes, Command, Operation, OperationId, Set,
 };
 
-/// How long a statement of a batch may wait for a lock. Rows that are locked elsewhere are skipped, so what is left to wait
-/// for is an operation id that another transaction is about to record, or a table that is being altered.
-pub(super) const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 /// A probe of the tables' locks that takes longer than this had to wait for one.
 const TABLE_LOCK_GRANTED_AT_ONCE: Duration = Duration::from_millis(20);
 /// How often a transaction is repeated that found an operation recorded since its look-up. Each repetition looks up again,
@@ -292,11 +288,6 @@ impl Store {
     }
 }
 
-fn millis(duration: Duration) -> u128 {
-    // 0 would mean "wait for ever".
-    duration.as_millis().max(1)
-}
-
 const AWAIT_ACCOUNTS: &str = include_str!("sql/await_accounts.sql");
 const AWAIT_CATEGORIES: &str = include_str!("sql/await_categories.sql");
 const AWAIT_SIBLINGS: &str = include_str!("sql/await_siblings.sql");
@@ -343,17 +334,6 @@ pub fn write_statements() -> Vec<(&'static str, &'static str)> {
         ),
         ("set_settlement", account_writes::SET_SETTLEMENT),
     ]
-}
-
-/// One transaction on one connection.
-pub(super) struct Transaction<'a> {
-    pub(super) client: &'a Client,
-    isolation: Isolation,
-    statement_timeout: Duration,
-    pub(super) categories_per_account_max: usize,
-    pub(super) lock_by: LockBy,
-    pub(super) row_ids: &'a RowIdCache,
-    pub(super) replays: &'a Replays,
 }
 
 impl Transaction<'_> {
@@ -463,22 +443,6 @@ impl Transaction<'_> {
             self.prepare(named.text()).await?,
             named.bind(&[rows]),
         ))))
-    }
-
-    pub(super) async fn prepare(&self, sql: &str) -> Result<tokio_postgres::Statement, StoreError> {
-        Ok(self.client.prepare_cached(sql).await?)
-    }
-
-    pub(super) fn begin(&self) -> String {
-        match self.lock_by {
-            LockBy::RowId | LockBy::Key => self.isolation.begin().to_owned(),
-            // What the wait for a lock was set to is no longer right.
-            LockBy::KeyInHold => format!(
-                "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
-                millis(LOCK_TIMEOUT),
-                millis(self.statement_timeout)
-            ),
-        }
     }
 }
 

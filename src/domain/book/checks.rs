@@ -1,10 +1,10 @@
 //! Checks: the rules that several kinds of commands share. Each is one reason to refuse.
 
 use super::{Account, Book};
-use crate::domain::command::BalanceKey;
+use crate::domain::command::{BalanceKey, Side};
 use crate::domain::id::{AccountId, Category};
 use crate::domain::money::Currency;
-use crate::domain::refusal::{Refusal, Side};
+use crate::domain::refusal::Refusal;
 
 impl Book {
     pub(super) fn find(&self, account_id: &AccountId) -> Result<&Account, Refusal> {

@@ -5,11 +5,11 @@ use smallvec::SmallVec;
 
 use super::checks::{check_currency, check_limit, check_not_frozen, check_open};
 use super::{Account, Book};
-use crate::domain::command::BalanceKey;
+use crate::domain::command::{BalanceKey, Side};
 use crate::domain::id::{AccountId, Category};
 use crate::domain::money::Currency;
 use crate::domain::posting::{AccountChange, Leg, Posting};
-use crate::domain::refusal::{Refusal, Side};
+use crate::domain::refusal::Refusal;
 
 impl Book {
     /// The checks, in order of precedence.

@@ -4,11 +4,11 @@ use smallvec::SmallVec;
 
 use super::checks::{check_currency, check_limit, check_not_frozen, check_open};
 use super::{Account, Book};
-use crate::domain::command::{BalanceKey, Movement, Source};
+use crate::domain::command::{BalanceKey, Movement, Side, Source};
 use crate::domain::id::Category;
 use crate::domain::money::{Amount, Currency};
 use crate::domain::posting::{Leg, Posting};
-use crate::domain::refusal::{Refusal, Side};
+use crate::domain::refusal::Refusal;
 
 impl Book {
     /// The checks, in order of precedence; for each, the source comes before the destination.

@@ -6,10 +6,10 @@ use smallvec::SmallVec;
 use super::checks::{check_currency, check_limit_of, check_not_frozen, check_open};
 use super::movement::fund;
 use super::{Account, Book};
-use crate::domain::command::{BalanceKey, RequestedLeg, Source};
+use crate::domain::command::{BalanceKey, RequestedLeg, Side, Source};
 use crate::domain::id::Category;
 use crate::domain::posting::{Leg, Posting};
-use crate::domain::refusal::{Refusal, Side};
+use crate::domain::refusal::Refusal;
 
 /// What the legs before this one did to the balances.
 #[derive(Default)]

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Side;
 use crate::domain::id::Category;
 use crate::domain::money::Amount;
-use crate::domain::refusal::Side;
 use crate::domain::{Movement, Note, RequestedLeg, Source};
 
 fn id(text: &str) -> AccountId {

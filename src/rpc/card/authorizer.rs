@@ -49,8 +49,8 @@ use super::payment_error::PaymentError;
 use super::reversals::{Doubt, Fate, Reversals};
 use super::settlements::Settlements;
 use crate::batcher::{Answer, Batcher, Failure};
+use crate::domain::Side;
 use crate::domain::card::{self, Attempt, Code, Decimal, Mcc, Merchant, Payment, Rules};
-use crate::domain::refusal::Side;
 use crate::domain::{
     AccountId, Amount, Category, Currency, Operation, OperationId, Outcome, Refusal,
 };

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use super::super::{row, unreadable};
-use crate::domain::refusal::{Facts, Side};
+use crate::domain::refusal::Facts;
 use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Intent, Movement, Note, Operation,
-    OperationId, Outcome, Refusal, RequestedLeg,
+    OperationId, Outcome, Refusal, RequestedLeg, Side,
 };
 
 /// What is wrong with a row of `verify_refusals`.
