@@ -1,17 +1,23 @@
 //! The batcher: a bounded queue, and the loop that coalesces what waits in it into shared transactions.
 //!
-//! While the lanes (connections) work, the next batch gathers, and a free lane takes its share; the only timer
-//! keeps a few commands from waiting long for more of them. Commands on an account that a lane has in hand wait until that lane is
-//! done, so lanes never wait for each other's row locks, and a hot account is one batch after the other at full size. A
-//! command on an account that somebody outside holds steps aside. A lock-wait connection waits for that account, holding
-//! nothing else, while all others go on; when the lock is granted, all commands that wait for the account by then go into
-//! one batch, in the transaction that has the lock.
+//! A job is one command, or an atomic group of them, with any number of accounts. While the lanes (connections) work, the next
+//! batch gathers, and a free lane takes its share; the only timer keeps a few jobs from waiting long for more of them. Jobs on
+//! an account that a lane has wait until that lane is done, so lanes never wait for each other's row locks, and a hot account
+//! is one batch after the other at full size. A job that is blocked again and again reserves its accounts, see
+//! `schedule/reservations.rs`.
+//!
+//! A job on an account that another session holds is deferred. A lock-wait connection waits for that account, holding nothing
+//! else, while all others go on; when the lock is granted, all jobs that wait for the account by then go into one batch, in
+//! the transaction that has the lock.
 
 mod caller;
 mod group;
+mod in_flight;
 mod lane;
+mod pipeline;
 mod schedule;
 mod thread;
+mod ticket;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,26 +28,28 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::domain::{AccountId, Claim, Command, Receipt, Refusal};
-use crate::store::{Job, Ledger};
+use crate::domain::{AccountId, Claim, Command};
+use crate::store::{Decision, GroupDecision, Job, Ledger, Observer};
 
-use caller::Caller;
-pub use group::{Group, Place};
+pub use pipeline::{Pipeline, QueueSlot};
 use schedule::Schedule;
 pub use thread::WriteThread;
+use ticket::Ticket;
 
 /// The numbers of the write path.
 #[derive(Debug, Clone)]
 pub struct BatcherConfig {
     /// Lanes: batches that run side by side.
     pub lanes: usize,
-    /// Connections that wait for what somebody outside holds.
-    pub patient_lanes: usize,
-    /// The most commands in one transaction.
+    /// Connections that wait for what another session holds.
+    pub lock_wait_connections: usize,
+    /// The most commands in one transaction; each two accounts count as a command at least. A larger group has a transaction of
+    /// its own.
     pub batch_size_max: usize,
-    /// The most commands that wait; beyond it single callers get OVERLOADED, and groups wait at half of it.
+    /// The most jobs that wait; beyond it single callers get OVERLOADED. Pipelines and groups wait when their commands are half
+    /// of it.
     pub queue_depth_max: usize,
-    /// The longest that a command waits for a lock held elsewhere; then CONTENTION.
+    /// The longest that a job waits for a lock held elsewhere; then CONTENTION.
     pub lock_wait_max: Duration,
 }
 
@@ -73,7 +81,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The deadline passed before the command was started.
+    /// The deadline passed before the job was started.
     const NEVER_SENT: Self = Self::Deadline {
         outcome_unknown: false,
     };
@@ -91,84 +99,17 @@ impl Failure {
     }
 }
 
-/// The answer to a command.
+/// The answer to a command, or with another `D` to something else that is decided.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub enum Answer<D = Decision> {
     /// Decided and durable.
-    Decided(Result<Receipt, Refusal>),
+    Decided(D),
     /// Not decided, or not known.
     Failed(Failure),
 }
 
-/// A job, and where its answer goes.
-#[derive(Debug)]
-struct Ticket {
-    job: Job,
-    waiting: Waiting,
-}
-
-/// What a ticket is besides its job.
-#[derive(Debug)]
-struct Waiting {
-    caller: Caller,
-    /// When its lock wait ends; set when it first has to wait for somebody outside.
-    lock_wait_end: Option<Instant>,
-    /// Its place in the order in which commands came; 0 until the schedule has it.
-    number: u64,
-    /// How often a batch could not execute it because of somebody outside.
-    step_aside_count: u32,
-    /// The account that it waits for, or waited for last.
-    waits_for: Option<AccountId>,
-    /// How often it had to wait for another account than before.
-    detours: u32,
-    /// The account that is kept free for it.
-    reserved: Option<AccountId>,
-}
-
-impl Ticket {
-    fn new(job: Job, caller: Caller) -> Self {
-        Self {
-            job,
-            waiting: Waiting {
-                caller,
-                lock_wait_end: None,
-                number: 0,
-                step_aside_count: 0,
-                waits_for: None,
-                detours: 0,
-                reserved: None,
-            },
-        }
-    }
-
-    fn split(self) -> (Job, Waiting) {
-        (self.job, self.waiting)
-    }
-
-    fn join(job: Job, waiting: Waiting) -> Self {
-        Self { job, waiting }
-    }
-
-    fn account_ids(&self) -> impl Iterator<Item = &AccountId> {
-        self.job.command.account_ids()
-    }
-
-    /// Withdraws the command if nobody waits for the answer any more, or the deadline has passed. False: it goes on.
-    fn withdraw_if_pointless(&self, now: Instant) -> bool {
-        let claim = &self.job.claim;
-        let is_pointless = || self.job.deadline <= now || self.waiting.caller.is_gone();
-        claim.is_withdrawn() || (is_pointless() && claim.withdraw())
-    }
-
-    /// Tells the caller, if it still listens, that it is over.
-    fn end(self) {
-        self.answer(Answer::Failed(Failure::NEVER_SENT));
-    }
-
-    fn answer(self, answer: Answer) {
-        self.waiting.caller.tell(answer);
-    }
-}
+/// The answer to an atomic group.
+pub type GroupAnswer = Answer<GroupDecision>;
 
 /// The way into the write path. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -176,35 +117,38 @@ pub struct Batcher {
     queue: mpsc::Sender<Ticket>,
     /// Tells the loop that its inbox fills while every lane is busy.
     filling: Arc<Notify>,
-    /// The part of the queue that groups may fill.
-    rooms: Arc<Semaphore>,
+    /// The part of the queue that pipelines and groups may fill, in commands.
+    shared_slots: Arc<Semaphore>,
+    shared_slot_count: usize,
     closing: Arc<AtomicBool>,
 }
 
 impl Batcher {
-    /// Starts the loop on `ledger`, with the lanes and what they spawn, on `runtime`. It ends, with every accepted command
-    /// answered, when it was closed and all clones of the batcher are gone.
+    /// Starts the loop on `ledger`, with the lanes and what they spawn, on `runtime`. It ends, with every accepted job
+    /// answered, when it was closed and all clones of the batcher are gone. `observer` is told what it does.
     pub fn start<L: Ledger>(
         runtime: &Handle,
         ledger: Arc<L>,
+        observer: Observer,
         config: BatcherConfig,
     ) -> (Self, JoinHandle<()>) {
         // Half of what may wait does so in the inbox, the other half where the loop sorts it.
         let inbox_depth = config.queue_depth_max.div_ceil(2);
         let (queue, inbox) = mpsc::channel(inbox_depth);
-        let rooms = Semaphore::new((config.queue_depth_max / 2).max(1));
+        let shared_slot_count = (config.queue_depth_max / 2).max(1);
         let config = BatcherConfig {
             queue_depth_max: (config.queue_depth_max - inbox_depth).max(1),
             ..config
         };
         let filling = Arc::new(Notify::new());
-        let schedule = Schedule::new(ledger, config);
+        let schedule = Schedule::new(ledger, observer, config);
         let running = runtime.spawn(schedule.run(inbox, filling.clone()));
         (
             Self {
                 queue,
                 filling,
-                rooms: Arc::new(rooms),
+                shared_slots: Arc::new(Semaphore::new(shared_slot_count)),
+                shared_slot_count,
                 closing: Arc::default(),
             },
             running,
@@ -240,17 +184,17 @@ impl Batcher {
         if self.is_closing() {
             return Err(Failure::ShuttingDown);
         }
-        if deadline <= Instant::now() {
+        self.submit_job(Job::new(Arc::new(command), Arc::default(), deadline))
+    }
+
+    fn submit_job(&self, job: Job) -> Result<Pending, Failure> {
+        let now = Instant::now();
+        if job.deadline <= now {
             return Err(Failure::NEVER_SENT);
         }
-        let claim = Arc::new(Claim::default());
-        let job = Job {
-            command: Arc::new(command),
-            claim: claim.clone(),
-            deadline,
-        };
+        let claim = job.claim.clone();
         let (answer, answered) = oneshot::channel();
-        let ticket = Ticket::new(job, Caller::Single(answer));
+        let ticket = Ticket::new(job, answer, now);
         match self.queue.try_send(ticket) {
             Ok(()) => {
                 note_filling(&self.filling, &self.queue);
@@ -262,7 +206,7 @@ impl Batcher {
     }
 }
 
-/// To be called after each command that goes into the queue. While every lane is busy the loop sleeps, and is woken only
+/// To be called after each job that goes into the queue. While every lane is busy the loop sleeps, and is woken only
 /// when its inbox is half full.
 fn note_filling(filling: &Notify, queue: &mpsc::Sender<Ticket>) {
     if queue.capacity() <= queue.max_capacity() / 2 {

@@ -28,7 +28,7 @@ use crate::rpc::proto::account_service_server::AccountServiceServer;
 use crate::rpc::proto::balance_service_server::BalanceServiceServer;
 use crate::rpc::proto::card_service_server::CardServiceServer;
 use crate::rpc::{AccountRpc, Authorizer, BalanceRpc, CardRpc, FILE_DESCRIPTOR_SET, card_http};
-use crate::store::{Ledger, Retries, Store, StoreConfig, StoreConfigError};
+use crate::store::{Observer, Retries, Store, StoreConfig, StoreConfigError};
 
 use accept::Acceptor;
 use connection::GrpcConnections;
@@ -110,6 +110,7 @@ pub struct Server {
     address: SocketAddr,
     json: Option<(TcpListener, SocketAddr)>,
     store: Store,
+    observer: Observer,
     writes: WriteThread,
     batcher: Batcher,
     authorizer: Authorizer,
@@ -128,11 +129,13 @@ impl Server {
             Some(address) => Some(listen(address, "--json-listen").await?),
             None => None,
         };
-        let store = Store::new(&config.store)?;
+        let observer = Observer::default();
+        let store = Store::new(&config.store, &observer)?;
         let writes = WriteThread::start().await.map_err(StartError::Thread)?;
         let (batcher, batches) = Batcher::start(
             writes.runtime(),
             Arc::new(store.clone()),
+            observer.clone(),
             config.batcher.clone(),
         );
         let (health, health_service) = Health::new(store.clone()).await;
@@ -170,6 +173,7 @@ impl Server {
             address,
             json,
             store,
+            observer,
             writes,
             batcher,
             authorizer,
@@ -196,6 +200,11 @@ impl Server {
         &self.store
     }
 
+    /// What it counts of its writes.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
     /// Serves until `shutdown` completes, then drains: reports NOT_SERVING, accepts nothing new, answers everything
     /// that was accepted, closes the pools. Returns after `drain_timeout` at the latest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Ended {
@@ -203,6 +212,7 @@ impl Server {
             listener,
             json,
             store,
+            observer,
             writes,
             batcher,
             authorizer,
@@ -216,7 +226,7 @@ impl Server {
         let connections = TaskTracker::new();
         let serving = health.serving();
         let watching = health.watch(draining.clone());
-        let retries = store.retries().clone();
+        let retries = observer.retries().clone();
         let telling = tokio::spawn(tell_retries(retries.clone(), draining.clone()));
         let unread = Unread::new(
             ProcessBudget::new(config.network.answer_budget, draining.clone()),

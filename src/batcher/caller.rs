@@ -1,17 +1,36 @@
-//! A caller: where the answer to a command goes.
+//! A caller: where the answer to a job goes.
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::Answer;
-use super::group::Slot;
+use super::in_flight::InFlight;
+use super::{Answer, Failure, GroupAnswer};
+use crate::store::{Decision, GroupDecision};
 
-/// Who waits for the answer to one command.
+/// Who waits for the answer to one job.
 #[derive(Debug)]
 pub(super) enum Caller {
     /// A caller of one command.
     Single(oneshot::Sender<Answer>),
-    /// A group, for one of its commands.
-    Group(Line),
+    /// A pipeline, for one of its commands.
+    Pipeline(InFlight),
+    /// A caller of an atomic group.
+    Group {
+        answer: oneshot::Sender<GroupAnswer>,
+        /// Its part of the queue; free again when the group has ended.
+        _queue_share: OwnedSemaphorePermit,
+    },
+}
+
+impl From<oneshot::Sender<Answer>> for Caller {
+    fn from(answer: oneshot::Sender<Answer>) -> Self {
+        Self::Single(answer)
+    }
+}
+
+impl From<InFlight> for Caller {
+    fn from(in_flight: InFlight) -> Self {
+        Self::Pipeline(in_flight)
+    }
 }
 
 impl Caller {
@@ -19,57 +38,39 @@ impl Caller {
     pub(super) fn is_gone(&self) -> bool {
         match self {
             Self::Single(answer) => answer.is_closed(),
-            Self::Group(line) => line.answers.is_closed(),
+            Self::Pipeline(in_flight) => in_flight.is_abandoned(),
+            Self::Group { answer, .. } => answer.is_closed(),
         }
     }
 
-    /// Tells the caller. One that left does not read it; its operation is recorded all the same.
-    pub(super) fn tell(self, answer: Answer) {
+    /// Tells the caller how its command was decided. One that left does not read it; its operation is recorded all the same.
+    pub(super) fn tell_decision(self, decision: Decision) {
         match self {
-            Self::Single(caller) => drop(caller.send(answer)),
-            Self::Group(mut line) => line.send(Some(answer)),
-        }
-    }
-}
-
-/// What one command of a group says about its end: its answer, or that it was dropped without one.
-pub(super) type Message = (Slot, Option<Answer>);
-
-/// One command's line to its group. Dropped unanswered, it says so.
-#[derive(Debug)]
-pub(super) struct Line {
-    pub(super) slot: Slot,
-    pub(super) answers: mpsc::UnboundedSender<Message>,
-    /// Its part of the queue; free again when the command has ended.
-    pub(super) _room: OwnedSemaphorePermit,
-    is_answered: bool,
-}
-
-impl Line {
-    pub(super) fn new(
-        slot: Slot,
-        answers: mpsc::UnboundedSender<Message>,
-        room: OwnedSemaphorePermit,
-    ) -> Self {
-        Self {
-            slot,
-            answers,
-            _room: room,
-            is_answered: false,
+            Self::Single(answer) => drop(answer.send(Answer::Decided(decision))),
+            Self::Pipeline(in_flight) => in_flight.answer(Answer::Decided(decision)),
+            Self::Group { .. } => self.tell_wrong_verdict(),
         }
     }
 
-    fn send(&mut self, answer: Option<Answer>) {
-        self.is_answered = true;
-        // A group that is gone needs no answer.
-        let _unread = self.answers.send((self.slot, answer));
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.send(None);
+    /// The same for an atomic group.
+    pub(super) fn tell_group_decision(self, decision: GroupDecision) {
+        match self {
+            Self::Group { answer, .. } => drop(answer.send(Answer::Decided(decision))),
+            Self::Single(_) | Self::Pipeline(_) => self.tell_wrong_verdict(),
         }
+    }
+
+    /// Tells the caller what went wrong.
+    pub(super) fn tell_failure(self, failure: Failure) {
+        match self {
+            Self::Single(answer) => drop(answer.send(Answer::Failed(failure))),
+            Self::Pipeline(in_flight) => in_flight.answer(Answer::Failed(failure)),
+            Self::Group { answer, .. } => drop(answer.send(Answer::Failed(failure))),
+        }
+    }
+
+    fn tell_wrong_verdict(self) {
+        tracing::error!("a command got the verdict of a group, or a group that of a command");
+        self.tell_failure(Failure::Internal);
     }
 }

@@ -1,7 +1,7 @@
 //! A lane: one batch on its way through the ledger, with what is done when that fails.
 //!
 //! A batch that lost a race is repeated, bounded and jittered. A batch that the database rejected, or could not finish
-//! in time, is repeated in halves, so that one command that always fails does not make its neighbours fail and
+//! in time, is repeated in halves, so that one job that always fails does not make its neighbours fail and
 //! costs them few transactions. A commit whose answer was lost is resolved by repeating it: what was committed is found by its
 //! operation ids.
 
@@ -10,11 +10,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Failure, Ticket};
+use super::Failure;
+use super::ticket::Ticket;
 use crate::domain::{AccountId, OperationId, Set, Timestamp};
 use crate::store::{
-    InDoubt, Job, Ledger, Locking, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError, Verdict,
-    pause_after,
+    InDoubt, Job, Ledger, Locking, Observer, Outcome, SERIALIZATION_ATTEMPTS_MAX, StoreError,
+    Verdict, pause_after,
 };
 
 /// How often a batch is tried before its callers are told.
@@ -22,67 +23,60 @@ const ATTEMPTS_MAX: u32 = 6;
 /// The longest that a repetition waits for the locks of a commit whose answer was lost.
 const OWN_COMMIT_WAIT_MAX: Duration = Duration::from_millis(1000);
 
-/// What somebody outside holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Obstacle {
-    /// The lock of this account.
-    Account(AccountId),
-    /// This operation id, in a transaction that has not ended.
-    Operation(OperationId),
-}
-
-/// What a batch leaves behind. All commands that are not in here are answered.
+/// What a batch leaves behind. All jobs that are not in here are answered.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// The commands that have to wait for somebody outside.
-    pub(super) stepped_aside: Vec<(Obstacle, Ticket)>,
-    /// The accounts of commands that the database rejects alone, without those of commands that it executed.
+    /// The jobs that have to wait for an account that another session has locked.
+    pub(super) contended: Vec<(AccountId, Ticket)>,
+    /// The jobs that have to wait for another session, which is about to record one of their operation ids.
+    pub(super) obstructed: Vec<Ticket>,
+    /// The accounts of jobs that the database rejects alone, without those of jobs that it executed.
     pub(super) suspects: Vec<AccountId>,
     /// Whether it executed any.
     pub(super) has_decided: bool,
 }
 
-/// Executes the commands and answers them.
+/// Executes the jobs and answers them.
 pub(super) async fn run<L: Ledger>(
     ledger: Arc<L>,
+    observer: Observer,
     tickets: Vec<Ticket>,
     locking: Locking<L::Hold>,
 ) -> Ended {
-    let (jobs, waiting): (Vec<Job>, Vec<_>) = tickets.into_iter().map(Ticket::split).unzip();
-    let ends = execute(&*ledger, &jobs, locking).await;
+    let (jobs, progress): (Vec<Job>, Vec<_>) = tickets.into_iter().map(Ticket::split).unzip();
+    let ends = execute(&*ledger, &observer, &jobs, locking).await;
     let mut ended = Ended {
         suspects: suspects(&jobs, &ends),
         ..Ended::default()
     };
-    for ((job, waiting), end) in jobs.into_iter().zip(waiting).zip(ends) {
-        let ticket = Ticket::join(job, waiting);
+    for ((job, progress), end) in jobs.into_iter().zip(progress).zip(ends) {
+        let ticket = Ticket::join(job, progress);
         match end {
             End::Verdict(Verdict::Decided(decision)) => {
                 ended.has_decided = true;
-                ticket.answer(Answer::Decided(decision));
+                ticket.decide(decision);
+            }
+            End::Verdict(Verdict::GroupDecided(decision)) => {
+                ended.has_decided = true;
+                ticket.decide_group(decision);
             }
             End::Verdict(Verdict::Contended(account_id)) => {
-                let obstacle = Obstacle::Account(account_id);
-                ended.stepped_aside.push((obstacle, ticket));
+                ended.contended.push((account_id, ticket));
             }
-            End::Obstructed => {
-                let operation_id = ticket.job.command.operation_id.clone();
-                let obstacle = Obstacle::Operation(operation_id);
-                ended.stepped_aside.push((obstacle, ticket));
-            }
+            End::Obstructed => ended.obstructed.push(ticket),
             // Mostly the caller withdrew it and has its answer; one whose deadline passed meanwhile is told so.
             End::Verdict(Verdict::Withdrawn) => ticket.end(),
-            End::Failed { failure, .. } => ticket.answer(Answer::Failed(failure)),
+            End::Failed { failure, .. } => ticket.fail(failure),
         }
     }
     ended
 }
 
-/// What became of one command.
+/// What became of one job.
 #[derive(Debug, Clone)]
 enum End {
     Verdict(Verdict),
-    /// Its operation id is about to be recorded by somebody else.
+    /// One of its operation ids is about to be recorded by another session.
     Obstructed,
     Failed {
         failure: Failure,
@@ -91,22 +85,35 @@ enum End {
     },
 }
 
+impl End {
+    fn is_decided(&self) -> bool {
+        matches!(
+            self,
+            Self::Verdict(Verdict::Decided(_) | Verdict::GroupDecided(_))
+        )
+    }
+}
+
 fn suspects(jobs: &[Job], ends: &[End]) -> Vec<AccountId> {
     let account_ids_of = |is_meant: fn(&End) -> bool| {
         let meant = jobs.iter().zip(ends).filter(move |(_, end)| is_meant(end));
-        meant.flat_map(|(job, _)| job.command.account_ids())
+        meant.flat_map(|(job, _)| job.account_ids())
     };
     let is_poisonous = |end: &End| matches!(end, End::Failed { is_poisonous, .. } if *is_poisonous);
     if !ends.iter().any(is_poisonous) {
         return Vec::new();
     }
-    let executed: Set<&AccountId> =
-        account_ids_of(|end| matches!(end, End::Verdict(Verdict::Decided(_)))).collect();
+    let executed: Set<&AccountId> = account_ids_of(End::is_decided).collect();
     let suspects: Set<&AccountId> = account_ids_of(is_poisonous).collect();
     suspects.difference(&executed).copied().cloned().collect()
 }
 
-async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>) -> Vec<End> {
+async fn execute<L: Ledger>(
+    ledger: &L,
+    observer: &Observer,
+    jobs: &[Job],
+    locking: Locking<L::Hold>,
+) -> Vec<End> {
     let mut locking = Some(locking);
     let mut ends: Vec<End> = Vec::with_capacity(jobs.len());
     // The parts that are still to be executed, the next one last.
@@ -114,7 +121,7 @@ async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>)
     parts.push(0..jobs.len());
     while let Some(part) = parts.pop() {
         let locking = locking.take().unwrap_or(Locking::Skip);
-        let error = match attempt(ledger, &jobs[part.clone()], locking).await {
+        let error = match attempt(ledger, observer, &jobs[part.clone()], locking).await {
             Ok(verdicts) => {
                 ends.extend(verdicts);
                 continue;
@@ -123,7 +130,7 @@ async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>)
         };
         if part.len() > 1 && is_worth_halving(&error) {
             if part.len() == jobs.len() {
-                tracing::warn!(%error, commands = jobs.len(), "a batch failed; it is repeated in halves");
+                tracing::warn!(%error, jobs = jobs.len(), "a batch failed; it is repeated in halves");
             }
             let middle = part.start + part.len() / 2;
             parts.push(middle..part.end);
@@ -131,7 +138,8 @@ async fn execute<L: Ledger>(ledger: &L, jobs: &[Job], locking: Locking<L::Hold>)
             continue;
         }
         let is_down = matches!(error, StoreError::Unavailable { .. });
-        let operation_id = jobs.get(part.start).map(|job| &job.command.operation_id);
+        let first = jobs.get(part.start).and_then(|job| job.commands().first());
+        let operation_id = first.map(|command| &command.operation_id);
         ends.extend(std::iter::repeat_n(
             failed(&error, operation_id),
             part.len(),
@@ -173,6 +181,7 @@ type AllInDoubt = HashMap<OperationId, Vec<Timestamp>>;
 /// Executes a batch, again while that may help.
 async fn attempt<L: Ledger>(
     ledger: &L,
+    observer: &Observer,
     jobs: &[Job],
     locking: Locking<L::Hold>,
 ) -> Result<Vec<End>, StoreError> {
@@ -228,10 +237,10 @@ async fn attempt<L: Ledger>(
             });
         }
         if matches!(error, StoreError::Serialization) {
-            ledger.retries().note();
+            observer.retries().note();
             tracing::debug!(
                 attempts,
-                commands = jobs.len(),
+                jobs = jobs.len(),
                 "a batch conflicted with another transaction; it is repeated"
             );
         }
@@ -254,10 +263,13 @@ fn witness<'a>(jobs: &'a [Job], in_doubt: &AllInDoubt) -> Option<&'a AccountId> 
     if in_doubt.is_empty() {
         return None;
     }
-    let job = jobs
-        .iter()
-        .find(|job| in_doubt.contains_key(&job.command.operation_id))?;
-    job.command.account_ids().next()
+    let job = jobs.iter().find(|job| is_in_doubt(job, in_doubt))?;
+    job.account_ids().first()
+}
+
+fn is_in_doubt(job: &Job, in_doubt: &AllInDoubt) -> bool {
+    let mut commands = job.commands().iter();
+    commands.any(|command| in_doubt.contains_key(&command.operation_id))
 }
 
 fn is_worth_repeating(error: &StoreError, attempts: u32, in_doubt: bool) -> bool {
@@ -283,30 +295,35 @@ fn attempts_max(error: &StoreError) -> u32 {
 }
 
 /// What is known after a repetition. A receipt of a lost commit of our own is the first answer, not a replay; one that
-/// another instance recorded meanwhile is a replay. A command that could not be looked at again may have happened in the
+/// another instance recorded meanwhile is a replay. A job that could not be looked at again may have happened in the
 /// lost commit.
 fn first_answers(jobs: &[Job], verdicts: Vec<Verdict>, mut in_doubt: AllInDoubt) -> Vec<End> {
     if in_doubt.is_empty() {
         return verdicts.into_iter().map(End::Verdict).collect();
     }
     let first_answer = |(job, mut verdict): (&Job, Verdict)| {
-        // The second of two equal commands in one batch replays the first.
-        let Some(times) = in_doubt.remove(&job.command.operation_id) else {
-            return End::Verdict(verdict);
+        if matches!(verdict, Verdict::Contended(_)) && is_in_doubt(job, &in_doubt) {
+            return End::Failed {
+                failure: Failure::DatabaseUnavailable {
+                    outcome_unknown: true,
+                },
+                is_poisonous: false,
+            };
+        }
+        let receipts = match &mut verdict {
+            Verdict::Decided(Ok(receipt)) => std::slice::from_mut(receipt),
+            Verdict::GroupDecided(Ok(receipts)) => receipts,
+            Verdict::Decided(Err(_))
+            | Verdict::GroupDecided(Err(_))
+            | Verdict::Contended(_)
+            | Verdict::Withdrawn => &mut [],
         };
-        match &mut verdict {
-            Verdict::Decided(Ok(receipt)) if times.contains(&receipt.operation.create_time) => {
+        for receipt in receipts {
+            // The second of two equal commands in one batch replays the first.
+            let times = in_doubt.remove(&receipt.operation.command.operation_id);
+            if times.is_some_and(|times| times.contains(&receipt.operation.create_time)) {
                 receipt.replayed = false;
             }
-            Verdict::Contended(_) => {
-                return End::Failed {
-                    failure: Failure::DatabaseUnavailable {
-                        outcome_unknown: true,
-                    },
-                    is_poisonous: false,
-                };
-            }
-            Verdict::Decided(_) | Verdict::Withdrawn => {}
         }
         End::Verdict(verdict)
     };

@@ -1,10 +1,16 @@
-//! The schedule: which command goes into which batch. It alone knows which task has which accounts in hand, so
-//! it needs no lock, and it never waits for the database.
+//! The schedule: which job goes into which batch. It alone knows which task has which accounts, so it needs no lock, and it
+//! never waits for the database.
+//!
+//! A job is *ready* until it meets an account that keeps it out; then it *waits* at that account. When the account is free
+//! again, its jobs are ready where they are, oldest first. A job whose account another session holds is *deferred*: it waits
+//! until a lock-wait connection was granted the account.
 
-mod apart;
+mod accounts;
+mod deferred;
 mod gather;
-mod outside;
 mod quarantine;
+mod quarantine_turns;
+mod reservations;
 mod waits;
 
 use std::collections::hash_map::Entry;
@@ -16,56 +22,18 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::lane::{self, Ended, Obstacle};
-use super::{BatcherConfig, Ticket};
+use super::lane::{self, Ended};
+use super::ticket::Ticket;
+use super::{BatcherConfig, Failure};
 use crate::domain::{AccountId, Command, Map, Set};
-use crate::store::{Ledger, Locking, StoreError};
+use crate::store::{Ledger, Locking, Observer, StoreError};
 
-use outside::{contention, has_waited_enough};
+use accounts::{AccountState, Holder, JobQueue};
+use deferred::has_waited_enough;
+use gather::Gathered;
 use quarantine::Quarantine;
+use reservations::BLOCKED_COUNT_MAX;
 use waits::{Wait, Waits};
-
-/// How often a command waits, each time for another one of its accounts, before the free one of them is kept for it.
-const DETOURS_MAX: u32 = 4;
-/// How often a command steps aside before all its accounts are waited for together.
-const STEP_ASIDE_COUNT_MAX: u32 = 2;
-/// The search for commands that can use granted locks ends after this many that need another account too.
-const BLOCKED_COUNT_MAX: usize = 64;
-
-/// Who has an account in hand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holder {
-    /// Nobody any more: this account no longer keeps the commands that waited for it.
-    Nobody,
-    /// A lane, with the batch of this number.
-    Lane(u64),
-    /// Somebody outside; a connection waits for it, or will.
-    Outside,
-    /// A connection of ours that was granted its lock, and does nothing with it yet.
-    Hold,
-    /// A command that waits for its other account.
-    Ticket,
-    /// Nobody, but its commands go one by one, see [`quarantine`].
-    Quarantine,
-}
-
-/// An account that is or was in somebody's hands, and the commands that wait for it, by their numbers.
-struct Held {
-    holder: Holder,
-    parked: BTreeMap<u64, Ticket>,
-    /// Since when somebody outside has it.
-    outside_since: Option<Instant>,
-}
-
-impl Held {
-    fn by(holder: Holder) -> Self {
-        Self {
-            holder,
-            parked: BTreeMap::new(),
-            outside_since: None,
-        }
-    }
-}
 
 /// How long a batch may run before others no longer wait for its end. Batches take some milliseconds, full ones some
 /// tens; what takes longer is in trouble.
@@ -74,20 +42,20 @@ const GATHERING_MAX: Duration = Duration::from_millis(50);
 /// This many commands are worth a transaction of their own, whatever else runs: its fixed cost is less than theirs.
 const GATHERED_ENOUGH: usize = 32;
 
-/// How many commands a free lane waits for while a batch of this size runs.
-fn worth_a_batch_beside(size: usize) -> usize {
-    size.min(GATHERED_ENOUGH)
+/// How many commands a free lane waits for while a batch of this weight runs.
+fn worth_a_batch_beside(weight: usize) -> usize {
+    weight.min(GATHERED_ENOUGH)
 }
 
-/// What a task has in hand.
-enum Hand {
+/// What a running task has.
+enum TaskHolds {
     /// A lane: all accounts of its batch.
     Lane(Batch),
     /// A lock-wait connection that was granted locks: all accounts of its batch, the granted ones first.
     Granted {
         batch: Batch,
         account_ids: Vec<AccountId>,
-        /// They were somebody else's before.
+        /// Another session had them before.
         was_contended: bool,
     },
     /// A lock-wait connection: what it waits for.
@@ -96,10 +64,12 @@ enum Hand {
     Release(Vec<AccountId>),
 }
 
-/// A batch in a lane.
+/// A batch that runs.
 struct Batch {
+    lane: Holder,
     account_ids: Vec<AccountId>,
-    size: usize,
+    /// The sum of the weights of its jobs.
+    weight: usize,
     started: Instant,
 }
 
@@ -107,7 +77,7 @@ struct Batch {
 enum Done<H> {
     Batch(Ended),
     Locks(Result<H, StoreError>),
-    Operation(Result<(), StoreError>),
+    Operations(Result<(), StoreError>),
     Released,
     Died,
 }
@@ -115,62 +85,73 @@ enum Done<H> {
 /// What waits, and what runs.
 pub(super) struct Schedule<L: Ledger> {
     ledger: Arc<L>,
+    observer: Observer,
     config: BatcherConfig,
-    /// Commands that arrived and have not met an account in somebody's hands, and those that a batch left to others, by
-    /// their numbers: of these and of those that `fronts` leads to, the oldest goes first.
-    fresh: BTreeMap<u64, Ticket>,
-    /// Of each account that nobody has in hand any more, the number of the oldest command that waited for it. The
-    /// commands stay there until a batch has room for them: what many callers wait for is not sorted again for each batch.
-    fronts: BTreeMap<u64, AccountId>,
-    /// Commands in `fresh`, and on the accounts of `fronts`.
-    ready_count: usize,
-    /// How many commands came so far.
+    /// Jobs that arrived and have not met an account that keeps them out, and those that a batch left to others. Of these and
+    /// of those at `ready_accounts` the oldest goes first.
+    ready_jobs: JobQueue,
+    /// The accounts whose jobs may go, by the numbers of their oldest jobs. The jobs stay there until a batch has room for
+    /// them: what many callers wait for is not sorted again for each batch.
+    ready_accounts: BTreeMap<u64, AccountId>,
+    /// The weight of the jobs at `ready_accounts`.
+    ready_account_weight: usize,
+    /// How many jobs came so far.
     arrived_count: u64,
-    /// The accounts in somebody's hands, and those of `fronts`.
-    held: Map<AccountId, Held>,
-    /// How many commands have an account reserved.
-    reserved_count: usize,
+    /// The accounts that somebody has, that jobs wait for, or that jobs reserved.
+    accounts: Map<AccountId, AccountState>,
+    /// How many jobs have reservations.
+    reserving_count: usize,
     waits: Waits<L::Hold>,
     quarantine: Quarantine,
     /// How many batches were begun.
     batch_count: u64,
+    /// The lane whose batch is being gathered; `Nobody`: none is.
+    gathering: Holder,
+    /// The accounts of that batch that are among `ready_accounts` until it is complete.
+    open_for_gathering: Vec<AccountId>,
     running: JoinSet<Done<L::Hold>>,
-    /// What each running task has in hand.
-    hands: HashMap<Id, Hand>,
+    /// What each running task has.
+    tasks: HashMap<Id, TaskHolds>,
     lanes_running: usize,
-    /// Commands in `fresh`, `held` and `waits`.
-    waiting: usize,
+    /// Jobs that wait: ready, at accounts, and in `waits`.
+    waiting_count: usize,
 }
 
 impl<L: Ledger> Schedule<L> {
-    pub(super) fn new(ledger: Arc<L>, config: BatcherConfig) -> Self {
+    pub(super) fn new(ledger: Arc<L>, observer: Observer, config: BatcherConfig) -> Self {
         Self {
             ledger,
+            observer,
             config,
-            fresh: BTreeMap::new(),
-            fronts: BTreeMap::new(),
-            ready_count: 0,
+            ready_jobs: JobQueue::default(),
+            ready_accounts: BTreeMap::new(),
+            ready_account_weight: 0,
             arrived_count: 0,
-            held: Map::default(),
-            reserved_count: 0,
+            accounts: Map::default(),
+            reserving_count: 0,
             waits: Waits::new(),
             quarantine: Quarantine::default(),
             batch_count: 0,
+            gathering: Holder::Nobody,
+            open_for_gathering: Vec::new(),
             running: JoinSet::new(),
-            hands: HashMap::new(),
+            tasks: HashMap::new(),
             lanes_running: 0,
-            waiting: 0,
+            waiting_count: 0,
         }
     }
 
     /// Runs until every sender of the inbox is gone and everything that it brought is answered.
     ///
-    /// While every lane is busy a command that arrives could only wait, so it wakes nobody; see [`super::note_filling`].
+    /// While every lane is busy a job that arrives could only wait, so it wakes nobody; see [`super::note_filling`].
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ticket>, filling: Arc<Notify>) {
         let mut arrived = Vec::new();
         let mut open = true;
-        while open || self.waiting > 0 || !self.running.is_empty() {
-            let room = self.config.queue_depth_max.saturating_sub(self.waiting);
+        while open || self.waiting_count > 0 || !self.running.is_empty() {
+            let room = self
+                .config
+                .queue_depth_max
+                .saturating_sub(self.waiting_count);
             let alarm = self.alarm();
             let can_read = open && room > 0;
             let is_reading = can_read && (self.has_free_lane() || is_filling(&inbox));
@@ -182,226 +163,234 @@ impl<L: Ledger> Schedule<L> {
                 }
                 count = inbox.recv_many(&mut arrived, room), if is_reading => {
                     open = count > 0;
-                    self.waiting += count;
-                    arrived.drain(..).for_each(|ticket| self.place(ticket));
+                    self.waiting_count += count;
+                    arrived.drain(..).for_each(|ticket| self.admit(ticket));
                 }
                 () = filling.notified(), if can_read && !is_reading => {}
                 () = tokio::time::sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {}
             }
             self.dispatch();
+            self.observer
+                .set_queue_depth(self.waiting_count + inbox.len());
         }
     }
 
     /// Takes what arrived while every lane was busy, so that the next batch is made of all there is.
     fn take_arrived(&mut self, inbox: &mut mpsc::Receiver<Ticket>) {
-        while self.waiting < self.config.queue_depth_max
+        while self.waiting_count < self.config.queue_depth_max
             && let Ok(ticket) = inbox.try_recv()
         {
-            self.waiting += 1;
-            self.place(ticket);
+            self.waiting_count += 1;
+            self.admit(ticket);
         }
     }
 
-    /// Puts a command that arrived where it has to wait.
-    fn place(&mut self, mut ticket: Ticket) {
+    /// Puts a job that arrived where it has to wait.
+    fn admit(&mut self, mut ticket: Ticket) {
         self.arrived_count += 1;
-        ticket.waiting.number = self.arrived_count;
-        let Some(ticket) = self.park_at_operation(ticket) else {
-            return;
-        };
-        match self.obstacle(&ticket) {
-            Some(account_id) => self.park(ticket, account_id),
-            None => self.make_ready(ticket),
+        ticket.progress.number = self.arrived_count;
+        if let Some(ticket) = self.wait_at_operation(ticket) {
+            self.put(ticket);
         }
     }
 
-    fn make_ready(&mut self, ticket: Ticket) {
-        self.fresh.insert(ticket.waiting.number, ticket);
-        self.ready_count += 1;
+    /// Lets a job wait for an account that keeps it out, or be ready.
+    fn put(&mut self, ticket: Ticket) {
+        match self.obstacle(&ticket) {
+            Some(account_id) => self.wait_at(ticket, account_id),
+            None => self.ready_jobs.insert(ticket),
+        }
     }
 
-    /// Takes the oldest of the commands that may be able to run.
+    /// The weight of the jobs that may be able to run.
+    fn ready_weight(&self) -> usize {
+        self.ready_jobs.weight() + self.ready_account_weight
+    }
+
+    /// Takes the oldest of the jobs that may be able to run.
     fn pop_ready(&mut self) -> Option<Ticket> {
-        let fresh = self.fresh.first_key_value().map(|(number, _)| *number);
-        let front = self.fronts.first_key_value().map(|(number, _)| *number);
-        let ticket = match (fresh, front) {
-            (None, None) => return None,
-            (Some(fresh), Some(front)) if front < fresh => self.pop_front(),
-            (None, Some(_)) => self.pop_front(),
-            (Some(_), _) => self.fresh.pop_first().map(|(_, ticket)| ticket),
-        };
-        self.ready_count -= 1;
+        let at_account = self.ready_accounts.first_key_value();
+        let at_account = at_account.map(|(number, _)| *number);
+        match (self.ready_jobs.first_number(), at_account) {
+            (Some(job), Some(at_account)) if at_account < job => self.pop_at_ready_account(),
+            (None, Some(_)) => self.pop_at_ready_account(),
+            (_, _) => self.ready_jobs.pop_first(),
+        }
+    }
+
+    /// Takes the oldest job at `ready_accounts`.
+    fn pop_at_ready_account(&mut self) -> Option<Ticket> {
+        let (_, account_id) = self.ready_accounts.pop_first()?;
+        let account = self.accounts.get_mut(&account_id)?;
+        let before = account.ready.take();
+        self.ready_account_weight -= before.map_or(0, |ready| ready.weight);
+        let ticket = account.waiting.pop_first();
+        account.ready = account.readiness(self.gathering);
+        match account.ready {
+            Some(ready) => {
+                self.ready_account_weight += ready.weight;
+                self.ready_accounts.insert(ready.number, account_id);
+            }
+            None if account.is_unused() => drop(self.accounts.remove(&account_id)),
+            None => {}
+        }
         ticket
     }
 
-    /// Takes the oldest command of `fronts`.
-    fn pop_front(&mut self) -> Option<Ticket> {
-        let (_, account_id) = self.fronts.pop_first()?;
-        let held = self.held.get_mut(&account_id)?;
-        let (_, ticket) = held.parked.pop_first()?;
-        match held.parked.first_key_value() {
-            Some((number, _)) => drop(self.fronts.insert(*number, account_id)),
-            // A batch that is being gathered may have it already.
-            None if held.holder != Holder::Nobody => {}
-            None => drop(self.held.remove(&account_id)),
+    /// Puts an account among those whose jobs may go, or takes it away from there, after something about it changed.
+    fn refresh_ready(&mut self, account_id: &AccountId) {
+        let Some(account) = self.accounts.get_mut(account_id) else {
+            return;
+        };
+        let ready = account.readiness(self.gathering);
+        if let Some(before) = account.ready.take() {
+            self.ready_account_weight -= before.weight;
+            self.ready_accounts.remove(&before.number);
         }
-        Some(ticket)
+        if let Some(ready) = ready {
+            account.ready = Some(ready);
+            self.ready_account_weight += ready.weight;
+            self.ready_accounts.insert(ready.number, account_id.clone());
+            if account.holder != Holder::Nobody {
+                self.open_for_gathering.push(account_id.clone());
+            }
+        } else if account.is_unused() {
+            self.accounts.remove(account_id);
+        }
     }
 
-    /// Who has an account in hand.
+    /// Who has an account.
     fn holder(&self, account_id: &AccountId) -> Holder {
-        self.held
+        self.accounts
             .get(account_id)
-            .map_or(Holder::Nobody, |held| held.holder)
+            .map_or(Holder::Nobody, |account| account.holder)
     }
 
-    /// Gives an account that nobody had in hand to somebody.
+    /// Gives an account to somebody.
     fn hold(&mut self, account_id: &AccountId, holder: Holder) {
-        if self.holder(account_id) == Holder::Nobody {
-            self.close_front(account_id);
-        }
-        let held = self.held.entry(account_id.clone());
-        held.or_insert_with(|| Held::by(holder)).holder = holder;
+        let account = self.accounts.entry(account_id.clone());
+        account.or_insert_with(|| AccountState::by(holder)).holder = holder;
+        self.refresh_ready(account_id);
     }
 
-    /// Lets the commands that wait for an account continue to wait, though nobody had it in hand.
-    fn close_front(&mut self, account_id: &AccountId) {
-        let parked = self.held.get(account_id).map(|held| &held.parked);
-        if let Some(parked) = parked
-            && let Some((number, _)) = parked.first_key_value()
-        {
-            self.fronts.remove(number);
-            self.ready_count -= parked.len();
-        }
-    }
-
-    /// The account that keeps a command from running: one in somebody's hands.
+    /// The account that keeps a job from running.
     fn obstacle(&self, ticket: &Ticket) -> Option<AccountId> {
         self.obstacle_beside(ticket, Holder::Nobody)
     }
 
-    /// The account that keeps a command from going into the batch of `lane`.
+    /// The account that keeps a job from going into the batch of `lane`. If there are several, it is the one for which the job
+    /// has to wait longest.
     fn obstacle_beside(&self, ticket: &Ticket, lane: Holder) -> Option<AccountId> {
-        let is_in_the_way = |id: &&AccountId| match self.holder(id) {
-            Holder::Nobody => false,
-            holder => holder != lane && ticket.waiting.reserved.as_ref() != Some(*id),
-        };
-        ticket.account_ids().find(is_in_the_way).cloned()
+        let mut obstacle: Option<(Holder, &AccountId)> = None;
+        for account_id in ticket.account_ids() {
+            let Some(account) = self.accounts.get(account_id) else {
+                continue;
+            };
+            if !account.keeps_out(ticket.number(), lane) {
+                continue;
+            }
+            match account.holder {
+                Holder::OtherSession => return Some(account_id.clone()),
+                Holder::Quarantine => obstacle = Some((Holder::Quarantine, account_id)),
+                holder => drop(obstacle.get_or_insert((holder, account_id))),
+            }
+        }
+        obstacle.map(|(_, account_id)| account_id.clone())
     }
 
-    /// Lets a command wait for an account. One that waited often, each time for the other one of two busy accounts, gets
-    /// the one that is free reserved; else it might wait for ever.
-    fn park(&mut self, mut ticket: Ticket, account_id: AccountId) {
-        if ticket.waiting.waits_for.as_ref() != Some(&account_id) {
-            ticket.waiting.waits_for = Some(account_id.clone());
-            ticket.waiting.detours += 1;
+    /// Lets a job wait for an account that keeps it out. One that was blocked often reserves its accounts.
+    fn wait_at(&mut self, mut ticket: Ticket, account_id: AccountId) {
+        if ticket.progress.waits_for.as_ref() != Some(&account_id) {
+            ticket.progress.waits_for = Some(account_id.clone());
+            ticket.progress.blocked_count += 1;
         }
-        let is_old = ticket.waiting.detours > DETOURS_MAX;
         match self.holder(&account_id) {
-            Holder::Outside => self.expect_a_long_wait(&mut ticket),
+            Holder::OtherSession => {
+                self.defer(account_id, ticket, Instant::now());
+                return;
+            }
             Holder::Quarantine => self.unreserve(&mut ticket),
-            // It ends soon, whatever else happens. Waiting for a reservation of another command might not.
-            Holder::Lane(_) if is_old && ticket.waiting.reserved.is_none() => {
-                self.reserve(&mut ticket);
+            holder if ticket.progress.blocked_count > BLOCKED_COUNT_MAX => {
+                match self.is_in_trouble(holder, Instant::now()) {
+                    true => self.unreserve(&mut ticket),
+                    false => self.reserve(&mut ticket),
+                }
             }
-            Holder::Lane(_) | Holder::Hold | Holder::Ticket | Holder::Nobody => {}
+            Holder::Lane(_) | Holder::GrantedLock | Holder::Nobody => {}
         }
-        match self.held.get_mut(&account_id) {
-            Some(held) if held.holder != Holder::Nobody => {
-                held.parked.insert(ticket.waiting.number, ticket);
+        match self.accounts.get_mut(&account_id) {
+            Some(account) if account.keeps_out(ticket.number(), Holder::Nobody) => {
+                account.waiting.insert(ticket);
             }
-            _ => self.make_ready(ticket),
+            _ => self.ready_jobs.insert(ticket),
         }
     }
 
-    fn reserve(&mut self, ticket: &mut Ticket) {
-        let is_free = |id: &&AccountId| self.holder(id) == Holder::Nobody;
-        let free = ticket.account_ids().find(is_free).cloned();
-        if let Some(account_id) = &free {
-            self.hold(account_id, Holder::Ticket);
-            self.reserved_count += 1;
-        }
-        ticket.waiting.reserved = free;
-    }
-
-    /// Its lock wait begins; accounts that it reserved are free for others in this time.
+    /// The lock wait of a job begins; what it reserved is free for others in this time.
     fn expect_a_long_wait(&mut self, ticket: &mut Ticket) {
         let lock_wait_max = self.config.lock_wait_max;
-        let end = &mut ticket.waiting.lock_wait_end;
+        let end = &mut ticket.progress.lock_wait_end;
         end.get_or_insert_with(|| Instant::now() + lock_wait_max);
         self.unreserve(ticket);
     }
 
-    fn unreserve(&mut self, ticket: &mut Ticket) {
-        if let Some(account_id) = ticket.waiting.reserved.take() {
-            self.reserved_count -= 1;
-            self.release(account_id);
-        }
-    }
-
     /// Gives work to every lane and every lock-wait connection that has none.
     fn dispatch(&mut self) {
+        self.unreserve_at_trouble();
         self.use_holds();
         self.run_quarantined();
         self.start_waits();
         while self.has_free_lane() && !self.is_worth_gathering() {
-            let (tickets, account_ids) = self.gather();
-            if tickets.is_empty() {
+            let gathered = self.gather();
+            if gathered.tickets.is_empty() {
                 break;
             }
-            self.start_lane(tickets, account_ids);
+            self.start_lane(gathered);
         }
     }
 
-    fn start_lane(&mut self, tickets: Vec<Ticket>, account_ids: Vec<AccountId>) {
+    fn start_lane(&mut self, gathered: Gathered) {
         self.lanes_running += 1;
-        let batch = Batch {
-            account_ids,
-            size: tickets.len(),
-            started: Instant::now(),
-        };
-        self.start(tickets, Hand::Lane(batch), Locking::Skip);
+        let (tickets, batch) = gathered.start();
+        self.start(tickets, TaskHolds::Lane(batch), Locking::Skip);
     }
 
-    /// Takes the oldest command that waits for an account in somebody's hands.
-    fn unpark(&mut self, account_id: &AccountId) -> Option<Ticket> {
-        let held = self.held.get_mut(account_id)?;
-        held.parked.pop_first().map(|(_, ticket)| ticket)
+    /// Takes the oldest job that waits for an account.
+    fn take_waiting(&mut self, account_id: &AccountId) -> Option<Ticket> {
+        let account = self.accounts.get_mut(account_id)?;
+        account.waiting.pop_first()
     }
 
-    fn repark(&mut self, account_id: &AccountId, ticket: Ticket) {
-        if let Some(held) = self.held.get_mut(account_id) {
-            held.parked.insert(ticket.waiting.number, ticket);
+    /// Puts a job back that was taken from there.
+    fn put_back(&mut self, account_id: &AccountId, ticket: Ticket) {
+        match self.accounts.get_mut(account_id) {
+            Some(account) => account.waiting.insert(ticket),
+            None => self.ready_jobs.insert(ticket),
         }
     }
 
-    /// True if the command is withdrawn; then the caller of this function ends it.
-    fn end_if_pointless(&mut self, ticket: &Ticket, now: Instant) -> bool {
+    /// True if the job is withdrawn; then the caller of this function ends it.
+    fn end_if_pointless(&mut self, ticket: &mut Ticket, now: Instant) -> bool {
         let is_pointless = ticket.withdraw_if_pointless(now);
         if is_pointless {
-            self.waiting -= 1;
-            if let Some(account_id) = &ticket.waiting.reserved {
-                self.reserved_count -= 1;
-                self.release(account_id.clone());
-            }
+            self.waiting_count -= 1;
+            self.unreserve(ticket);
         }
         is_pointless
     }
 
-    /// The commands that come first when the accounts are granted.
-    fn parked_commands(&self, wait: &Wait) -> Vec<Arc<Command>> {
-        let Wait::Accounts(account_ids) = wait else {
-            return Vec::new();
-        };
-        let held = account_ids.iter().filter_map(|id| self.held.get(id));
-        let first = held.flat_map(|held| held.parked.values().take(self.config.batch_size_max));
-        first.map(|ticket| ticket.job.command.clone()).collect()
+    /// The commands of the jobs that come first when the accounts are granted, no more than fill a batch.
+    fn waiting_commands(&self, account_ids: &[AccountId]) -> Vec<Arc<Command>> {
+        let accounts = account_ids.iter().filter_map(|id| self.accounts.get(id));
+        let waiting = accounts.flat_map(|account| account.waiting.iter());
+        let commands = waiting.flat_map(|ticket| ticket.job.commands());
+        commands.take(self.config.batch_size_max).cloned().collect()
     }
 
     fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.hands.values().filter_map(|hand| match hand {
-            Hand::Lane(batch) | Hand::Granted { batch, .. } => Some(batch),
-            Hand::Wait { .. } | Hand::Release(_) => None,
+        self.tasks.values().filter_map(|holds| match holds {
+            TaskHolds::Lane(batch) | TaskHolds::Granted { batch, .. } => Some(batch),
+            TaskHolds::Wait { .. } | TaskHolds::Release(_) => None,
         })
     }
 
@@ -410,15 +399,15 @@ impl<L: Ledger> Schedule<L> {
     /// of one size are cheaper than a large one and a small one after the other.
     fn is_worth_gathering(&self) -> bool {
         let now = Instant::now();
+        let ready_weight = self.ready_weight();
         self.batches().any(|batch| {
-            self.ready_count < worth_a_batch_beside(batch.size)
-                && now - batch.started < GATHERING_MAX
+            ready_weight < worth_a_batch_beside(batch.weight) && now - batch.started < GATHERING_MAX
         })
     }
 
-    /// Whether there are commands that wait for more of them, and a free lane with them.
+    /// Whether there are jobs that wait for more of them, and a free lane with them.
     fn is_gathering(&self) -> bool {
-        self.ready_count > 0 && self.has_free_lane()
+        self.ready_weight() > 0 && self.has_free_lane()
     }
 
     fn has_free_lane(&self) -> bool {
@@ -437,18 +426,25 @@ impl<L: Ledger> Schedule<L> {
         let gathering = self.is_gathering().then(|| self.gathering_end());
         let idle = self.waits.idle_holds.iter().map(|idle| idle.end).min();
         let quarantine = self.quarantine.next(Instant::now());
-        gathering.into_iter().chain(idle).chain(quarantine).min()
+        let trouble = self.next_trouble();
+        let alarms = [gathering, idle, quarantine, trouble];
+        alarms.into_iter().flatten().min()
     }
 
-    fn start(&mut self, tickets: Vec<Ticket>, hand: Hand, locking: Locking<L::Hold>) {
-        let ended = lane::run(self.ledger.clone(), tickets, locking);
+    fn start(&mut self, tickets: Vec<Ticket>, holds: TaskHolds, locking: Locking<L::Hold>) {
+        let now = Instant::now();
+        let command_count = tickets.iter().map(|it| it.job.commands().len()).sum();
+        let waited = tickets.iter().map(|ticket| now - ticket.arrived()).sum();
+        self.observer.note_batch(command_count, waited);
+        let (ledger, observer) = (self.ledger.clone(), self.observer.clone());
+        let ended = lane::run(ledger, observer, tickets, locking);
         let task = self
             .running
             .spawn(Box::pin(async move { Done::Batch(ended.await) }));
-        self.hands.insert(task.id(), hand);
+        self.tasks.insert(task.id(), holds);
     }
 
-    /// Takes what a task has in hand back from it.
+    /// Takes back from a task what it has.
     fn finish(&mut self, finished: Result<(Id, Done<L::Hold>), JoinError>) {
         let (id, done) = finished.unwrap_or_else(|panic| {
             // A lane only dies of a bug. Its callers see their answers dropped.
@@ -456,12 +452,12 @@ impl<L: Ledger> Schedule<L> {
             (panic.id(), Done::Died)
         });
         let now = Instant::now();
-        match self.hands.remove(&id) {
-            Some(Hand::Lane(batch)) => {
+        match self.tasks.remove(&id) {
+            Some(TaskHolds::Lane(batch)) => {
                 self.lanes_running -= 1;
                 self.finish_batch(batch.account_ids, done, now);
             }
-            Some(Hand::Granted {
+            Some(TaskHolds::Granted {
                 batch,
                 account_ids,
                 was_contended,
@@ -472,8 +468,11 @@ impl<L: Ledger> Schedule<L> {
                     self.await_again(&account_ids, now);
                 }
             }
-            Some(Hand::Wait { wait, began }) => self.finish_wait(wait, done, began, now),
-            Some(Hand::Release(account_ids)) => {
+            Some(TaskHolds::Wait { wait, began }) => {
+                self.observer.note_lock_wait(now - began);
+                self.finish_wait(wait, done, began, now);
+            }
+            Some(TaskHolds::Release(account_ids)) => {
                 self.waits.connection_count -= 1;
                 account_ids.into_iter().for_each(|id| self.release(id));
             }
@@ -483,7 +482,8 @@ impl<L: Ledger> Schedule<L> {
 
     fn finish_batch(&mut self, released: Vec<AccountId>, done: Done<L::Hold>, now: Instant) {
         let Ended {
-            stepped_aside,
+            contended,
+            obstructed,
             suspects,
             has_decided,
         } = match done {
@@ -491,82 +491,78 @@ impl<L: Ledger> Schedule<L> {
             _ => Ended::default(),
         };
         if has_decided {
-            // In quarantine each command is alone: all accounts of the batch are its own.
+            // In quarantine each job is alone: all accounts of the batch are its own.
             released
                 .iter()
                 .filter(|id| !suspects.contains(id))
                 .for_each(|id| self.quarantine.note_executed(id));
         }
-        let apart_count = self.quarantine.note_rejected(&suspects, now);
-        if apart_count > 0 {
+        let suspect_count = self.quarantine.note_rejected(&suspects, now);
+        if suspect_count > 0 {
             tracing::warn!(
-                accounts = apart_count,
+                accounts = suspect_count,
                 "the database rejects commands on accounts; for a while each of these commands is executed alone"
             );
         }
-        let mut obstructed = Vec::new();
-        for (obstacle, mut ticket) in stepped_aside {
-            ticket.waiting.step_aside_count += 1;
-            self.expect_a_long_wait(&mut ticket);
-            self.waiting += 1;
-            match obstacle {
-                Obstacle::Account(account_id) => obstructed.push((account_id, ticket)),
-                Obstacle::Operation(operation_id) => {
-                    // It was not the id: something else that it alone needs is locked, and its neighbours do not pay for it.
-                    if ticket.waiting.step_aside_count > 1 {
-                        let suspects: Vec<AccountId> = ticket.account_ids().cloned().collect();
-                        self.quarantine.note_rejected(&suspects, now);
-                    }
-                    if has_waited_enough(&ticket, None, now) {
-                        self.waiting -= 1;
-                        ticket.answer(contention(None));
-                    } else {
-                        self.await_operation(operation_id, ticket);
-                    }
-                }
-            }
+        self.waiting_count += contended.len() + obstructed.len();
+        for ticket in obstructed {
+            self.finish_obstructed(ticket, now);
         }
-        let contended: Set<AccountId> = obstructed.iter().map(|(id, _)| id.clone()).collect();
+        let held_outside: Set<AccountId> = contended.iter().map(|(id, _)| id.clone()).collect();
         for account_id in released {
-            if !contended.contains(&account_id) {
+            if !held_outside.contains(&account_id) {
                 self.release(account_id);
             }
         }
-        for (account_id, ticket) in obstructed {
-            self.step_aside(account_id, ticket, now);
+        for (account_id, ticket) in contended {
+            self.defer(account_id, ticket, now);
         }
     }
 
-    /// Takes an account out of all hands.
+    /// Another session is about to record an operation id of this job.
+    fn finish_obstructed(&mut self, mut ticket: Ticket, now: Instant) {
+        ticket.progress.obstruction_count += 1;
+        self.expect_a_long_wait(&mut ticket);
+        // It was not the id: something else that it alone needs is locked, and its neighbours do not pay for it.
+        if ticket.progress.obstruction_count > 1 {
+            self.quarantine.note_rejected(ticket.account_ids(), now);
+        }
+        if has_waited_enough(&ticket, None, now) {
+            self.waiting_count -= 1;
+            ticket.fail(Failure::Contention { account_id: None });
+        } else {
+            self.await_operations(ticket);
+        }
+    }
+
+    /// Takes an account away from whoever has it.
     fn release(&mut self, account_id: AccountId) {
-        let is_apart = self.quarantine.contains(&account_id);
-        let Entry::Occupied(mut entry) = self.held.entry(account_id) else {
+        let is_suspect = self.quarantine.contains(&account_id);
+        let Entry::Occupied(mut entry) = self.accounts.entry(account_id) else {
             return;
         };
-        let held = entry.get_mut();
-        if held.holder == Holder::Nobody {
+        let account = entry.get_mut();
+        if account.holder == Holder::Nobody {
             return;
         }
-        held.outside_since = None;
-        if is_apart {
-            held.holder = Holder::Quarantine;
+        account.held_outside_since = None;
+        if is_suspect {
+            account.holder = Holder::Quarantine;
             let account_id = entry.key().clone();
             self.unreserve_for_those_at(&account_id);
             return;
         }
-        match held.parked.first_key_value() {
-            Some((number, _)) => {
-                held.holder = Holder::Nobody;
-                let number = *number;
-                self.ready_count += held.parked.len();
-                self.fronts.insert(number, entry.key().clone());
-            }
-            None => drop(entry.remove()),
+        account.holder = Holder::Nobody;
+        if account.is_unused() {
+            entry.remove();
+            return;
         }
+        let account_id = entry.key().clone();
+        self.refresh_ready(&account_id);
     }
 }
 
-/// Whether half of the inbox is taken, by commands or by places for them.
+/// Whether half of the inbox is taken, by jobs or by slots for them.
 fn is_filling(inbox: &mpsc::Receiver<Ticket>) -> bool {
     inbox.capacity() <= inbox.max_capacity() / 2
 }

@@ -2,18 +2,20 @@
 //! and what callers hear when the ledger fails.
 
 mod any_load;
+mod seeded;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Currency, Movement, Note, Operation, OperationId,
-    Outcome, Timestamp,
+    Outcome, Receipt, Timestamp,
 };
-use crate::store::{InDoubt, Locking, Outcome as StoreOutcome, Retries, StoreError, Verdict};
+use crate::store::{InDoubt, Locking, Outcome as StoreOutcome, StoreError, Verdict, Work};
 
 /// What the ledger does with the next batch.
 enum Script {
@@ -26,7 +28,7 @@ enum Script {
     Gated,
 }
 
-/// What becomes of the next wait for somebody outside. Without one left, it is granted.
+/// What becomes of the next wait for another session. Without one left, it is granted.
 enum Waited {
     /// After `wait_gate` was opened.
     Granted,
@@ -46,7 +48,6 @@ struct Scripted {
     awaited: Mutex<Vec<String>>,
     released: Mutex<Vec<String>>,
     wait_gate: Notify,
-    retries: Retries,
     arrived: Notify,
     gate: Notify,
 }
@@ -106,17 +107,33 @@ impl Scripted {
     }
 }
 
-fn receipt(job: &Job, replayed: bool) -> Verdict {
+fn receipt(command: &Arc<Command>, replayed: bool) -> Receipt {
     let outcome = Outcome::Posted(<_>::default());
     let operation = Operation {
-        command: job.command.clone(),
+        command: command.clone(),
         outcome,
         create_time: Timestamp::default(),
     };
-    Verdict::Decided(Ok(Receipt {
+    Receipt {
         operation: Arc::new(operation),
         replayed,
-    }))
+    }
+}
+
+/// All of the job was posted.
+fn posted(job: &Job, replayed: bool) -> Verdict {
+    match job.work() {
+        Work::Command(command) => Verdict::Decided(Ok(receipt(command, replayed))),
+        Work::Group(commands) => {
+            let receipts = commands.iter().map(|command| receipt(command, replayed));
+            Verdict::GroupDecided(Ok(receipts.collect()))
+        }
+    }
+}
+
+fn start<L: Ledger>(ledger: &Arc<L>, config: BatcherConfig) -> (Batcher, JoinHandle<()>) {
+    let (runtime, ledger) = (Handle::current(), ledger.clone());
+    Batcher::start(&runtime, ledger, Observer::default(), config)
 }
 
 fn names(account_ids: &[AccountId]) -> String {
@@ -160,7 +177,8 @@ impl Ledger for Scripted {
     ) -> Result<Vec<Verdict>, StoreError> {
         let ids = jobs
             .iter()
-            .map(|job| job.command.operation_id.to_string())
+            .flat_map(Job::commands)
+            .map(|command| command.operation_id.to_string())
             .collect();
         self.batches
             .lock()
@@ -182,38 +200,30 @@ impl Ledger for Scripted {
             Script::Panic => panic!("a bug in the ledger"),
             Script::Contended(account) => {
                 let contended = AccountId::from_stored(account);
-                let touches = |job: &Job| job.command.account_ids().any(|id| *id == contended);
-                let verdict = |job| {
-                    if touches(job) {
-                        Verdict::Contended(contended.clone())
-                    } else {
-                        receipt(job, false)
-                    }
+                let verdict = |job: &Job| match job.account_ids().contains(&contended) {
+                    true => Verdict::Contended(contended.clone()),
+                    false => posted(job, false),
                 };
                 return Ok(jobs.iter().map(verdict).collect());
             }
-            Script::Replay => return Ok(jobs.iter().map(|job| receipt(job, true)).collect()),
+            Script::Replay => return Ok(jobs.iter().map(|job| posted(job, true)).collect()),
             Script::Decide => {}
         }
         let decide = |job: &Job| {
             if job.claim.start() {
-                receipt(job, false)
+                posted(job, false)
             } else {
                 Verdict::Withdrawn
             }
         };
         Ok(jobs.iter().map(decide).collect())
     }
-
-    fn retries(&self) -> &Retries {
-        &self.retries
-    }
 }
 
 fn config() -> BatcherConfig {
     BatcherConfig {
         lanes: 2,
-        patient_lanes: 1,
+        lock_wait_connections: 1,
         batch_size_max: 100,
         queue_depth_max: 100,
         lock_wait_max: Duration::from_secs(2),
@@ -270,11 +280,11 @@ async fn failure(sent: JoinHandle<Answer>) -> Failure {
 }
 
 #[tokio::test]
-async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
+async fn commands_gather_while_a_lane_has_their_account_and_others_go_on() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let first = send(&batcher, "1", "hot").await;
-    let parked = [
+    let waiting = [
         send(&batcher, "2", "hot").await,
         send(&batcher, "3", "hot").await,
     ];
@@ -285,7 +295,7 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
     );
     ledger.gate.notify_one();
     assert!(decided(first).await);
-    for sent in parked {
+    for sent in waiting {
         assert!(decided(sent).await);
     }
     assert_eq!(ledger.batches(), [vec!["1"], vec!["4"], vec!["2", "3"]]);
@@ -294,14 +304,14 @@ async fn commands_gather_while_their_account_is_in_hand_and_others_go_on() {
 #[tokio::test]
 async fn what_came_while_every_lane_was_busy_goes_with_what_waited_before() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let first = send(&batcher, "1", "hot").await;
-    let parked = send(&batcher, "2", "hot").await;
+    let waiting = send(&batcher, "2", "hot").await;
     let second = send(&batcher, "3", "cold").await;
     // Both lanes are busy.
     let late = send(&batcher, "4", "warm").await;
     ledger.gate.notify_one();
-    assert!(decided(first).await && decided(parked).await && decided(late).await);
+    assert!(decided(first).await && decided(waiting).await && decided(late).await);
     assert_eq!(ledger.batches(), [vec!["1"], vec!["3"], vec!["2", "4"]]);
     ledger.gate.notify_one();
     assert!(decided(second).await);
@@ -310,11 +320,11 @@ async fn what_came_while_every_lane_was_busy_goes_with_what_waited_before() {
 #[tokio::test(start_paused = true)]
 async fn a_free_lane_gathers_as_many_as_the_busy_one_has_unless_that_takes_long() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let first = send(&batcher, "1", "hot").await;
-    let mut parked = Vec::new();
+    let mut waiting = Vec::new();
     for operation in ["2", "3", "4", "5"] {
-        parked.push(send(&batcher, operation, "hot").await);
+        waiting.push(send(&batcher, operation, "hot").await);
     }
     ledger.gate.notify_one();
     assert!(decided(first).await);
@@ -336,7 +346,7 @@ async fn a_free_lane_gathers_as_many_as_the_busy_one_has_unless_that_takes_long(
     assert!(decided(late).await, "the busy lane may never come back");
     assert!(started.elapsed() <= Duration::from_millis(60));
     ledger.gate.notify_one();
-    for sent in parked {
+    for sent in waiting {
         assert!(decided(sent).await);
     }
     assert_eq!(
@@ -352,7 +362,7 @@ async fn a_free_lane_waits_for_no_more_than_are_worth_a_transaction() {
         queue_depth_max: 1000,
         ..config()
     };
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let (batcher, _running) = start(&ledger, config);
     let mut sent = Vec::new();
     // Behind the first, a batch of 90.
     for operation in 0..91 {
@@ -384,7 +394,7 @@ async fn a_lane_leaves_their_share_to_the_others_but_not_what_they_cannot_do() {
         queue_depth_max: 1000,
         ..config()
     };
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let (batcher, _running) = start(&ledger, config);
     let mut sent = vec![
         send(&batcher, "first", "x").await,
         send(&batcher, "second", "y").await,
@@ -417,7 +427,7 @@ async fn a_lane_leaves_their_share_to_the_others_but_not_what_they_cannot_do() {
 #[tokio::test(start_paused = true)]
 async fn a_lane_leaves_nothing_that_another_one_would_not_begin_with() {
     let ledger = Scripted::new([Script::Gated, Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let mut sent = Vec::new();
     for operation in 0..40 {
         let operation = operation.to_string();
@@ -443,7 +453,7 @@ async fn an_older_command_on_an_account_goes_first_also_when_it_is_left_to_anoth
         queue_depth_max: 1000,
         ..config()
     };
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let (batcher, _running) = start(&ledger, config);
     let mut sent = Vec::new();
     for operation in 100..200 {
         let operation = operation.to_string();
@@ -470,9 +480,8 @@ async fn an_older_command_on_an_account_goes_first_also_when_it_is_left_to_anoth
 #[tokio::test]
 async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
     let ledger = Scripted::new((0..60).map(|_| Script::Gated));
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             batch_size_max: 2,
             ..config()
@@ -496,9 +505,8 @@ async fn many_commands_on_one_account_go_in_the_order_in_which_they_came() {
 #[tokio::test]
 async fn a_batch_has_a_largest_size() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             batch_size_max: 2,
             lanes: 1,
@@ -522,9 +530,8 @@ async fn a_batch_has_a_largest_size() {
 #[tokio::test]
 async fn a_contended_account_is_waited_for_and_what_came_meanwhile_goes_along() {
     let ledger = Scripted::with_waits([Script::Contended("locked")], [Waited::Granted]);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lanes: 1,
             ..config()
@@ -553,7 +560,7 @@ async fn a_granted_lock_is_kept_until_the_other_account_is_free() {
         [Script::Contended("payer"), Script::Gated],
         [Waited::Granted],
     );
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let command = transfer("pays", "payer", "merchant");
     let pays = {
         let batcher = batcher.clone();
@@ -581,7 +588,7 @@ async fn a_granted_lock_that_cannot_be_used_is_given_back() {
         [Script::Contended("payer"), Script::Gated],
         [Waited::Granted],
     );
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let pays = batcher
         .submit(transfer("pays", "payer", "merchant"), later())
         .expect("there is room");
@@ -604,7 +611,7 @@ async fn a_granted_lock_that_cannot_be_used_is_given_back() {
     assert_eq!(ledger.held(), [false, false, false]);
 }
 
-/// Two accounts that another instance has in hand, in turns: one lock alone would never be enough.
+/// Two accounts that another instance has in turns: one lock alone would never be enough.
 #[tokio::test]
 async fn accounts_that_come_back_soon_are_waited_for_together() {
     let contended = |account| Script::Contended(account);
@@ -614,7 +621,7 @@ async fn accounts_that_come_back_soon_are_waited_for_together() {
         contended("a"),
         contended("b"),
     ]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let mut both = batcher
         .submit(transfer("both", "a", "b"), later())
         .expect("there is room");
@@ -628,9 +635,8 @@ async fn an_operation_id_that_somebody_else_records_is_waited_for_without_its_ne
     // The batch of three, its half, and then the one that is in the way.
     let scripts = [Script::Gated, late(), Script::Decide, late(), late()];
     let ledger = Scripted::with_waits(scripts, [Waited::Granted]);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lanes: 1,
             ..config()
@@ -681,9 +687,8 @@ async fn what_fails_alone_stays_alone_for_a_while() {
         rejected(),
     ];
     let ledger = Scripted::new(scripts);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lanes: 1,
             ..config()
@@ -729,9 +734,8 @@ async fn what_fails_alone_stays_alone_for_a_while() {
 async fn a_lock_that_never_comes_is_contention() {
     let contended = || Script::Contended("locked");
     let ledger = Scripted::with_waits([contended()], (0..1000).map(|_| Waited::Late));
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lock_wait_max: Duration::ZERO,
             ..config()
@@ -761,9 +765,8 @@ async fn a_batch_that_is_rejected_runs_in_halves() {
         Script::Decide,
     ];
     let ledger = Scripted::new(scripts);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lanes: 1,
             ..config()
@@ -784,17 +787,29 @@ async fn a_batch_that_is_rejected_runs_in_halves() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_race_is_repeated_within_bounds() {
     let ledger = Scripted::new([Script::Fail(StoreError::Serialization), Script::Decide]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let observer = Observer::default();
+    let (batcher, _running) = Batcher::start(
+        &Handle::current(),
+        ledger.clone(),
+        observer.clone(),
+        config(),
+    );
     assert!(decided(send(&batcher, "1", "a").await).await);
-    assert_eq!(ledger.retries.count(), 1);
+    assert_eq!(observer.counts().retries, 1);
     let ledger = Scripted::new((0..1000).map(|_| Script::Fail(StoreError::Serialization)));
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let observer = Observer::default();
+    let (batcher, _running) = Batcher::start(
+        &Handle::current(),
+        ledger.clone(),
+        observer.clone(),
+        config(),
+    );
     assert_eq!(
         failure(send(&batcher, "1", "a").await).await,
         Failure::Contention { account_id: None }
     );
     assert_eq!(ledger.batches().len(), 20);
-    assert_eq!(ledger.retries.count(), 19);
+    assert_eq!(observer.counts().retries, 19);
 }
 
 fn lost_commit(operation: &str) -> Script {
@@ -811,7 +826,7 @@ fn lost_commit(operation: &str) -> Script {
 #[tokio::test(start_paused = true)]
 async fn a_lost_commit_is_resolved_and_is_the_first_answer() {
     let ledger = Scripted::new([lost_commit("1"), Script::Replay]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     assert!(
         decided(send(&batcher, "1", "a").await).await,
         "found, and not called a replay"
@@ -836,7 +851,7 @@ async fn what_another_instance_recorded_after_a_lost_commit_is_a_replay() {
         cause: "connection reset".to_owned(),
     });
     let ledger = Scripted::new([lost, Script::Replay]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     assert!(!decided(send(&batcher, "1", "a").await).await);
 }
 
@@ -850,7 +865,7 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
     ] {
         let fail = move |_| Script::Fail(afterwards.clone());
         let ledger = Scripted::new([lost_commit("1")].into_iter().chain((0..1000).map(fail)));
-        let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+        let (batcher, _running) = start(&ledger, config());
         let expected = Failure::DatabaseUnavailable {
             outcome_unknown: true,
         };
@@ -858,7 +873,7 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
     }
     // Its account is locked from outside meanwhile: to wait for that, as if nothing had happened, would end in CONTENTION.
     let ledger = Scripted::new([lost_commit("1"), Script::Contended("a")]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let expected = Failure::DatabaseUnavailable {
         outcome_unknown: true,
     };
@@ -868,7 +883,7 @@ async fn a_lost_commit_that_cannot_be_resolved_is_said_to_be_unknown() {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_withdraws_what_was_not_started() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let soon = Instant::now() + Duration::from_millis(10);
     let answer = batcher.execute(credit("1", "a"), soon).await;
     assert!(
@@ -881,15 +896,15 @@ async fn a_deadline_withdraws_what_was_not_started() {
         "{answer:?}"
     );
     let soon = Instant::now() + Duration::from_millis(10);
-    let parked = batcher.execute(credit("2", "a"), soon).await;
+    let waiting = batcher.execute(credit("2", "a"), soon).await;
     assert!(
         matches!(
-            parked,
+            waiting,
             Answer::Failed(Failure::Deadline {
                 outcome_unknown: false
             })
         ),
-        "{parked:?}"
+        "{waiting:?}"
     );
     ledger.gate.notify_one();
     assert!(decided(send(&batcher, "3", "a").await).await);
@@ -904,7 +919,7 @@ async fn a_deadline_withdraws_what_was_not_started() {
 #[tokio::test(start_paused = true)]
 async fn what_is_late_is_never_sent() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let too_late = Failure::Deadline {
         outcome_unknown: false,
     };
@@ -927,9 +942,8 @@ async fn what_is_late_is_never_sent() {
 #[tokio::test]
 async fn a_full_queue_refuses_and_a_closed_one_too() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, running) = start(
+        &ledger,
         BatcherConfig {
             queue_depth_max: 4,
             lanes: 1,
@@ -965,9 +979,8 @@ async fn a_full_queue_refuses_and_a_closed_one_too() {
 #[tokio::test]
 async fn a_lane_that_dies_takes_no_account_with_it() {
     let ledger = Scripted::new([Script::Panic]);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             lanes: 1,
             ..config()
@@ -1003,11 +1016,11 @@ fn transfer(operation: &str, from: &str, to: &str) -> Command {
     Command::of_movement(operation_id, movement, (amount, currency), note)
 }
 
-/// Two accounts that are always in a lane's hands, in turns: whoever needs both must get both all the same.
+/// Two accounts that lanes have all the time, in turns: whoever needs both must get both all the same.
 #[tokio::test]
 async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
     let ledger = Scripted::new((0..200).map(|_| Script::Gated));
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let mut sent = vec![
         send(&batcher, "a-0", "a").await,
         send(&batcher, "b-0", "b").await,
@@ -1028,15 +1041,48 @@ async fn a_transfer_between_two_busy_accounts_gets_its_turn() {
     assert!(decided(both).await);
     assert!(
         sent.len() < 100,
-        "after some detours, not at the end of the load"
+        "after some blocks, not at the end of the load"
     );
+}
+
+/// A job that reserved its accounts waits for a batch that does not end. The others are not made to wait with it.
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_trouble_ends_the_reservations_of_those_who_wait_for_it() {
+    let ledger = Scripted::new((0..6).map(|_| Script::Gated));
+    let (batcher, _running) = start(&ledger, config());
+    let mut sent = vec![
+        send(&batcher, "a-0", "a").await,
+        send(&batcher, "b-0", "b").await,
+    ];
+    let both = send_command(&batcher, transfer("both", "a", "b")).await;
+    // Each time one of the two accounts becomes free, and the other one has its next batch.
+    for (operation, account) in [("a-1", "a"), ("b-1", "b"), ("a-2", "a"), ("b-2", "b")] {
+        sent.push(send(&batcher, operation, account).await);
+        ledger.gate.notify_one();
+        while ledger.batches().len() < sent.len() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let began = Instant::now();
+    let younger = send(&batcher, "a-3", "a").await;
+    ledger.gate.notify_one();
+    assert!(decided(younger).await);
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900), "reserved: {waited:?}");
+    assert!(waited <= Duration::from_millis(1100), "{waited:?}");
+    assert!(!both.is_finished());
+    ledger.gate.notify_one();
+    assert!(decided(both).await);
+    for sent in sent {
+        assert!(decided(sent).await);
+    }
 }
 
 /// Nobody else comes by: what a lock-wait connection no longer needs must reach an ordinary lane by itself.
 #[tokio::test(start_paused = true)]
 async fn what_waits_behind_an_abandoned_command_goes_on() {
     let ledger = Scripted::with_waits([Script::Contended("x")], [Waited::Late]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let hasty = batcher.submit(credit("1", "x"), later());
     let behind = send(&batcher, "2", "x").await;
     while ledger.awaited().is_empty() {
@@ -1049,41 +1095,41 @@ async fn what_waits_behind_an_abandoned_command_goes_on() {
     assert_eq!(ledger.awaited(), ["x", "x"]);
 }
 
-/// Hands commands on one account over to a group, waiting for room.
+/// Hands commands on one account over to a pipeline, waiting for slots.
 async fn submit_all(
     batcher: &Batcher,
-    group: &mut Group<u32>,
+    pipeline: &mut Pipeline<u32>,
     numbers: std::ops::Range<u32>,
     deadline: Instant,
 ) -> Result<(), Failure> {
     for number in numbers {
-        let place = batcher.place(deadline).await?;
+        let slot = batcher.slot(deadline).await?;
         let command = credit(&number.to_string(), "a");
-        group.submit(place, command, deadline, number);
+        pipeline.submit(slot, command, deadline, number);
     }
     Ok(())
 }
 
-async fn answers(mut group: Group<u32>) -> Vec<(u32, Answer)> {
+async fn answers(mut pipeline: Pipeline<u32>) -> Vec<(u32, Answer)> {
     let mut answers = Vec::new();
-    while let Some(answer) = group.next().await {
+    while let Some(answer) = pipeline.next().await {
         answers.push(answer);
     }
     answers
 }
 
 #[tokio::test]
-async fn a_group_shares_transactions_and_knows_its_answers() {
+async fn a_pipeline_shares_transactions_and_knows_its_answers() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let first = send(&batcher, "first", "a").await;
-    let mut group = Group::default();
-    let submitted = submit_all(&batcher, &mut group, 0..40, later()).await;
+    let mut pipeline = Pipeline::default();
+    let submitted = submit_all(&batcher, &mut pipeline, 0..40, later()).await;
     assert_eq!(submitted, Ok(()));
     tokio::task::yield_now().await;
     ledger.gate.notify_one();
     assert!(decided(first).await);
-    let answers = answers(group).await;
+    let answers = answers(pipeline).await;
     let numbers: Vec<u32> = answers.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..40).collect::<Vec<_>>());
     for (number, answer) in answers {
@@ -1097,11 +1143,10 @@ async fn a_group_shares_transactions_and_knows_its_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
+async fn pipelines_wait_for_slots_and_leave_half_of_the_queue_to_single_callers() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(
-        &Handle::current(),
-        ledger.clone(),
+    let (batcher, _running) = start(
+        &ledger,
         BatcherConfig {
             queue_depth_max: 8,
             lanes: 1,
@@ -1109,9 +1154,9 @@ async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
         },
     );
     let first = send(&batcher, "first", "a").await;
-    let mut group = Group::default();
+    let mut pipeline = Pipeline::default();
     let soon = Instant::now() + Duration::from_millis(10);
-    let submitted = submit_all(&batcher, &mut group, 0..8, soon).await;
+    let submitted = submit_all(&batcher, &mut pipeline, 0..8, soon).await;
     let waited = Failure::Deadline {
         outcome_unknown: false,
     };
@@ -1128,9 +1173,9 @@ async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
 
     let others = batcher.clone();
     let waiting = tokio::spawn(async move {
-        let mut group = Group::default();
-        submit_all(&others, &mut group, 100..120, later()).await?;
-        Ok::<_, Failure>(answers(group).await.len())
+        let mut pipeline = Pipeline::default();
+        submit_all(&others, &mut pipeline, 100..120, later()).await?;
+        Ok::<_, Failure>(answers(pipeline).await.len())
     });
     tokio::task::yield_now().await;
     ledger.gate.notify_one();
@@ -1141,14 +1186,14 @@ async fn groups_wait_for_room_and_leave_half_of_the_queue_to_single_callers() {
     let answered = waiting.await.expect("no panic");
     assert_eq!(answered, Ok(20), "more than there was ever room for");
     // Nobody looked at the clock meanwhile, so these have their true answers.
-    assert_eq!(answers(group).await.len(), 4);
+    assert_eq!(answers(pipeline).await.len(), 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_command_of_a_group_has_its_own_deadline() {
+async fn each_command_of_a_pipeline_has_its_own_deadline() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
-    let mut group = Group::default();
+    let (batcher, _running) = start(&ledger, config());
+    let mut pipeline = Pipeline::default();
     let after = |ms| Instant::now() + Duration::from_millis(ms);
     for (number, deadline) in [
         (1, after(30)),
@@ -1156,12 +1201,12 @@ async fn each_command_of_a_group_has_its_own_deadline() {
         (3, after(20)),
         (4, after(60_000)),
     ] {
-        let submitted = submit_all(&batcher, &mut group, number..number + 1, deadline).await;
+        let submitted = submit_all(&batcher, &mut pipeline, number..number + 1, deadline).await;
         assert_eq!(submitted, Ok(()));
         tokio::task::yield_now().await;
     }
     for expected in [2, 3, 1] {
-        let (number, answer) = group.next().await.expect("an answer");
+        let (number, answer) = pipeline.next().await.expect("an answer");
         assert_eq!(number, expected);
         assert!(matches!(
             answer,
@@ -1171,7 +1216,7 @@ async fn each_command_of_a_group_has_its_own_deadline() {
         ));
     }
     ledger.gate.notify_one();
-    assert_eq!(answers(group).await.len(), 1);
+    assert_eq!(answers(pipeline).await.len(), 1);
     assert_eq!(
         ledger.batches(),
         [vec!["1"], vec!["4"]],
@@ -1180,14 +1225,14 @@ async fn each_command_of_a_group_has_its_own_deadline() {
 }
 
 #[tokio::test]
-async fn a_group_that_leaves_takes_its_commands_with_it() {
+async fn a_pipeline_that_is_dropped_takes_its_commands_with_it() {
     let ledger = Scripted::new([Script::Gated]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
+    let (batcher, _running) = start(&ledger, config());
     let first = send(&batcher, "first", "a").await;
-    let mut group = Group::default();
-    let submitted = submit_all(&batcher, &mut group, 0..10, later()).await;
+    let mut pipeline = Pipeline::default();
+    let submitted = submit_all(&batcher, &mut pipeline, 0..10, later()).await;
     assert_eq!(submitted, Ok(()));
-    drop(group);
+    drop(pipeline);
     ledger.gate.notify_one();
     assert!(decided(first).await);
     assert!(decided(send(&batcher, "last", "a").await).await);
@@ -1195,17 +1240,193 @@ async fn a_group_that_leaves_takes_its_commands_with_it() {
 }
 
 #[tokio::test]
-async fn a_group_hears_of_a_lane_that_died() {
+async fn a_pipeline_hears_of_a_lane_that_died() {
     let ledger = Scripted::new([Script::Panic]);
-    let (batcher, _running) = Batcher::start(&Handle::current(), ledger.clone(), config());
-    let mut group = Group::default();
-    let submitted = submit_all(&batcher, &mut group, 0..1, later()).await;
+    let (batcher, _running) = start(&ledger, config());
+    let mut pipeline = Pipeline::default();
+    let submitted = submit_all(&batcher, &mut pipeline, 0..1, later()).await;
     assert_eq!(submitted, Ok(()));
     let lost = Failure::DatabaseUnavailable {
         outcome_unknown: false,
     };
-    match &answers(group).await[..] {
+    match &answers(pipeline).await[..] {
         [(0, Answer::Failed(failure))] => assert_eq!(*failure, lost),
         other => panic!("{other:?}"),
     }
+}
+
+fn group_of(operations: &[(&str, &str)]) -> Arc<[Arc<Command>]> {
+    let command = |(operation, account): &(&str, &str)| Arc::new(credit(operation, account));
+    operations.iter().map(command).collect()
+}
+
+async fn send_group(batcher: &Batcher, group: Arc<[Arc<Command>]>) -> JoinHandle<GroupAnswer> {
+    let batcher = batcher.clone();
+    let sent = tokio::spawn(async move { batcher.execute_group(group, later()).await });
+    for _ in 0..4 {
+        tokio::task::yield_now().await;
+    }
+    sent
+}
+
+async fn receipts(sent: JoinHandle<GroupAnswer>) -> Vec<String> {
+    match sent.await.expect("no panic") {
+        Answer::Decided(Ok(receipts)) => receipts
+            .iter()
+            .map(|receipt| receipt.operation.command.operation_id.to_string())
+            .collect(),
+        other => panic!("not decided: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_group_is_one_job_that_waits_for_all_of_its_accounts() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = start(&ledger, config());
+    let first = send(&batcher, "first", "b").await;
+    let group = group_of(&[("1", "a"), ("2", "b"), ("3", "c")]);
+    let group = send_group(&batcher, group).await;
+    assert!(decided(send(&batcher, "beside", "c").await).await);
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    assert_eq!(receipts(group).await, ["1", "2", "3"]);
+    let batches = [vec!["first"], vec!["beside"], vec!["1", "2", "3"]];
+    assert_eq!(ledger.batches(), batches);
+    let none = batcher.execute_group(group_of(&[]), later()).await;
+    assert!(matches!(none, Answer::Decided(Ok(receipts)) if receipts.is_empty()));
+}
+
+#[tokio::test]
+async fn a_group_that_is_larger_than_a_batch_is_one_by_itself_in_its_turn() {
+    let ledger = Scripted::new([Script::Gated]);
+    let config = BatcherConfig {
+        lanes: 1,
+        batch_size_max: 2,
+        ..config()
+    };
+    let (batcher, _running) = start(&ledger, config);
+    let first = send(&batcher, "first", "x").await;
+    let before = send(&batcher, "before", "a").await;
+    let group = group_of(&[("1", "a"), ("2", "b"), ("3", "c")]);
+    let group = send_group(&batcher, group).await;
+    let after = send(&batcher, "after", "y").await;
+    ledger.gate.notify_one();
+    assert!(decided(first).await && decided(before).await && decided(after).await);
+    assert_eq!(receipts(group).await, ["1", "2", "3"]);
+    let batches = [
+        vec!["first"],
+        vec!["before"],
+        vec!["1", "2", "3"],
+        vec!["after"],
+    ];
+    assert_eq!(ledger.batches(), batches);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_nobody_waits_for_is_not_executed() {
+    let ledger = Scripted::new([Script::Gated]);
+    let (batcher, _running) = start(&ledger, config());
+    let first = send(&batcher, "first", "a").await;
+    let soon = Instant::now() + Duration::from_millis(10);
+    let late = batcher.execute_group(group_of(&[("1", "a"), ("2", "b")]), soon);
+    let too_late = Failure::Deadline {
+        outcome_unknown: false,
+    };
+    assert!(matches!(late.await, Answer::Failed(failure) if failure == too_late));
+    let abandoned = send_group(&batcher, group_of(&[("3", "a"), ("4", "b")])).await;
+    abandoned.abort();
+    assert!(abandoned.await.is_err_and(|error| error.is_cancelled()));
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    assert!(decided(send(&batcher, "last", "a").await).await);
+    assert_eq!(ledger.batches(), [vec!["first"], vec!["last"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_wait_for_slots_with_pipelines() {
+    let ledger = Scripted::new([Script::Gated]);
+    let config = BatcherConfig {
+        queue_depth_max: 8,
+        lanes: 1,
+        ..config()
+    };
+    let (batcher, _running) = start(&ledger, config);
+    let first = send(&batcher, "first", "a").await;
+    let three = send_group(&batcher, group_of(&[("1", "a"), ("2", "a"), ("3", "a")])).await;
+    // Four slots are shared, so there is one left. A group that is larger than all of them takes all.
+    let five = group_of(&[("4", "b"), ("5", "b"), ("6", "b"), ("7", "b"), ("8", "b")]);
+    let five = send_group(&batcher, five).await;
+    assert!(batcher.try_slot().is_none(), "the group came first");
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    assert_eq!(receipts(three).await.len(), 3);
+    assert_eq!(receipts(five).await.len(), 5);
+    assert!(batcher.try_slot().is_some());
+}
+
+#[tokio::test]
+async fn a_group_hears_of_a_lane_that_died() {
+    let ledger = Scripted::new([Script::Panic]);
+    let (batcher, _running) = start(&ledger, config());
+    let sent = send_group(&batcher, group_of(&[("1", "a"), ("2", "b")])).await;
+    let lost = Failure::DatabaseUnavailable {
+        outcome_unknown: false,
+    };
+    let answer = sent.await.expect("no panic");
+    assert!(matches!(&answer, Answer::Failed(failure) if *failure == lost));
+}
+
+/// Which of its ids another session records, is not known.
+#[tokio::test(start_paused = true)]
+async fn a_group_waits_for_each_of_its_operation_ids() {
+    let ledger = Scripted::with_waits([Script::Fail(StoreError::LockTimeout)], [Waited::Granted]);
+    let (batcher, _running) = start(&ledger, config());
+    let group = send_group(&batcher, group_of(&[("2", "a"), ("1", "b")])).await;
+    while ledger.awaited().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let same_id = send(&batcher, "2", "c").await;
+    assert_eq!(ledger.batches().len(), 1, "it waits with the group");
+    ledger.wait_gate.notify_one();
+    assert_eq!(receipts(group).await, ["2", "1"]);
+    assert!(decided(same_id).await);
+    assert_eq!(ledger.awaited(), ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_observer_is_told_of_batches_and_waits() {
+    let ledger = Scripted::with_waits(
+        [Script::Gated, Script::Contended("locked")],
+        [Waited::Granted],
+    );
+    let observer = Observer::default();
+    let config = BatcherConfig {
+        lanes: 1,
+        ..config()
+    };
+    let (batcher, running) =
+        Batcher::start(&Handle::current(), ledger.clone(), observer.clone(), config);
+    let first = send(&batcher, "first", "a").await;
+    let group = send_group(&batcher, group_of(&[("1", "a"), ("2", "locked")])).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    ledger.gate.notify_one();
+    assert!(decided(first).await);
+    while ledger.awaited().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(observer.counts().queue_depth, 1);
+    tokio::time::sleep(Duration::from_millis(40)).await;
+    ledger.wait_gate.notify_one();
+    assert_eq!(receipts(group).await.len(), 2);
+    drop(batcher);
+    running.await.expect("the loop ends");
+    let counts = observer.counts();
+    assert_eq!((counts.batches, counts.commands), (3, 1 + 2 + 2));
+    assert_eq!((counts.lock_waits, counts.queue_depth), (1, 0));
+    assert!(counts.lock_wait >= Duration::from_millis(40), "{counts:?}");
+    // The group waited before its first batch and, all in all, before its second.
+    assert!(
+        counts.queue_wait >= Duration::from_millis(30 + 70),
+        "{counts:?}"
+    );
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::error::CliError;
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Claim, Command, Currency, Movement, Note, OperationId,
+    AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     Outcome, OwnerId,
 };
 use crate::store::{AccountSpec, Created, Job, Ledger, Locking, Store, StoreError, Verdict};
@@ -71,11 +71,8 @@ pub(super) async fn seed(store: &Store) -> Result<bool, CliError> {
             metadata: BTreeMap::new(),
         },
     );
-    let job = Job {
-        command: Arc::new(command),
-        claim: Arc::<Claim>::default(),
-        deadline: Instant::now() + TIMEOUT,
-    };
+    let deadline = Instant::now() + TIMEOUT;
+    let job = Job::new(Arc::new(command), Arc::default(), deadline);
     match &store.execute(&[job], Locking::Skip).await?[..] {
         // Posted now, or by an earlier attempt.
         [Verdict::Decided(Ok(_receipt))] => Ok(true),

@@ -55,15 +55,21 @@ impl From<IsolationArg> for Isolation {
     }
 }
 
+/// What the help of `--lock-wait-connections` says.
+const LOCK_WAIT_CONNECTIONS_DEFAULT: u64 = 4;
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 struct TuningArgs {
     /// Batches that run at the same time, each on a connection of its own
     #[arg(long, env = "BALLAST_LANES", default_value = "2", value_name = "COUNT", value_parser = count(1, 64))]
     lanes: u64,
-    /// Connections that wait for accounts that another session or instance holds locked
-    #[arg(long, env = "BALLAST_PATIENT_LANES", default_value = "4", value_name = "COUNT", value_parser = count(1, 64))]
-    patient_lanes: u64,
+    /// Connections that wait for accounts that another session or instance holds locked [default: 4]
+    #[arg(long, env = "BALLAST_LOCK_WAIT_CONNECTIONS", value_name = "COUNT", value_parser = count(1, 64))]
+    lock_wait_connections: Option<u64>,
+    /// The former name of --lock-wait-connections
+    #[arg(long, env = "BALLAST_PATIENT_LANES", value_name = "COUNT", value_parser = count(1, 64), hide = true)]
+    patient_lanes: Option<u64>,
     /// Connections for reads and for opening accounts
     #[arg(long, env = "BALLAST_REQUEST_CONNECTIONS", default_value = "8", value_name = "COUNT", value_parser = count(1, 1000))]
     request_connections: u64,
@@ -99,6 +105,13 @@ struct TuningArgs {
     drain_timeout_ms: u64,
 }
 
+impl TuningArgs {
+    fn lock_wait_connections(&self) -> u64 {
+        let given = self.lock_wait_connections.or(self.patient_lanes);
+        given.unwrap_or(LOCK_WAIT_CONNECTIONS_DEFAULT)
+    }
+}
+
 impl ServeArgs {
     pub(super) fn config(&self, database_url: String) -> ServerConfig {
         let tuning = &self.tuning;
@@ -108,7 +121,7 @@ impl ServeArgs {
             json_listen: self.json_listen,
             store: StoreConfig {
                 database_url,
-                batch_connections: size(tuning.lanes + tuning.patient_lanes),
+                batch_connections: size(tuning.lanes + tuning.lock_wait_connections()),
                 request_connections: size(tuning.request_connections),
                 isolation: self.isolation.into(),
                 allow_data_loss: self.allow_data_loss,
@@ -119,7 +132,7 @@ impl ServeArgs {
             },
             batcher: BatcherConfig {
                 lanes: size(tuning.lanes),
-                patient_lanes: size(tuning.patient_lanes),
+                lock_wait_connections: size(tuning.lock_wait_connections()),
                 batch_size_max: size(tuning.batch_size_max),
                 queue_depth_max: size(tuning.queue_depth_max),
                 lock_wait_max: Duration::from_millis(tuning.lock_wait_ms),
@@ -134,5 +147,31 @@ impl ServeArgs {
 
     pub(super) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.tuning.connect_timeout_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Serve {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    #[test]
+    fn lock_wait_connections_have_a_former_name() {
+        let lock_wait_connections = |arguments: &[&str]| {
+            let serve = Serve::try_parse_from(["ballast"].iter().chain(arguments));
+            let config = serve.expect("valid").args.config("url".to_owned());
+            config.batcher.lock_wait_connections
+        };
+        assert_eq!(lock_wait_connections(&[]), 4);
+        assert_eq!(lock_wait_connections(&["--patient-lanes", "7"]), 7);
+        let both = ["--patient-lanes", "7", "--lock-wait-connections", "5"];
+        assert_eq!(lock_wait_connections(&both), 5);
     }
 }

@@ -3,11 +3,11 @@
 //! It takes from the balances that received and gives to those that paid, not to others that the original asked. So it follows
 //! from the original, which never changes, and from the amount; only how much of the original is left is known under its locks.
 
+use super::command::Side;
 use super::command::{Intent, Movement, RequestedLeg, Source};
 use super::id::OperationId;
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome};
-use super::command::Side;
 
 /// Why an operation cannot be reversed, whoever asks and whenever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

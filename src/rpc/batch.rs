@@ -4,7 +4,7 @@ use super::context::Context;
 use super::member::{self, Member, Unresolved};
 use super::status::RpcError;
 use super::{page, proto, short_errors};
-use crate::batcher::{Batcher, Group};
+use crate::batcher::{Batcher, Pipeline};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -24,7 +24,7 @@ const KEPT_SIZE: usize = 2 * 1024;
 struct Batch<'a> {
     batcher: &'a Batcher,
     context: &'a Context,
-    group: Group<usize>,
+    pipeline: Pipeline<usize>,
     operation_ids: Vec<String>,
     results: Vec<Option<proto::OperationResult>>,
 }
@@ -39,7 +39,7 @@ pub async fn execute(
     let mut batch = Batch {
         batcher,
         context,
-        group: Group::default(),
+        pipeline: Pipeline::default(),
         operation_ids: Vec::with_capacity(operations.len()),
         results: std::iter::repeat_with(|| None)
             .take(operations.len())
@@ -57,7 +57,7 @@ pub async fn execute(
         let commands = batch.resolve(store, unresolved).await;
         batch.submit(commands).await;
     }
-    while let Some((index, answer)) = batch.group.next().await {
+    while let Some((index, answer)) = batch.pipeline.next().await {
         batch.end(index, member::outcome(answer));
     }
     // Each member was ended: unless it was malformed, by its answer.
@@ -107,8 +107,8 @@ impl Batch<'_> {
     async fn submit(&mut self, commands: Vec<(usize, Command)>) {
         let deadline = self.context.deadline();
         for (index, command) in commands {
-            match self.batcher.place(deadline).await {
-                Ok(place) => self.group.submit(place, command, deadline, index),
+            match self.batcher.slot(deadline).await {
+                Ok(slot) => self.pipeline.submit(slot, command, deadline, index),
                 Err(failure) => self.end(index, Err(RpcError::Failure(failure))),
             }
         }

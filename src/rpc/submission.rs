@@ -25,7 +25,7 @@ use super::proto::operation_result::Outcome;
 use super::proto::{OperationResult, SubmitOperationsRequest, SubmitOperationsResponse};
 use super::status::{self, RpcError};
 use super::violations::Violations;
-use crate::batcher::{Batcher, Failure, Group, Place};
+use crate::batcher::{Batcher, Failure, Pipeline, QueueSlot};
 use crate::domain::{Command, Receipt};
 use crate::store::Store;
 
@@ -76,7 +76,7 @@ impl Stream for Results {
     }
 }
 
-/// An operation that waits for a place in the queue.
+/// An operation that waits for a slot in the queue.
 struct Ready {
     operation_id: String,
     command: Command,
@@ -100,7 +100,7 @@ struct Submission {
     call: Call,
     unresolved: Vec<Waiting>,
     ready: VecDeque<Ready>,
-    group: Group<String>,
+    pipeline: Pipeline<String>,
     outputs: mpsc::UnboundedSender<Output>,
 }
 
@@ -121,7 +121,7 @@ pub fn start(
         call,
         unresolved: Vec::new(),
         ready: VecDeque::new(),
-        group: Group::default(),
+        pipeline: Pipeline::default(),
         outputs,
     };
     let task = tokio::spawn(submission.run(requests, untaken.clone(), stop));
@@ -176,11 +176,11 @@ impl Submission {
         let budget = self.call.budget().clone();
         // How the stream ends; known as soon as nothing more is read.
         let mut end = None;
-        let mut place: Option<BoxFuture<'static, Result<Place, Failure>>> = None;
+        let mut slot: Option<BoxFuture<'static, Result<QueueSlot, Failure>>> = None;
         let mut lookup: Option<BoxFuture<'static, LookedUp>> = None;
         loop {
-            if place.is_none() {
-                place = self.submit();
+            if slot.is_none() {
+                slot = self.submit();
             }
             if lookup.is_none() {
                 lookup = self.look_up();
@@ -188,10 +188,10 @@ impl Submission {
             let may_read = end.is_none() && self.ready.is_empty();
             tokio::select! {
                 biased;
-                Some((operation_id, answer)) = self.group.next() => {
+                Some((operation_id, answer)) = self.pipeline.next() => {
                     self.end(operation_id, member::outcome(answer));
                 }
-                Some(found) = wait(&mut place) => self.submit_first(found),
+                Some(found) = wait(&mut slot) => self.submit_first(found),
                 Some((unresolved, resolved)) = wait(&mut lookup) => self.take_resolved(unresolved, &resolved),
                 reason = &mut stop, if end.is_none() => end = Some(Err(reason.into())),
                 request = read(&mut requests, &untaken, &budget), if may_read => {
@@ -243,19 +243,19 @@ impl Submission {
         None
     }
 
-    /// Submits what is ready, while there are places; else waits for one.
-    fn submit(&mut self) -> Option<BoxFuture<'static, Result<Place, Failure>>> {
+    /// Submits what is ready, while there are free slots; else waits for one.
+    fn submit(&mut self) -> Option<BoxFuture<'static, Result<QueueSlot, Failure>>> {
         while let Some(first) = self.ready.front() {
-            let Some(place) = self.batcher.try_place() else {
+            let Some(slot) = self.batcher.try_slot() else {
                 let (batcher, deadline) = (self.batcher.clone(), first.context.deadline());
-                return Some(async move { batcher.place(deadline).await }.boxed());
+                return Some(async move { batcher.slot(deadline).await }.boxed());
             };
-            self.submit_first(Ok(place));
+            self.submit_first(Ok(slot));
         }
         None
     }
 
-    fn submit_first(&mut self, place: Result<Place, Failure>) {
+    fn submit_first(&mut self, slot: Result<QueueSlot, Failure>) {
         let Some(first) = self.ready.pop_front() else {
             return;
         };
@@ -264,10 +264,10 @@ impl Submission {
             command,
             context,
         } = first;
-        match place {
-            Ok(place) => {
+        match slot {
+            Ok(slot) => {
                 let deadline = context.deadline();
-                self.group.submit(place, command, deadline, operation_id);
+                self.pipeline.submit(slot, command, deadline, operation_id);
             }
             Err(failure) => self.end(operation_id, Err(RpcError::Failure(failure))),
         }

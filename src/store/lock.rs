@@ -104,7 +104,7 @@ struct Mains<'a> {
 impl<'a> Mains<'a> {
     fn new(jobs: &'a [Job]) -> Self {
         let mut wanted = Wanted::with_capacity_and_hasher(2 * jobs.len(), <_>::default());
-        for id in jobs.iter().flat_map(|job| job.command.account_ids()) {
+        for id in jobs.iter().flat_map(Job::account_ids) {
             wanted.insert(id.as_str(), WantedAccount { id, row_id: None });
         }
         Self {
@@ -199,7 +199,11 @@ struct NeededFacts<'a> {
 impl<'a> NeededFacts<'a> {
     fn of(jobs: &'a [Job], accounts: &Map<AccountId, Account>) -> Self {
         let mut facts = Self::default();
-        for needs in jobs.iter().map(|job| job.command.needs()) {
+        for needs in jobs
+            .iter()
+            .flat_map(Job::commands)
+            .map(|command| command.needs())
+        {
             let of_role =
                 |need: &&AccountNeed<'_>| need.role && accounts.contains_key(need.account_id);
             let roles = needs.accounts.iter().filter(of_role);
@@ -245,7 +249,7 @@ impl Transaction<'_> {
             contended,
         };
         if !with_siblings.is_empty() {
-            let commands = jobs.iter().map(|job| &job.command);
+            let commands = jobs.iter().flat_map(Job::commands);
             let siblings = Siblings::of(commands, &with_siblings);
             self.lock_siblings(&siblings, &mut accounts, &mut locked)
                 .await?;
@@ -287,7 +291,8 @@ impl Transaction<'_> {
         let account_ids: Vec<&str> = mains.wanted.keys().copied().collect();
         let operation_ids: Vec<&str> = jobs
             .iter()
-            .map(|job| job.command.operation_id.as_str())
+            .flat_map(Job::commands)
+            .map(|command| command.operation_id.as_str())
             .collect();
         let lock = self.prepare(LOCK_BY_KEY).await?;
         let look_up = self.prepare(KNOWN_OPERATIONS).await?;
@@ -313,7 +318,8 @@ impl Transaction<'_> {
     }
 
     fn book(&self, now: Timestamp, jobs: &[Job]) -> Book {
-        Book::with_capacity(now, self.categories_per_account_max, jobs.len())
+        let command_count = jobs.iter().map(|job| job.commands().len()).sum();
+        Book::with_capacity(now, self.categories_per_account_max, command_count)
     }
 
     /// Whether an operation that would be answered without being recorded was recorded before: its caller gets the first
@@ -323,12 +329,21 @@ impl Transaction<'_> {
         jobs: &[Job],
         verdicts: &[Verdict],
     ) -> Result<bool, StoreError> {
-        let is_unrecorded = |verdict: &Verdict| matches!(verdict, Verdict::Decided(Err(refusal)) if !refusal.is_recorded());
+        let is_unrecorded = |verdict: &Verdict| match verdict {
+            Verdict::Decided(Err(refusal)) => !refusal.is_recorded(),
+            // The replay of a group that was refused may meet another refusal first.
+            Verdict::GroupDecided(Err(_)) => true,
+            Verdict::Decided(Ok(_))
+            | Verdict::GroupDecided(Ok(_))
+            | Verdict::Contended(_)
+            | Verdict::Withdrawn => false,
+        };
         let operation_ids: Vec<&str> = jobs
             .iter()
             .zip(verdicts)
             .filter(|(_, verdict)| is_unrecorded(verdict))
-            .map(|(job, _)| job.command.operation_id.as_str())
+            .flat_map(|(job, _)| job.commands())
+            .map(|command| command.operation_id.as_str())
             .collect();
         if operation_ids.is_empty() {
             return Ok(false);

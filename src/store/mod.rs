@@ -13,6 +13,7 @@ mod history;
 mod intent;
 mod ledger;
 mod lock;
+mod observer;
 mod operation_row;
 mod operations;
 mod pool;
@@ -41,7 +42,8 @@ pub use connect_error::ConnectError;
 pub(crate) use error::with_source;
 pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
-pub use ledger::{Job, Ledger, Locking, Verdict};
+pub use ledger::{Decision, GroupDecision, Job, Ledger, Locking, Verdict, Work};
+pub use observer::{Observer, WriteCounts};
 pub use operations::ReversalList;
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
@@ -108,8 +110,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Builds the pools. No connection is made before the first use.
-    pub fn new(config: &StoreConfig) -> Result<Self, StoreConfigError> {
+    /// Builds the pools. No connection is made before the first use. `observer` is told what the writes do.
+    pub fn new(config: &StoreConfig, observer: &Observer) -> Result<Self, StoreConfigError> {
         Ok(Self {
             batches: Connections::new(
                 "batches",
@@ -127,7 +129,7 @@ impl Store {
             isolation: config.isolation,
             categories_per_account_max: config.categories_per_account_max,
             statement_timeout: Duration::from_millis(config.statement_timeout_ms),
-            retries: Retries::default(),
+            retries: observer.retries().clone(),
             write_failures: Arc::default(),
             row_ids: Arc::default(),
             replays: Arc::default(),

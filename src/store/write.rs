@@ -33,12 +33,11 @@ use super::columns::{
 };
 use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
-use super::ledger::{Job, Ledger, Locking, Verdict};
+use super::ledger::{Job, Ledger, Locking, Verdict, Work};
 use super::lock::{self, Locked, LockedRows, Siblings};
 use super::operation_row::Written;
 use super::operations;
 use super::pool::LOCK_TIMEOUT;
-use super::retry::Retries;
 use super::row::RowId;
 use super::statement::{AnyColumns, Statement};
 use super::transaction::{LockBy, Transaction, millis};
@@ -193,10 +192,6 @@ impl Ledger for Store {
                 StoreError::Duplicate { .. } => Ok(()),
                 error => Err(error),
             })
-    }
-
-    fn retries(&self) -> &Retries {
-        &self.retries
     }
 }
 
@@ -551,14 +546,19 @@ async fn execute_unless(
 }
 
 fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) -> Verdict {
-    let locked_elsewhere = job.command.account_ids().find(|id| contended.contains(*id));
-    if let Some(account_id) = locked_elsewhere {
-        return Verdict::Contended(account_id.clone());
+    if !contended.is_empty() {
+        let mut account_ids = job.account_ids().iter();
+        if let Some(account_id) = account_ids.find(|id| contended.contains(*id)) {
+            return Verdict::Contended(account_id.clone());
+        }
     }
     // Too late is too late, also before the caller's own timer notices. A repetition decides on what was started before.
     let is_withdrawn = job.deadline <= now && job.claim.withdraw();
     if is_withdrawn || !job.claim.start() {
         return Verdict::Withdrawn;
     }
-    Verdict::Decided(book.apply(&job.command))
+    match job.work() {
+        Work::Command(command) => Verdict::Decided(book.apply(command)),
+        Work::Group(commands) => Verdict::GroupDecided(book.apply_group(commands)),
+    }
 }

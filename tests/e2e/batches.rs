@@ -8,7 +8,7 @@ use ballast::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Currency, Movement, Note, OperationId,
     Outcome, Source,
 };
-use ballast::store::{Job, Ledger, Locking, Store, Verdict};
+use ballast::store::{Job, Ledger, Locking, Observer, Store, Verdict};
 use tokio::time::Instant;
 
 use crate::support::instance::config;
@@ -74,15 +74,15 @@ async fn answers(batch_size: usize) -> (Vec<String>, Ballast) {
     for name in &ACCOUNTS[..4] {
         open(&mut ballast, name, 100).await;
     }
-    let store = Store::new(&config(ballast.database.url()).store).expect("a store");
+    let store = config(ballast.database.url()).store;
+    let store = Store::new(&store, &Observer::default()).expect("a store");
     let mut answers = Vec::new();
     for chunk in commands().chunks(batch_size) {
         let jobs: Vec<Job> = chunk
             .iter()
-            .map(|command| Job {
-                command: command.clone(),
-                claim: Arc::default(),
-                deadline: Instant::now() + Duration::from_secs(60),
+            .map(|command| {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                Job::new(command.clone(), Arc::default(), deadline)
             })
             .collect();
         for verdict in store

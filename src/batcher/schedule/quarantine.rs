@@ -1,4 +1,4 @@
-//! Quarantine: accounts whose commands the database rejects. For some seconds each of their commands is alone in its
+//! Quarantine: accounts whose jobs the database rejects. For some seconds each of their jobs is alone in its
 //! transaction, and they go one by one with a pause, so that their neighbours do not pay for them. The first one that is
 //! executed ends it.
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::domain::{AccountId, Map};
 
-/// The pause between two commands on one account.
+/// The pause between two jobs on one account.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long an account is in quarantine after the last rejection.
 const LENGTH: Duration = Duration::from_secs(5);
@@ -16,8 +16,8 @@ const LENGTH: Duration = Duration::from_secs(5);
 const COUNT_MAX: usize = 10_000;
 
 #[derive(Debug)]
-struct Apart {
-    /// When its next command may go.
+struct Suspect {
+    /// When its next job may go.
     next: Instant,
     /// When one went last; `None`: none did.
     turn: Option<Instant>,
@@ -27,7 +27,7 @@ struct Apart {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
-    accounts: Map<AccountId, Apart>,
+    accounts: Map<AccountId, Suspect>,
 }
 
 impl Quarantine {
@@ -35,15 +35,15 @@ impl Quarantine {
         !self.accounts.is_empty() && self.accounts.contains_key(account_id)
     }
 
-    /// Commands on these accounts were rejected alone. Returns how many accounts are newly in quarantine: none, if one of
-    /// these accounts is already known to be the cause. Their next commands may go at once: one that is executed shows that
+    /// Jobs on these accounts were rejected alone. Returns how many accounts are newly in quarantine: none, if one of
+    /// these accounts is already known to be the cause. Their next jobs may go at once: one that is executed shows that
     /// its accounts are not the cause.
     pub(super) fn note_rejected(&mut self, suspects: &[AccountId], now: Instant) -> usize {
         let mut is_explained = false;
         for account_id in suspects {
-            if let Some(apart) = self.accounts.get_mut(account_id) {
-                apart.next = now + PAUSE;
-                apart.end = now + LENGTH;
+            if let Some(suspect) = self.accounts.get_mut(account_id) {
+                suspect.next = now + PAUSE;
+                suspect.end = now + LENGTH;
                 is_explained = true;
             }
         }
@@ -51,44 +51,50 @@ impl Quarantine {
             return 0;
         }
         for account_id in suspects {
-            let apart = Apart {
+            let suspect = Suspect {
                 next: now,
                 turn: None,
                 end: now + LENGTH,
             };
-            self.accounts.insert(account_id.clone(), apart);
+            self.accounts.insert(account_id.clone(), suspect);
         }
         suspects.len()
     }
 
-    /// A command on this account was executed.
+    /// A job on this account was executed.
     pub(super) fn note_executed(&mut self, account_id: &AccountId) {
         if !self.accounts.is_empty() {
             self.accounts.remove(account_id);
         }
     }
 
-    /// The accounts whose next command may go. The one whose last turn is longest ago comes first: of two accounts that one
-    /// rejected command named, the one that is not the cause must have a turn of its own to show it.
+    /// The accounts whose next job may go. The one whose last turn is longest ago comes first: of the accounts that one
+    /// rejected job named, the one that is not the cause must have a turn of its own to show it.
     pub(super) fn due(&self, now: Instant) -> Vec<AccountId> {
-        let due = self.accounts.iter().filter(|(_, apart)| apart.next <= now);
+        let due = self
+            .accounts
+            .iter()
+            .filter(|(_, suspect)| suspect.next <= now);
         let mut due: Vec<_> = due.collect();
-        due.sort_unstable_by_key(|(_, apart)| apart.turn);
+        due.sort_unstable_by_key(|(_, suspect)| suspect.turn);
         due.into_iter()
             .map(|(account_id, _)| account_id.clone())
             .collect()
     }
 
-    /// A command of this account goes now.
+    /// A job of this account goes now.
     pub(super) fn note_turn(&mut self, account_id: &AccountId, now: Instant) {
-        if let Some(apart) = self.accounts.get_mut(account_id) {
-            apart.turn = Some(now);
+        if let Some(suspect) = self.accounts.get_mut(account_id) {
+            suspect.turn = Some(now);
         }
     }
 
     /// Ends the quarantine of accounts that had no rejection for long enough.
     pub(super) fn take_over(&mut self, now: Instant) -> Vec<AccountId> {
-        let over = self.accounts.iter().filter(|(_, apart)| apart.end <= now);
+        let over = self
+            .accounts
+            .iter()
+            .filter(|(_, suspect)| suspect.end <= now);
         let over: Vec<AccountId> = over.map(|(account_id, _)| account_id.clone()).collect();
         for account_id in &over {
             self.accounts.remove(account_id);
@@ -98,9 +104,9 @@ impl Quarantine {
 
     /// When to look again; `None`: no account is in quarantine.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let next = |apart: &Apart| match apart.next > now {
-            true => apart.next.min(apart.end),
-            false => apart.end,
+        let next = |suspect: &Suspect| match suspect.next > now {
+            true => suspect.next.min(suspect.end),
+            false => suspect.end,
         };
         self.accounts.values().map(next).min()
     }

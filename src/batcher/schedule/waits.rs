@@ -1,15 +1,15 @@
-//! Lock waits: what somebody outside holds, the connections that wait for it, and the locks that they were granted.
+//! Lock waits: what another session holds, the connections that wait for it, and the locks that they were granted.
 //!
 //! A wait holds only the locks that it waits for. First each account is waited for alone. Accounts whose lock was granted
-//! quickly (another instance has them in turns with this one) are waited for together, in the order of their ids: a command
-//! needs two of them at a time, and two instances would otherwise take them from each other for ever.
+//! quickly (another instance has them in turns with this one) are waited for together, in the order of their ids: a job
+//! needs several of them at a time, and two instances would otherwise take them from each other for ever.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::batcher::Ticket;
+use crate::batcher::ticket::Ticket;
 use crate::domain::{AccountId, Map, OperationId};
 
 /// How long a connection waits for one lock while there are more waits than connections.
@@ -19,17 +19,17 @@ const TURN_MIN: Duration = Duration::from_millis(10);
 const ROUND: Duration = Duration::from_millis(600);
 /// How long accounts are waited for together: so long at most some of them are held while another one is missing.
 const TOGETHER_MAX: Duration = Duration::from_millis(100);
-/// The most accounts that are waited for together.
+/// So many accounts that are waited for together are joined by no others.
 const TOGETHER_COUNT_MAX: usize = 64;
 /// An account that was granted so short a time ago is one that comes back soon.
 const RECENT: Duration = Duration::from_secs(1);
 /// Above this number of recent grants the older ones are forgotten.
 const RECENT_COUNT_MAX: usize = 4096;
-/// A lock that was granted after a longer wait than this was somebody else's.
+/// A lock that was granted after a longer wait than this was held by another session.
 pub(super) const GRANTED_AT_ONCE: Duration = Duration::from_millis(1);
-/// How long granted locks are kept for commands whose other accounts a lane has in hand.
+/// How long granted locks are kept for jobs whose other accounts a lane has.
 pub(super) const IDLE_MAX: Duration = Duration::from_millis(50);
-/// How long an operation id is remembered that somebody outside was about to record.
+/// How long an operation id is remembered that another session was about to record.
 const OPERATION_MEMORY: Duration = Duration::from_secs(5);
 
 /// What one connection waits for.
@@ -37,7 +37,7 @@ const OPERATION_MEMORY: Duration = Duration::from_secs(5);
 pub(super) enum Wait {
     /// The locks of these accounts, one or more.
     Accounts(Vec<AccountId>),
-    /// The end of another transaction that is about to record this id.
+    /// The end of another transaction that is about to record this id, or another id of the jobs that wait under its name.
     Operation(OperationId),
 }
 
@@ -45,16 +45,16 @@ pub(super) enum Wait {
 pub(super) struct IdleHold<H> {
     pub(super) hold: H,
     pub(super) account_ids: Vec<AccountId>,
-    /// They were somebody else's before.
+    /// Another session had them before.
     pub(super) was_contended: bool,
     /// When they are given back.
     pub(super) end: Instant,
 }
 
-/// The commands of an operation id that somebody outside is about to record.
+/// The jobs that wait for an operation id that another session is about to record.
 #[derive(Debug)]
 pub(super) struct Awaited {
-    pub(super) parked: Vec<Ticket>,
+    pub(super) waiting: Vec<Ticket>,
     pub(super) is_waited_for: bool,
     pub(super) since: Instant,
 }
@@ -91,7 +91,7 @@ impl<H> Waits<H> {
     }
 
     /// Waits for these accounts together, and for what else is waited for together with one of them. The others among
-    /// them must not be in anybody's hands.
+    /// them must be held by nobody.
     pub(super) fn push_together(&mut self, account_ids: &[AccountId]) {
         let mut together: BTreeSet<AccountId> = account_ids.iter().cloned().collect();
         self.queue.retain(|wait| match wait {
@@ -154,7 +154,7 @@ impl<H> Waits<H> {
     pub(super) fn forget_operations(&mut self, now: Instant) {
         self.operations.retain(|_, awaited| {
             awaited.is_waited_for
-                || !awaited.parked.is_empty()
+                || !awaited.waiting.is_empty()
                 || now - awaited.since < OPERATION_MEMORY
         });
     }

@@ -11,9 +11,9 @@ use crate::domain::Set;
 struct Fate {
     /// How often others get their turn meanwhile.
     turns: usize,
-    /// The account that somebody outside holds.
+    /// The account that another session holds.
     contended: Option<AccountId>,
-    /// Somebody outside is about to record one of the operation ids.
+    /// Another session is about to record one of the operation ids.
     is_obstructed: bool,
 }
 
@@ -26,15 +26,14 @@ struct Sent {
     turns: usize,
 }
 
-/// A ledger that knows which accounts are in whose hands.
+/// A ledger that notices when two batches or locks have the same account.
 #[derive(Default)]
 struct Watchful {
     fates: Mutex<VecDeque<Fate>>,
-    in_hand: Mutex<Set<AccountId>>,
+    taken: Mutex<Set<AccountId>>,
     has_overlapped: AtomicBool,
     /// The database rejects every command on this account.
     poison: Option<AccountId>,
-    retries: Retries,
 }
 
 impl Watchful {
@@ -52,24 +51,24 @@ impl Watchful {
     }
 
     fn take<'a>(&self, account_ids: impl IntoIterator<Item = &'a AccountId>) {
-        let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
+        let mut taken = self.taken.lock().expect("nobody panics in here");
         for account_id in account_ids {
-            if !in_hand.insert(account_id.clone()) {
+            if !taken.insert(account_id.clone()) {
                 self.has_overlapped.store(true, Ordering::Relaxed);
             }
         }
     }
 
     fn give_back<'a>(&self, account_ids: impl IntoIterator<Item = &'a AccountId>) {
-        let mut in_hand = self.in_hand.lock().expect("nobody panics in here");
+        let mut taken = self.taken.lock().expect("nobody panics in here");
         for account_id in account_ids {
-            in_hand.remove(account_id);
+            taken.remove(account_id);
         }
     }
 
-    fn is_poisonous(&self, command: &Command) -> bool {
-        let mut account_ids = command.account_ids();
-        account_ids.any(|id| Some(id) == self.poison.as_ref())
+    fn is_poisonous(&self, job: &Job) -> bool {
+        let poison = self.poison.as_ref();
+        poison.is_some_and(|poison| job.account_ids().contains(poison))
     }
 }
 
@@ -116,13 +115,13 @@ impl Ledger for Watchful {
         };
         let account_ids: Set<AccountId> = jobs
             .iter()
-            .flat_map(|job| job.command.account_ids().cloned())
+            .flat_map(|job| job.account_ids().to_vec())
             .filter(|id| !hold.contains(id))
             .collect();
         self.take(&account_ids);
         let fate = self.fate().await;
         self.give_back(account_ids.iter().chain(&hold));
-        if jobs.iter().any(|job| self.is_poisonous(&job.command)) {
+        if jobs.iter().any(|job| self.is_poisonous(job)) {
             return Err(StoreError::Rejected {
                 sqlstate: "22000".to_owned(),
                 message: "poison".to_owned(),
@@ -133,21 +132,14 @@ impl Ledger for Watchful {
         }
         let contended = fate.and_then(|fate| fate.contended);
         let contended = contended.filter(|contended| !hold.contains(contended));
-        let verdict = |job: &Job| {
-            let mut account_ids = job.command.account_ids();
-            match &contended {
-                Some(contended) if account_ids.any(|id| id == contended) => {
-                    Verdict::Contended(contended.clone())
-                }
-                _ if job.claim.start() => receipt(job, false),
-                _ => Verdict::Withdrawn,
+        let verdict = |job: &Job| match &contended {
+            Some(contended) if job.account_ids().contains(contended) => {
+                Verdict::Contended(contended.clone())
             }
+            _ if job.claim.start() => posted(job, false),
+            _ => Verdict::Withdrawn,
         };
         Ok(jobs.iter().map(verdict).collect())
-    }
-
-    fn retries(&self) -> &Retries {
-        &self.retries
     }
 }
 
@@ -190,15 +182,16 @@ fn in_a_day() -> Instant {
 
 /// Sends everything, and says how many of those whose callers stayed were executed, or rejected if they had to be.
 async fn execute_all(ledger: Arc<Watchful>, config: BatcherConfig, all: &[Sent]) -> usize {
-    let (batcher, running) = Batcher::start(&Handle::current(), ledger.clone(), config);
+    let (batcher, running) = start(&ledger, config);
     let (mut pending, mut impatient) = (Vec::new(), Vec::new());
     for (number, sent) in all.iter().enumerate() {
         let command = Command {
             operation_id: OperationId::from_stored(&number.to_string()),
             ..sent.command.clone()
         };
-        let is_poisonous = ledger.is_poisonous(&command);
-        let answer = batcher.submit(command, in_a_day());
+        let job = Job::new(Arc::new(command), Arc::default(), in_a_day());
+        let is_poisonous = ledger.is_poisonous(&job);
+        let answer = batcher.submit_job(job);
         let answer = answer.expect("there is room in the queue");
         match sent.patience {
             Some(patience) => impatient.push((number + patience, answer)),
@@ -233,7 +226,7 @@ proptest! {
         fates in proptest::collection::vec(any_fate(), 0..60),
         lanes in 1..4_usize,
         batch_size_max in prop_oneof![1..8_usize, Just(100)],
-        patient_lanes in 1..4_usize,
+        lock_wait_connections in 1..4_usize,
         poison in proptest::option::weighted(0.3, any_account()),
     ) {
         let ledger = Arc::new(Watchful {
@@ -243,7 +236,7 @@ proptest! {
         });
         let config = BatcherConfig {
             lanes,
-            patient_lanes,
+            lock_wait_connections,
             batch_size_max,
             lock_wait_max: Duration::from_secs(3600),
             queue_depth_max: 1000,

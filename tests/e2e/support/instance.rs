@@ -7,7 +7,7 @@ use ballast::batcher::BatcherConfig;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 use ballast::server::{Ended, NetworkLimits, Server, ServerConfig};
-use ballast::store::{Isolation, Ledger, Retries, StoreConfig, verify};
+use ballast::store::{Isolation, Retries, StoreConfig, verify};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
@@ -61,7 +61,7 @@ pub fn config(database_url: String) -> ServerConfig {
         },
         batcher: BatcherConfig {
             lanes: 2,
-            patient_lanes: 2,
+            lock_wait_connections: 2,
             batch_size_max: 500,
             queue_depth_max: 10_000,
             lock_wait_max: Duration::from_secs(2),
@@ -100,7 +100,7 @@ impl Ballast {
         let server = Server::bind(config).await.expect("a server starts");
         let address = server.address();
         let json_address = server.json_address();
-        let retries = server.store().retries().clone();
+        let retries = server.observer().retries().clone();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async move {
             // Dropped without a word is a stop too.
