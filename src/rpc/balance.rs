@@ -366,7 +366,11 @@ impl BalanceService for BalanceRpc {
         let count = request::execute_batch(&request).map_err(RpcError::from)?;
         let reserved = call.reserve(batch::reserved_size(count)).await?;
         let (batcher, store) = (&self.batcher, &self.store);
-        let results = batch::execute(batcher, store, request.operations, &call.context).await;
+        let (operations, context) = (request.operations, &call.context);
+        let results = match request.atomic {
+            true => batch::execute_atomic(batcher, store, operations, context).await?,
+            false => batch::execute(batcher, store, operations, context).await,
+        };
         Ok(reserved.answer(proto::ExecuteBatchResponse { results }))
     }
 

@@ -76,6 +76,13 @@ pub enum RpcError {
     Refusal(Refusal),
     /// Something broke or took too long, in an operation.
     Failure(Failure),
+    /// The same in an atomic batch.
+    BatchFailure(Failure),
+    /// Another member of an atomic batch was refused, so this one did not happen either. Not recorded.
+    BatchRefused {
+        /// The first member that was refused, from 0.
+        member: usize,
+    },
     /// The same in a write that has no operation_id. Whoever repeats it changes nothing that it did.
     UnnamedWriteFailure(Failure),
     /// The same in a request that only reads: whatever failed, nothing happened.
@@ -238,6 +245,18 @@ fn described(error: RpcError) -> Problem {
         RpcError::Payment(error) => error.into(),
         RpcError::Refusal(refusal) => refused(&refusal),
         RpcError::Failure(failure) => failed(&failure, &OPERATION),
+        RpcError::BatchFailure(failure) => failed(&failure, &BATCH),
+        RpcError::BatchRefused { member } => {
+            let message = format!(
+                "member {member} of the atomic batch was refused, so nothing of it happened; its own error says why"
+            );
+            let member = member.to_string();
+            Problem::new(
+                Code::FailedPrecondition,
+                message,
+                info("BATCH_REFUSED", [("member", member.as_str())]),
+            )
+        }
         RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
         RpcError::ReadFailure(failure) => failed(&failure, &READ),
         RpcError::Unread => {
@@ -342,6 +361,11 @@ struct Failed {
 const OPERATION: Failed = Failed {
     name: "operation",
     resolve: "send the operation again with the same operation_id",
+    is_open_after_a_bug: true,
+};
+const BATCH: Failed = Failed {
+    name: "batch",
+    resolve: "send the batch again with the same operation_ids",
     is_open_after_a_bug: true,
 };
 const REQUEST: Failed = Failed {

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod answer_sizes;
+mod atomic_batches;
 mod atomic_groups;
 mod batches;
 #[cfg(feature = "harness")]

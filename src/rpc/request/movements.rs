@@ -295,13 +295,20 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
 
 /// The most members of one ExecuteBatch: what one hot account executes in about a second.
 const BATCH_MEMBER_COUNT_MAX: usize = 10_000;
+/// The most members of an atomic one: all of their accounts are locked at the same time.
+const ATOMIC_MEMBER_COUNT_MAX: usize = 1_000;
 
 /// How many members a batch has, each still to be parsed.
 pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Violations> {
     let count = request.operations.len();
-    if !(1..=BATCH_MEMBER_COUNT_MAX).contains(&count) {
-        let rule = format!("has {count} operations, must have from 1 to {BATCH_MEMBER_COUNT_MAX}");
-        return Err(Violations::one("operations", rule));
+    let (count_max, of_what) = match request.atomic {
+        true => (ATOMIC_MEMBER_COUNT_MAX, " if it is atomic"),
+        false => (BATCH_MEMBER_COUNT_MAX, ""),
+    };
+    let mut violations = Violations::default();
+    if !(1..=count_max).contains(&count) {
+        let rule = format!("has {count} operations, must have from 1 to {count_max}{of_what}");
+        violations.add("operations", rule);
     }
-    Ok(count)
+    violations.check(Some(count))
 }

@@ -142,7 +142,18 @@ pub fn debit_member(operation_id: &str, account_id: &str, minor_units: i64) -> O
 }
 
 pub fn batch(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {
-    ExecuteBatchRequest { operations }
+    ExecuteBatchRequest {
+        operations,
+        ..ExecuteBatchRequest::default()
+    }
+}
+
+/// A batch that happens as a whole or not at all.
+pub fn atomic(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {
+    ExecuteBatchRequest {
+        atomic: true,
+        ..batch(operations)
+    }
 }
 
 /// The results of a batch that is expected to be answered.
