@@ -276,7 +276,7 @@ fn response(request: TransferRequest, sides: &[Side; 2]) -> TransferResponse {
             operation_id: request.operation_id,
             ..Operation::default()
         }),
-        replayed: false,
+        ..TransferResponse::default()
     }
 }
 

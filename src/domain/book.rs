@@ -186,32 +186,63 @@ impl Book {
         &mut self,
         commands: &[Arc<Command>],
     ) -> Result<Vec<Receipt>, MemberRefused> {
-        // What was refused once is refused for ever, before anything else changes.
+        self.check_known(commands)?;
+        self.begin_group();
+        let applied = self.apply_members(commands);
+        let Err(MemberRefused { index, .. }) = &applied else {
+            self.journal = None;
+            return applied;
+        };
+        let refused = self.decided.last().cloned().filter(|last| {
+            last.command.operation_id == commands[*index].operation_id
+                && matches!(last.outcome, Outcome::Refused(_))
+        });
+        self.undo();
+        if let Some(refused) = refused {
+            self.record(refused);
+        }
+        applied
+    }
+
+    /// What [`Book::apply`] would answer now. Changes and records nothing.
+    pub fn validate(&mut self, command: &Arc<Command>) -> Result<Receipt, Refusal> {
+        self.begin_group();
+        let answer = self.apply(command);
+        self.undo();
+        answer
+    }
+
+    /// What [`Book::apply_group`] would answer now. Changes and records nothing.
+    pub fn validate_group(
+        &mut self,
+        commands: &[Arc<Command>],
+    ) -> Result<Vec<Receipt>, MemberRefused> {
+        self.check_known(commands)?;
+        self.begin_group();
+        let answer = self.apply_members(commands);
+        self.undo();
+        answer
+    }
+
+    /// What was refused once is refused for ever, before anything else changes.
+    fn check_known(&self, commands: &[Arc<Command>]) -> Result<(), MemberRefused> {
         for (index, command) in commands.iter().enumerate() {
             if let Some(first) = self.known.get(&command.operation_id) {
                 replay(first, command).map_err(|refusal| MemberRefused { index, refusal })?;
             }
         }
-        self.begin_group();
-        let mut receipts = Vec::with_capacity(commands.len());
-        for (index, command) in commands.iter().enumerate() {
-            match self.apply(command) {
-                Ok(receipt) => receipts.push(receipt),
-                Err(refusal) => {
-                    let refused = self.decided.last().cloned().filter(|last| {
-                        last.command.operation_id == command.operation_id
-                            && matches!(last.outcome, Outcome::Refused(_))
-                    });
-                    self.undo();
-                    if let Some(refused) = refused {
-                        self.record(refused);
-                    }
-                    return Err(MemberRefused { index, refusal });
-                }
-            }
-        }
-        self.journal = None;
-        Ok(receipts)
+        Ok(())
+    }
+
+    /// Applies commands one after the other, up to the first that is refused.
+    fn apply_members(&mut self, commands: &[Arc<Command>]) -> Result<Vec<Receipt>, MemberRefused> {
+        let members = commands.iter().enumerate();
+        members
+            .map(|(index, command)| {
+                self.apply(command)
+                    .map_err(|refusal| MemberRefused { index, refusal })
+            })
+            .collect()
     }
 
     /// What the batch has to write.

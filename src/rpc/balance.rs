@@ -42,8 +42,18 @@ impl BalanceRpc {
         }
     }
 
-    async fn execute(&self, command: Command, context: &Context) -> Result<Posted, RpcError> {
-        let answer = self.batcher.execute(command, context.deadline()).await;
+    /// Executes a command, or only validates it.
+    async fn execute(
+        &self,
+        command: Command,
+        validate_only: bool,
+        context: &Context,
+    ) -> Result<Posted, RpcError> {
+        let deadline = context.deadline();
+        let answer = match validate_only {
+            true => self.batcher.validate(command, deadline).await,
+            false => self.batcher.execute(command, deadline).await,
+        };
         member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 
@@ -225,6 +235,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::DebitRequest>,
     ) -> Result<Response<proto::DebitResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let debit = request::debit(request).map_err(RpcError::from)?;
         let command = self.command(Member::of_debit(debit), &call.context).await?;
         let Posted {
@@ -232,12 +243,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::DebitResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -246,6 +258,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::CreditRequest>,
     ) -> Result<Response<proto::CreditResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let credit = request::credit(request).map_err(RpcError::from)?;
         let command = self
             .command(Member::of_command(credit), &call.context)
@@ -255,12 +268,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::CreditResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -269,6 +283,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::TransferResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let transfer = request::transfer(request).map_err(RpcError::from)?;
         let member = Member::of_transfer(transfer)?;
         let command = self.command(member, &call.context).await?;
@@ -277,12 +292,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::TransferResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -291,6 +307,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::PostOperationRequest>,
     ) -> Result<Response<proto::PostOperationResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let post = request::post(request).map_err(RpcError::from)?;
         let command = self
             .command(Member::of_command(post), &call.context)
@@ -300,12 +317,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::PostOperationResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -314,6 +332,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::ReverseOperationRequest>,
     ) -> Result<Response<proto::ReverseOperationResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let reverse = request::reverse(request).map_err(RpcError::from)?;
         let command = self
             .command(Member::of_reverse(reverse), &call.context)
@@ -323,12 +342,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::ReverseOperationResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -337,9 +357,10 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::MergeAccountsRequest>,
     ) -> Result<Response<proto::MergeAccountsResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let merge = request::merge(request).map_err(RpcError::from)?;
         let command = self.merge_command(merge, &call.context).await?;
-        let mut posted = self.execute(command, &call.context).await?;
+        let mut posted = self.execute(command, validate_only, &call.context).await?;
         let cut_at = posted.cut();
         let Posted {
             operation,
@@ -354,6 +375,7 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
+            validate_only,
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
@@ -367,11 +389,17 @@ impl BalanceService for BalanceRpc {
         let reserved = call.reserve(batch::reserved_size(count)).await?;
         let (batcher, store) = (&self.batcher, &self.store);
         let (operations, context) = (request.operations, &call.context);
+        let validate_only = request.validate_only;
         let results = match request.atomic {
-            true => batch::execute_atomic(batcher, store, operations, context).await?,
+            true => {
+                batch::execute_atomic(batcher, store, operations, validate_only, context).await?
+            }
             false => batch::execute(batcher, store, operations, context).await,
         };
-        Ok(reserved.answer(proto::ExecuteBatchResponse { results }))
+        Ok(reserved.answer(proto::ExecuteBatchResponse {
+            results,
+            validate_only,
+        }))
     }
 
     type SubmitOperationsStream = Results;

@@ -69,11 +69,13 @@ pub async fn execute(
 }
 
 /// Executes all operations as one: all of them happen, in their order, or none does. Then the members that are to blame have
-/// errors of their own, and all others say so. Fails as a whole if something breaks or takes too long.
+/// errors of their own, and all others say so. Fails as a whole if something breaks or takes too long. With `validate_only`,
+/// says what would happen.
 pub async fn execute_atomic(
     batcher: &Batcher,
     store: &Store,
     operations: Vec<proto::OperationRequest>,
+    validate_only: bool,
     context: &Context,
 ) -> Result<Vec<proto::OperationResult>, RpcError> {
     let (operation_ids, members): (Vec<String>, Vec<_>) =
@@ -96,7 +98,11 @@ pub async fn execute_atomic(
         return Ok(refused(operation_ids, errors));
     }
     let commands: Arc<[Arc<Command>]> = commands.into_iter().flatten().map(Arc::new).collect();
-    match batcher.execute_group(commands, context.deadline()).await {
+    let answer = match validate_only {
+        true => batcher.validate_group(commands, context.deadline()).await,
+        false => batcher.execute_group(commands, context.deadline()).await,
+    };
+    match answer {
         Answer::Decided(Ok(receipts)) => Ok(operation_ids
             .into_iter()
             .zip(receipts)

@@ -239,14 +239,19 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
         let violations = Violations::one("request", rule);
         return (String::new(), Err(violations.into()));
     };
-    let sent = match &request {
-        Request::Debit(debit) => &debit.operation_id,
-        Request::Credit(credit) => &credit.operation_id,
-        Request::Transfer(transfer) => &transfer.operation_id,
-        Request::Post(post) => &post.operation_id,
-        Request::Reverse(reverse) => &reverse.operation_id,
+    let (sent, validate_only) = match &request {
+        Request::Debit(debit) => (&debit.operation_id, debit.validate_only),
+        Request::Credit(credit) => (&credit.operation_id, credit.validate_only),
+        Request::Transfer(transfer) => (&transfer.operation_id, transfer.validate_only),
+        Request::Post(post) => (&post.operation_id, post.validate_only),
+        Request::Reverse(reverse) => (&reverse.operation_id, reverse.validate_only),
     };
     let operation_id = Violations::echo(sent);
+    if validate_only {
+        let rule = "is not for one of several operations; an atomic batch is validated as a whole";
+        let violations = Violations::one("validate_only", rule);
+        return (operation_id, Err(violations.into()));
+    }
     let member = match request {
         Request::Debit(debit) => request::debit(*debit)
             .map(Member::of_debit)

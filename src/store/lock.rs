@@ -341,7 +341,7 @@ impl Transaction<'_> {
         let operation_ids: Vec<&str> = jobs
             .iter()
             .zip(verdicts)
-            .filter(|(_, verdict)| is_unrecorded(verdict))
+            .filter(|(job, verdict)| job.validates_only() || is_unrecorded(verdict))
             .flat_map(|(job, _)| job.commands())
             .map(|command| command.operation_id.as_str())
             .collect();

@@ -557,8 +557,10 @@ fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) 
     if is_withdrawn || !job.claim.start() {
         return Verdict::Withdrawn;
     }
-    match job.work() {
-        Work::Command(command) => Verdict::Decided(book.apply(command)),
-        Work::Group(commands) => Verdict::GroupDecided(book.apply_group(commands)),
+    match (job.work(), job.validates_only()) {
+        (Work::Command(command), false) => Verdict::Decided(book.apply(command)),
+        (Work::Command(command), true) => Verdict::Decided(book.validate(command)),
+        (Work::Group(commands), false) => Verdict::GroupDecided(book.apply_group(commands)),
+        (Work::Group(commands), true) => Verdict::GroupDecided(book.validate_group(commands)),
     }
 }

@@ -124,12 +124,18 @@ async fn what_is_wrong_with_a_member_refuses_the_batch_and_records_nothing() {
     for (wrong, reason) in [
         (debit_member("2", "a", 0), "INVALID_ARGUMENT"),
         (debit_member("2", "nobody", 1), "ACCOUNT_NOT_FOUND"),
-        (member(reverse("2", "nothing").into()), "OPERATION_NOT_FOUND"),
+        (
+            member(reverse("2", "nothing").into()),
+            "OPERATION_NOT_FOUND",
+        ),
         (OperationRequest::default(), "INVALID_ARGUMENT"),
     ] {
         let members = vec![debit_member("1", "a", 1), wrong, debit_member("3", "a", 1)];
         let results = execute_atomic(&mut ballast.balances, members).await;
-        assert_eq!(reasons(&results), ["BATCH_REFUSED", reason, "BATCH_REFUSED"]);
+        assert_eq!(
+            reasons(&results),
+            ["BATCH_REFUSED", reason, "BATCH_REFUSED"]
+        );
         for id in ["1", "2", "3"] {
             assert!(!is_known(&mut ballast.balances, id).await, "{id}");
         }

@@ -52,3 +52,4 @@ mod submit_operations;
 mod support;
 mod tampering;
 mod unreadable;
+mod validate_only;

@@ -266,6 +266,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("to an owner", "0", SAME),
             ("merge", "0", SAME),
             ("post", "0", SAME),
+            ("reversal", "0", SAME),
+            ("reversal of legs", "0", SAME),
         ],
     ),
     (
@@ -301,7 +303,14 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.operation_id", &[("refused", "'x'", NO_MONEY)]),
     ("operations.refusal_facts", &[]),
     ("operations.refusal_reason", &[]),
-    ("operations.reversed_operation_id", &[]),
+    (
+        "operations.reversed_operation_id",
+        &[(
+            "reversal",
+            "'there-3'",
+            "it may have reversed another one that is like it",
+        )],
+    ),
     ("operations.source_account_id", &[]),
     ("operations.source_amount", &[]),
     ("operations.source_available_after", &[("merge", "0", SAME)]),
@@ -366,6 +375,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("payment", "0", SAME),
             ("merge", "0", SAME),
             ("post", "0", SAME),
+            ("reversal", "0", SAME),
+            ("reversal of legs", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -411,8 +422,8 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
                 "operation_id = (SELECT operation_id FROM entry_marks WHERE account_id = 'a' AND version = 32)",
             ),
             ("last", "operation_id = 'last'"),
-            ("reversal", "operation_id = 'back'"),
-            ("reversal of legs", "operation_id = 'post-back'"),
+            ("reversal", "operation_id = 'undo'"),
+            ("reversal of legs", "operation_id = 'undo-post'"),
             ("asked", "operation_id = 'asked'"),
             ("to an owner", "operation_id = 'to-owner'"),
             ("refused", "operation_id = 'poor'"),
@@ -427,7 +438,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("paid", "operation_id = 'merge' AND account_id = 'c'"),
             ("received", "operation_id = 'merge' AND account_id = 'b'"),
             ("posted", "operation_id = 'post'"),
-            ("reversed", "operation_id = 'post-back'"),
+            ("reversed", "operation_id = 'undo-post'"),
         ],
     ),
     (
@@ -585,6 +596,7 @@ async fn live() -> Ballast {
         credit("c-opening", "c", 30),
         into("FOOD", credit("c-food", "c", 20)),
         into("FOOD", credit("k-food", "k", 100)),
+        credit("mistake", "k", 7),
     ] {
         balances.credit(request).await.expect("posted");
     }
@@ -617,9 +629,9 @@ async fn live() -> Ballast {
         merged.expect("merged");
     }
     for request in [
-        reverse_part("back", "there-1", 2),
-        reverse("back-2", "food"),
-        reverse("post-back", "post"),
+        reverse_part("undo", "there-1", 2),
+        reverse("undo-credit", "mistake"),
+        reverse("undo-post", "post"),
     ] {
         let reversed = balances.reverse_operation(request).await;
         reversed.expect("reversed");
@@ -666,11 +678,11 @@ async fn refuse(ballast: &mut Ballast) {
         refused(merged.expect_err("held, debt"));
     }
     for request in [
-        reverse("back-again", "food"),
-        reverse_part("back-too-much", "there-1", 2),
+        reverse("again", "mistake"),
+        reverse_part("too-much", "there-1", 2),
     ] {
         let reversed = balances.reverse_operation(request).await;
-        refused(reversed.expect_err("back-again, back-too-much"));
+        refused(reversed.expect_err("again, too-much"));
     }
     let all = [
         "ACCOUNT_CLOSED",
@@ -940,18 +952,16 @@ async fn changes_that_fit_each_other_are_found_by_what_they_left_out() {
             "account f: it is closed, and no merge closed it",
         ),
         (
-            "two reversals that together are too much",
-            "UPDATE operations SET reversed_operation_id = 'there-1' WHERE operation_id = 'back-too';
-             UPDATE operations SET amount = 1 WHERE operation_id = 'there-1'"
-                .to_owned(),
-            "operation back: the reversals of an operation move back more than it moved",
+            "a reversal of more than there was",
+            "UPDATE operations SET amount = 1 WHERE operation_id = 'there-1'".to_owned(),
+            "operation undo: the reversals of an operation move back more than it moved",
         ),
         (
             "legs that go back elsewhere",
             "UPDATE operations SET intent = replace(intent::text, '\"account_id\": \"b\"', '\"account_id\": \"f\"')::jsonb
-             WHERE operation_id = 'post-back'"
+             WHERE operation_id = 'undo-post'"
                 .to_owned(),
-            "operation post-back: its legs are not those of what it reverses",
+            "operation undo-post: its legs are not those of what it reverses",
         ),
         (
             "a merge that never was",

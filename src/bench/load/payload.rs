@@ -59,7 +59,10 @@ impl Payload {
             }
             Self::Batch(operations, facts) => {
                 let answered = client
-                    .execute_batch(ExecuteBatchRequest { operations })
+                    .execute_batch(ExecuteBatchRequest {
+                        operations,
+                        ..ExecuteBatchRequest::default()
+                    })
                     .await;
                 let came = Instant::now();
                 let answer = |index: usize| match &answered {

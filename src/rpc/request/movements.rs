@@ -64,6 +64,7 @@ pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>),
         description,
         metadata,
         owner_id,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -109,6 +110,7 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         category,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -185,6 +187,7 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         description,
         metadata,
         source_owner_id,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -274,6 +277,7 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
         destination_account_id,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let id = violations.note("operation_id", OperationId::parse(&operation_id));
     let source = violations.account_id("source_account_id", &source_account_id);
@@ -309,6 +313,10 @@ pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Viol
     if !(1..=count_max).contains(&count) {
         let rule = format!("has {count} operations, must have from 1 to {count_max}{of_what}");
         violations.add("operations", rule);
+    }
+    if request.validate_only && !request.atomic {
+        let rule = "is only for atomic batches; validate independent operations one by one";
+        violations.add("validate_only", rule);
     }
     violations.check(Some(count))
 }

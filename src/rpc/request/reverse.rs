@@ -49,6 +49,7 @@ pub fn reverse(request: proto::ReverseOperationRequest) -> Result<Reverse, Viola
         amount,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let id = violations.new_operation_id("operation_id", &operation_id);
     let original_id = violations.note(

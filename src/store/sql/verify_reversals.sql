@@ -13,6 +13,8 @@ FROM (
                     IS DISTINCT FROM (o.destination_account_id, o.destination_category, o.source_account_id, o.source_category,
                                       o.currency_code)
             THEN 'its sides are not those of what it reverses' END,
+        CASE WHEN o.kind <> 'POST' AND r.source_categories IS DISTINCT FROM nullif(r.source_category, 'main')
+            THEN 'it asks other categories than what it reverses' END,
         CASE WHEN o.kind = 'POST' AND legs.back IS DISTINCT FROM legs.there THEN 'its legs are not those of what it reverses' END,
         CASE WHEN r.refusal_reason IS NULL AND (o.kind = 'POST' AND all_of.count > 1 OR all_of.amount > o.amount)
             THEN 'the reversals of an operation move back more than it moved' END
