@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed(".ballast.v1.OperationRequest.request.credit")
         .boxed(".ballast.v1.OperationRequest.request.transfer")
         .boxed(".ballast.v1.OperationRequest.request.post")
+        .boxed(".ballast.v1.OperationRequest.request.reverse")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -167,7 +167,19 @@ impl Batcher {
     /// Executes one command and waits for its final answer, at most until `deadline`. Dropping the future abandons the
     /// answer, and the command too unless it was started.
     pub async fn execute(&self, command: Command, deadline: Instant) -> Answer {
-        let mut pending = match self.submit(command, deadline) {
+        self.answer(Job::new(Arc::new(command), Arc::default(), deadline))
+            .await
+    }
+
+    /// What [`Batcher::execute`] would answer now. Nothing happens, and nothing is recorded.
+    pub async fn validate(&self, command: Command, deadline: Instant) -> Answer {
+        let job = Job::new(Arc::new(command), Arc::default(), deadline);
+        self.answer(job.only_validated()).await
+    }
+
+    async fn answer(&self, job: Job) -> Answer {
+        let deadline = job.deadline;
+        let mut pending = match self.accept(job) {
             Ok(pending) => pending,
             Err(failure) => return Answer::Failed(failure),
         };
@@ -181,10 +193,14 @@ impl Batcher {
 
     /// Puts one command into the queue. It waits for locks until `deadline`, but once started it runs to its end.
     pub fn submit(&self, command: Command, deadline: Instant) -> Result<Pending, Failure> {
+        self.accept(Job::new(Arc::new(command), Arc::default(), deadline))
+    }
+
+    fn accept(&self, job: Job) -> Result<Pending, Failure> {
         if self.is_closing() {
             return Err(Failure::ShuttingDown);
         }
-        self.submit_job(Job::new(Arc::new(command), Arc::default(), deadline))
+        self.submit_job(job)
     }
 
     fn submit_job(&self, job: Job) -> Result<Pending, Failure> {

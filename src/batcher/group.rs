@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::{Answer, Batcher, Failure, GroupAnswer};
-use crate::domain::{Claim, Command};
+use crate::domain::Command;
 use crate::store::Job;
 
 impl Batcher {
@@ -20,15 +20,30 @@ impl Batcher {
         commands: Arc<[Arc<Command>]>,
         deadline: Instant,
     ) -> GroupAnswer {
-        if commands.is_empty() {
+        self.group_answer(Job::group(commands, Arc::default(), deadline))
+            .await
+    }
+
+    /// What [`Batcher::execute_group`] would answer now. Nothing happens, and nothing is recorded.
+    pub async fn validate_group(
+        &self,
+        commands: Arc<[Arc<Command>]>,
+        deadline: Instant,
+    ) -> GroupAnswer {
+        let job = Job::group(commands, Arc::default(), deadline);
+        self.group_answer(job.only_validated()).await
+    }
+
+    async fn group_answer(&self, job: Job) -> GroupAnswer {
+        let (command_count, deadline) = (job.commands().len(), job.deadline);
+        if command_count == 0 {
             return Answer::Decided(Ok(Vec::new()));
         }
-        let slot = match self.slots(commands.len(), deadline).await {
+        let slot = match self.slots(command_count, deadline).await {
             Ok(slot) => slot,
             Err(failure) => return Answer::Failed(failure),
         };
-        let claim = Arc::new(Claim::default());
-        let job = Job::group(commands, claim.clone(), deadline);
+        let claim = job.claim.clone();
         let (answer, answered) = oneshot::channel();
         slot.send(job, |queue_share| Caller::Group {
             answer,

@@ -276,7 +276,7 @@ fn response(request: TransferRequest, sides: &[Side; 2]) -> TransferResponse {
             operation_id: request.operation_id,
             ..Operation::default()
         }),
-        replayed: false,
+        ..TransferResponse::default()
     }
 }
 
@@ -323,6 +323,7 @@ only_transfers!(
     credit: CreditRequest => CreditResponse,
     merge_accounts: MergeAccountsRequest => MergeAccountsResponse,
     post_operation: PostOperationRequest => PostOperationResponse,
+    reverse_operation: ReverseOperationRequest => ReverseOperationResponse,
     execute_batch: ExecuteBatchRequest => ExecuteBatchResponse,
     get_balance: GetBalanceRequest => GetBalanceResponse,
     get_operation: GetOperationRequest => GetOperationResponse,

@@ -11,13 +11,14 @@ mod journal;
 mod merge;
 mod movement;
 mod post;
+mod reverse;
 
 use std::sync::Arc;
 
 use super::command::{BalanceKey, Command, Intent};
 use super::id::{AccountId, OperationId, OwnerId};
 use super::map::Map;
-use super::money::Currency;
+use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome, Receipt};
 use super::posting::{AccountChange, Leg, Posting};
 use super::refusal::Refusal;
@@ -25,6 +26,7 @@ use super::time::Timestamp;
 
 pub use balances::{Account, AccountFlags, Balance, Balances};
 use journal::{Journal, Undo};
+pub use reverse::Reversals;
 
 /// The new state of one balance that a batch changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub struct Book {
     known: Map<OperationId, Arc<Operation>>,
     decided: Vec<Arc<Operation>>,
     roles: Map<AccountId, Role>,
+    /// Of the operations that commands reverse.
+    reversals: Map<OperationId, Reversals>,
     /// The accounts whose flags changed.
     flagged: Vec<AccountId>,
     /// What can take back the group that is being decided; `None`: no group is.
@@ -124,6 +128,7 @@ impl Book {
             known: Map::with_capacity_and_hasher(command_count, <_>::default()),
             decided: Vec::with_capacity(command_count),
             roles: Map::default(),
+            reversals: Map::default(),
             flagged: Vec::new(),
             journal: None,
         }
@@ -141,6 +146,11 @@ impl Book {
     /// Adds what is known of an account whose command needs its role.
     pub fn add_role(&mut self, account_id: AccountId, role: Role) {
         self.roles.insert(account_id, role);
+    }
+
+    /// Adds what is known, under its locks, of an operation that a command reverses.
+    pub fn add_reversals(&mut self, original_id: OperationId, reversals: Reversals) {
+        self.reversals.insert(original_id, reversals);
     }
 
     /// Adds an operation that was recorded before.
@@ -176,32 +186,63 @@ impl Book {
         &mut self,
         commands: &[Arc<Command>],
     ) -> Result<Vec<Receipt>, MemberRefused> {
-        // What was refused once is refused for ever, before anything else changes.
+        self.check_known(commands)?;
+        self.begin_group();
+        let applied = self.apply_members(commands);
+        let Err(MemberRefused { index, .. }) = &applied else {
+            self.journal = None;
+            return applied;
+        };
+        let refused = self.decided.last().cloned().filter(|last| {
+            last.command.operation_id == commands[*index].operation_id
+                && matches!(last.outcome, Outcome::Refused(_))
+        });
+        self.undo();
+        if let Some(refused) = refused {
+            self.record(refused);
+        }
+        applied
+    }
+
+    /// What [`Book::apply`] would answer now. Changes and records nothing.
+    pub fn validate(&mut self, command: &Arc<Command>) -> Result<Receipt, Refusal> {
+        self.begin_group();
+        let answer = self.apply(command);
+        self.undo();
+        answer
+    }
+
+    /// What [`Book::apply_group`] would answer now. Changes and records nothing.
+    pub fn validate_group(
+        &mut self,
+        commands: &[Arc<Command>],
+    ) -> Result<Vec<Receipt>, MemberRefused> {
+        self.check_known(commands)?;
+        self.begin_group();
+        let answer = self.apply_members(commands);
+        self.undo();
+        answer
+    }
+
+    /// What was refused once is refused for ever, before anything else changes.
+    fn check_known(&self, commands: &[Arc<Command>]) -> Result<(), MemberRefused> {
         for (index, command) in commands.iter().enumerate() {
             if let Some(first) = self.known.get(&command.operation_id) {
                 replay(first, command).map_err(|refusal| MemberRefused { index, refusal })?;
             }
         }
-        self.begin_group();
-        let mut receipts = Vec::with_capacity(commands.len());
-        for (index, command) in commands.iter().enumerate() {
-            match self.apply(command) {
-                Ok(receipt) => receipts.push(receipt),
-                Err(refusal) => {
-                    let refused = self.decided.last().cloned().filter(|last| {
-                        last.command.operation_id == command.operation_id
-                            && matches!(last.outcome, Outcome::Refused(_))
-                    });
-                    self.undo();
-                    if let Some(refused) = refused {
-                        self.record(refused);
-                    }
-                    return Err(MemberRefused { index, refusal });
-                }
-            }
-        }
-        self.journal = None;
-        Ok(receipts)
+        Ok(())
+    }
+
+    /// Applies commands one after the other, up to the first that is refused.
+    fn apply_members(&mut self, commands: &[Arc<Command>]) -> Result<Vec<Receipt>, MemberRefused> {
+        let members = commands.iter().enumerate();
+        members
+            .map(|(index, command)| {
+                self.apply(command)
+                    .map_err(|refusal| MemberRefused { index, refusal })
+            })
+            .collect()
     }
 
     /// What the batch has to write.
@@ -262,6 +303,9 @@ impl Book {
                 destination,
             } => self.decide_merge(source, destination, command.currency),
             Intent::Post { legs } => self.decide_post(legs),
+            Intent::Reverse { original_id, back } => {
+                self.decide_reversal(original_id, back, command.currency)
+            }
         }
     }
 
@@ -276,6 +320,9 @@ impl Book {
         let entries = legs.into_iter().map(change).collect();
         for change in accounts {
             self.change_account(change);
+        }
+        if let Some(original_id) = command.reversed_operation_id() {
+            self.note_reversal(original_id, command.amount().map(Amount::minor_units));
         }
         let operation = Arc::new(Operation {
             command: command.clone(),
@@ -369,6 +416,17 @@ impl Book {
                 }
             }
         }
+    }
+
+    /// So much less of an operation is left to reverse.
+    fn note_reversal(&mut self, original_id: &OperationId, amount: Option<i64>) {
+        let Some(reversals) = self.reversals.get_mut(original_id) else {
+            return;
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.note(Undo::Reversals(original_id.clone(), *reversals));
+        }
+        *reversals = reversals.with(amount);
     }
 
     fn record(&mut self, operation: Arc<Operation>) {

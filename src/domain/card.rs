@@ -63,6 +63,9 @@ impl Code {
             | Refusal::AccountNotFound { .. }
             | Refusal::CurrencyMismatch { .. }
             | Refusal::SettlementAccount { .. }
+            | Refusal::OriginalNotFound { .. }
+            | Refusal::AlreadyReversed { .. }
+            | Refusal::ReversalExceedsOriginal { .. }
             | Refusal::HoldsOpen { .. }
             | Refusal::BalanceNegative { .. }
             | Refusal::AccountClosed { .. }

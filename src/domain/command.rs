@@ -125,6 +125,13 @@ pub enum Intent {
         /// Never empty. Per currency, credits are debits.
         legs: Vec<RequestedLeg>,
     },
+    /// What an operation moved goes back, or a part of it, see [`Intent::reverse`](super::reversal).
+    Reverse {
+        /// The operation that is reversed.
+        original_id: OperationId,
+        /// What moves, as an operation by itself: a movement, or several legs.
+        back: Box<Intent>,
+    },
 }
 
 impl Intent {
@@ -166,16 +173,19 @@ pub enum Kind {
     Merge,
     /// Several changes at once.
     Post,
+    /// A reversal of an operation.
+    Reversal,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Debit,
         Self::Credit,
         Self::Transfer,
         Self::Merge,
         Self::Post,
+        Self::Reversal,
     ];
 
     /// Its stable name, in UPPER_SNAKE.
@@ -186,6 +196,7 @@ impl Kind {
             Self::Transfer => "TRANSFER",
             Self::Merge => "MERGE",
             Self::Post => "POST",
+            Self::Reversal => "REVERSAL",
         }
     }
 }
@@ -217,6 +228,8 @@ pub struct Command {
 pub struct Needs<'a> {
     /// The accounts, each once, in the order of their ids: that is the order in which accounts are locked.
     pub accounts: SmallVec<[AccountNeed<'a>; 2]>,
+    /// The operation whose earlier reversals have to be known. Its accounts are among those that are locked.
+    pub reversals_of: Option<&'a OperationId>,
 }
 
 /// What a command needs of one account.
@@ -314,21 +327,39 @@ impl Command {
             },
             Intent::Merge { .. } => Kind::Merge,
             Intent::Post { .. } => Kind::Post,
+            Intent::Reverse { .. } => Kind::Reversal,
+        }
+    }
+
+    /// What moves: the intent, or what a reversal moves back.
+    pub fn moved(&self) -> &Intent {
+        match &self.intent {
+            Intent::Reverse { back, .. } => back,
+            intent => intent,
+        }
+    }
+
+    /// The operation that it reverses.
+    pub fn reversed_operation_id(&self) -> Option<&OperationId> {
+        match &self.intent {
+            Intent::Reverse { original_id, .. } => Some(original_id),
+            _ => None,
         }
     }
 
     /// How much is to move; `None`: whatever there is, or what the legs say.
     pub fn amount(&self) -> Option<Amount> {
-        match &self.intent {
+        match self.moved() {
             Intent::Move { amount, .. } => Some(*amount),
-            Intent::Merge { .. } | Intent::Post { .. } => None,
+            _ => None,
         }
     }
 
-    fn as_movement(&self) -> Option<&Movement> {
-        match &self.intent {
+    /// The movement, if one amount moves between balances that are named.
+    pub fn as_movement(&self) -> Option<&Movement> {
+        match self.moved() {
             Intent::Move { movement, .. } => Some(movement),
-            Intent::Merge { .. } | Intent::Post { .. } => None,
+            _ => None,
         }
     }
 
@@ -349,15 +380,15 @@ impl Command {
 
     /// The requested legs, in their order; empty for the kinds that have none.
     pub fn legs(&self) -> &[RequestedLeg] {
-        match &self.intent {
+        match self.moved() {
             Intent::Post { legs } => legs,
-            Intent::Move { .. } | Intent::Merge { .. } => &[],
+            _ => &[],
         }
     }
 
     /// The category that was asked first on a side, of the first balance there; `None`: none was named.
     pub fn first_category_on(&self, side: Side) -> Option<&Category> {
-        if let Intent::Post { legs } = &self.intent {
+        if let Intent::Post { legs } = self.moved() {
             let mut legs = legs.iter().filter(|leg| leg.side == side);
             let balance = legs.find_map(|leg| leg.balance.as_ref())?;
             return balance.categories.first();
@@ -370,7 +401,7 @@ impl Command {
 
     /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
     pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
-        let single = match (&self.intent, side) {
+        let single = match (self.moved(), side) {
             (Intent::Post { .. }, _) => None,
             (_, Side::Debits) => self.source_account_id(),
             (_, Side::Credits) => self.destination_account_id(),
@@ -383,19 +414,21 @@ impl Command {
 
     /// The account that pays, if it is not the world outside; the first one, if there are several.
     pub fn source_account_id(&self) -> Option<&AccountId> {
-        match &self.intent {
+        match self.moved() {
             Intent::Move { movement, .. } => movement.source().map(|source| &source.account_id),
             Intent::Merge { source, .. } => Some(source),
             Intent::Post { .. } => self.account_ids_on(Side::Debits).next(),
+            Intent::Reverse { .. } => None,
         }
     }
 
     /// The account that receives, if it is not the world outside; the first one, if there are several.
     pub fn destination_account_id(&self) -> Option<&AccountId> {
-        match &self.intent {
+        match self.moved() {
             Intent::Move { movement, .. } => movement.destination().map(|key| &key.account_id),
             Intent::Merge { destination, .. } => Some(destination),
             Intent::Post { .. } => self.account_ids_on(Side::Credits).next(),
+            Intent::Reverse { .. } => None,
         }
     }
 
@@ -403,8 +436,9 @@ impl Command {
     pub fn needs(&self) -> Needs<'_> {
         let mut needs = Needs {
             accounts: SmallVec::new(),
+            reversals_of: self.reversed_operation_id(),
         };
-        match &self.intent {
+        match self.moved() {
             Intent::Move { movement, .. } => {
                 if let Some(source) = movement.source() {
                     needs.name(&source.account_id, &source.categories);
@@ -431,6 +465,8 @@ impl Command {
                     needs.name(&balance.account_id, &balance.categories);
                 }
             }
+            // What is moved back is no reversal.
+            Intent::Reverse { .. } => {}
         }
         needs
     }
@@ -444,7 +480,14 @@ impl Command {
     /// The names of the fields in which the content of `other` differs; empty: `other` is a replay of this command.
     /// A destination that was named by its owner is compared by the owner, so a replay stays one whichever account
     /// settles for that owner by then.
+    ///
+    /// What a reversal moves follows from the operation that it reverses, so of two reversals that one is named instead.
     pub fn differing_fields(&self, other: &Self) -> Vec<&'static str> {
+        let reversed = (self.reversed_operation_id(), other.reversed_operation_id());
+        let is_told_by_reversed = |field: &str| {
+            let told = field.starts_with("source") || field.starts_with("destination");
+            matches!(reversed, (Some(_), Some(_))) && (told || field == "legs")
+        };
         let source_categories = |command: &Self| {
             let source = command.source();
             source.map(|source| source.categories.clone())
@@ -457,6 +500,7 @@ impl Command {
             |command: &Self| command.destination().map(|key| key.category.clone());
         [
             ("kind", self.kind() != other.kind()),
+            ("reversed_operation_id", reversed.0 != reversed.1),
             (
                 "source_account_id",
                 self.source_account_id() != other.source_account_id(),
@@ -487,7 +531,7 @@ impl Command {
             ("metadata", self.note.metadata != other.note.metadata),
         ]
         .into_iter()
-        .filter_map(|(field, differs)| differs.then_some(field))
+        .filter_map(|(field, differs)| (differs && !is_told_by_reversed(field)).then_some(field))
         .collect()
     }
 }

@@ -11,11 +11,12 @@ pub mod money;
 pub mod operation;
 mod posting;
 pub mod refusal;
+pub mod reversal;
 pub mod time;
 
 pub use book::{
     Account, AccountChanges, AccountFlags, Balance, BalanceChange, Balances, Book, Changes,
-    MemberRefused, Role,
+    MemberRefused, Reversals, Role,
 };
 pub use claim::Claim;
 pub use command::{
@@ -27,4 +28,5 @@ pub use map::{Map, Set};
 pub use money::{Amount, AmountError, Currency, CurrencyError};
 pub use operation::{Entry, Operation, Outcome, Receipt};
 pub use refusal::Refusal;
+pub use reversal::{NotReversible, NotReversibleCause};
 pub use time::Timestamp;

@@ -37,6 +37,29 @@ pub enum Refusal {
         /// Its owner.
         owner_id: OwnerId,
     },
+    /// The operation that would be reversed does not exist. Not recorded.
+    OriginalNotFound {
+        /// The operation.
+        operation_id: OperationId,
+    },
+    /// Nothing is left of the operation that would be reversed. Final and recorded.
+    AlreadyReversed {
+        /// The operation.
+        original_id: OperationId,
+    },
+    /// Less is left of the operation that would be reversed. Final and recorded.
+    ReversalExceedsOriginal {
+        /// The operation.
+        original_id: OperationId,
+        /// What it moved.
+        original: i64,
+        /// What earlier reversals moved back.
+        reversed: i64,
+        /// What this one would move back.
+        amount: Amount,
+        /// The currency of all three.
+        currency: Currency,
+    },
     /// The account is closed. Final and recorded.
     AccountClosed {
         /// The account.
@@ -115,6 +138,8 @@ pub type Facts = BTreeMap<String, String>;
 
 /// The fact that says which leg it is about.
 const LEG: &str = "leg";
+/// The fact that says which operation would be reversed.
+const REVERSED: &str = "reversed_operation_id";
 
 impl Refusal {
     /// The stable name of the reason, in UPPER_SNAKE.
@@ -124,6 +149,9 @@ impl Refusal {
             Self::AccountNotFound { .. } => "ACCOUNT_NOT_FOUND",
             Self::CurrencyMismatch { .. } => "CURRENCY_MISMATCH",
             Self::SettlementAccount { .. } => "SETTLEMENT_ACCOUNT",
+            Self::OriginalNotFound { .. } => "OPERATION_NOT_FOUND",
+            Self::AlreadyReversed { .. } => "ALREADY_REVERSED",
+            Self::ReversalExceedsOriginal { .. } => "REVERSAL_EXCEEDS_ORIGINAL",
             Self::AccountClosed { .. } => "ACCOUNT_CLOSED",
             Self::AccountFrozen { .. } => "ACCOUNT_FROZEN",
             Self::HoldsOpen { .. } => "HOLDS_OPEN",
@@ -141,8 +169,11 @@ impl Refusal {
             Self::OperationIdReused { .. }
             | Self::AccountNotFound { .. }
             | Self::CurrencyMismatch { .. }
-            | Self::SettlementAccount { .. } => false,
-            Self::AccountClosed { .. }
+            | Self::SettlementAccount { .. }
+            | Self::OriginalNotFound { .. } => false,
+            Self::AlreadyReversed { .. }
+            | Self::ReversalExceedsOriginal { .. }
+            | Self::AccountClosed { .. }
             | Self::AccountFrozen { .. }
             | Self::HoldsOpen { .. }
             | Self::BalanceNegative { .. }
@@ -170,6 +201,25 @@ impl Refusal {
                     ("fields", fields.join(",")),
                 ]
             }
+            Self::OriginalNotFound { operation_id } => {
+                vec![("operation_id", operation_id.to_string())]
+            }
+            Self::AlreadyReversed { original_id } => {
+                vec![(REVERSED, original_id.to_string())]
+            }
+            Self::ReversalExceedsOriginal {
+                original_id,
+                original,
+                reversed,
+                amount,
+                currency,
+            } => vec![
+                (REVERSED, original_id.to_string()),
+                ("original_minor_units", original.to_string()),
+                ("reversed_minor_units", reversed.to_string()),
+                ("amount_minor_units", amount.minor_units().to_string()),
+                ("currency_code", currency.to_string()),
+            ],
             Self::AccountNotFound { account_id } | Self::AccountClosed { account_id } => {
                 vec![("account_id", account_id.to_string())]
             }
@@ -273,6 +323,24 @@ impl Refusal {
         let number = |name: &str| text(name)?.parse::<i64>().ok();
         let amount = |name: &str| Amount::new(number(name)?).ok();
         let currency = || Currency::new(text("currency_code")?).ok();
+        let original_id = || Some(OperationId::from_stored(text(REVERSED)?));
+        match reason {
+            "ALREADY_REVERSED" => {
+                return Some(Self::AlreadyReversed {
+                    original_id: original_id()?,
+                });
+            }
+            "REVERSAL_EXCEEDS_ORIGINAL" => {
+                return Some(Self::ReversalExceedsOriginal {
+                    original_id: original_id()?,
+                    original: number("original_minor_units")?,
+                    reversed: number("reversed_minor_units")?,
+                    amount: amount("amount_minor_units")?,
+                    currency: currency()?,
+                });
+            }
+            _ => {}
+        }
         let account_id = AccountId::from_stored(text("account_id")?);
         match reason {
             "ACCOUNT_CLOSED" => Some(Self::AccountClosed { account_id }),
@@ -404,6 +472,28 @@ impl std::fmt::Display for Refusal {
                 f,
                 "account {account_id} has {posted} in {category} ({currency} minor units); settle the debt first"
             ),
+            Self::OriginalNotFound { operation_id } => {
+                write!(
+                    f,
+                    "operation {operation_id} has not ended or does not exist"
+                )
+            }
+            Self::AlreadyReversed { original_id } => {
+                write!(f, "all of operation {original_id} is reversed already")
+            }
+            Self::ReversalExceedsOriginal {
+                original_id,
+                original,
+                reversed,
+                amount,
+                currency,
+            } => {
+                let amount = amount.minor_units();
+                write!(
+                    f,
+                    "operation {original_id} moved {original}, of which {reversed} are reversed already, so {amount} cannot be reversed ({currency} minor units)"
+                )
+            }
             Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
             Self::AccountFrozen { account_id, side } => {
                 write!(f, "account {account_id} is frozen for {}", side.as_str())

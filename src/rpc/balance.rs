@@ -42,8 +42,18 @@ impl BalanceRpc {
         }
     }
 
-    async fn execute(&self, command: Command, context: &Context) -> Result<Posted, RpcError> {
-        let answer = self.batcher.execute(command, context.deadline()).await;
+    /// Executes a command, or only validates it.
+    async fn execute(
+        &self,
+        command: Command,
+        validate_only: bool,
+        context: &Context,
+    ) -> Result<Posted, RpcError> {
+        let deadline = context.deadline();
+        let answer = match validate_only {
+            true => self.batcher.validate(command, deadline).await,
+            false => self.batcher.execute(command, deadline).await,
+        };
         member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 
@@ -225,6 +235,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::DebitRequest>,
     ) -> Result<Response<proto::DebitResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let debit = request::debit(request).map_err(RpcError::from)?;
         let command = self.command(Member::of_debit(debit), &call.context).await?;
         let Posted {
@@ -232,12 +243,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::DebitResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -246,6 +258,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::CreditRequest>,
     ) -> Result<Response<proto::CreditResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let credit = request::credit(request).map_err(RpcError::from)?;
         let command = self
             .command(Member::of_command(credit), &call.context)
@@ -255,12 +268,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::CreditResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -269,6 +283,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::TransferRequest>,
     ) -> Result<Response<proto::TransferResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let transfer = request::transfer(request).map_err(RpcError::from)?;
         let member = Member::of_transfer(transfer)?;
         let command = self.command(member, &call.context).await?;
@@ -277,12 +292,13 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::TransferResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
         }))
     }
 
@@ -291,6 +307,7 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::PostOperationRequest>,
     ) -> Result<Response<proto::PostOperationResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let post = request::post(request).map_err(RpcError::from)?;
         let command = self
             .command(Member::of_command(post), &call.context)
@@ -300,12 +317,38 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
-        } = self.execute(command, &call.context).await?;
+        } = self.execute(command, validate_only, &call.context).await?;
         Ok(Response::new(proto::PostOperationResponse {
             operation: Some(operation),
             entries,
             balances,
             replayed,
+            validate_only,
+        }))
+    }
+
+    async fn reverse_operation(
+        &self,
+        request: Request<proto::ReverseOperationRequest>,
+    ) -> Result<Response<proto::ReverseOperationResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
+        let reverse = request::reverse(request).map_err(RpcError::from)?;
+        let command = self
+            .command(Member::of_reverse(reverse), &call.context)
+            .await?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.execute(command, validate_only, &call.context).await?;
+        Ok(Response::new(proto::ReverseOperationResponse {
+            operation: Some(operation),
+            entries,
+            balances,
+            replayed,
+            validate_only,
         }))
     }
 
@@ -314,9 +357,10 @@ impl BalanceService for BalanceRpc {
         request: Request<proto::MergeAccountsRequest>,
     ) -> Result<Response<proto::MergeAccountsResponse>, Status> {
         let (call, request) = Call::split(request)?;
+        let validate_only = request.validate_only;
         let merge = request::merge(request).map_err(RpcError::from)?;
         let command = self.merge_command(merge, &call.context).await?;
-        let mut posted = self.execute(command, &call.context).await?;
+        let mut posted = self.execute(command, validate_only, &call.context).await?;
         let cut_at = posted.cut();
         let Posted {
             operation,
@@ -331,6 +375,7 @@ impl BalanceService for BalanceRpc {
             entries,
             balances,
             replayed,
+            validate_only,
             next_page_token: next_page_token.unwrap_or_default(),
         }))
     }
@@ -343,8 +388,18 @@ impl BalanceService for BalanceRpc {
         let count = request::execute_batch(&request).map_err(RpcError::from)?;
         let reserved = call.reserve(batch::reserved_size(count)).await?;
         let (batcher, store) = (&self.batcher, &self.store);
-        let results = batch::execute(batcher, store, request.operations, &call.context).await;
-        Ok(reserved.answer(proto::ExecuteBatchResponse { results }))
+        let (operations, context) = (request.operations, &call.context);
+        let validate_only = request.validate_only;
+        let results = match request.atomic {
+            true => {
+                batch::execute_atomic(batcher, store, operations, validate_only, context).await?
+            }
+            false => batch::execute(batcher, store, operations, context).await,
+        };
+        Ok(reserved.answer(proto::ExecuteBatchResponse {
+            results,
+            validate_only,
+        }))
     }
 
     type SubmitOperationsStream = Results;
@@ -404,11 +459,11 @@ impl BalanceService for BalanceRpc {
         let (call, request) = Call::split(request)?;
         let (operation_id, after) = request::get_operation(&request).map_err(RpcError::from)?;
         let store = self.store.before(call.context.deadline());
-        let operation = store
-            .get_operation(operation_id.clone())
+        let found = store
+            .get_operation_and_reversals(operation_id.clone())
             .await
             .map_err(RpcError::of_read)?;
-        let operation = operation.ok_or(RpcError::OperationNotFound(operation_id))?;
+        let (operation, reversals) = found.ok_or(RpcError::OperationNotFound(operation_id))?;
         let entries = reply::entries(&operation);
         let operation = reply::operation(&operation);
         let (entries, next) = reply::entry_page(&operation, entries, after);
@@ -418,6 +473,12 @@ impl BalanceService for BalanceRpc {
             operation: Some(operation),
             entries,
             next_page_token: next_page_token.unwrap_or_default(),
+            reversal_operation_ids: reversals
+                .operation_ids
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            reversed_minor_units: reversals.reversed,
         }))
     }
 

@@ -1,11 +1,13 @@
-//! A batch: the members of one ExecuteBatch on their way through the batcher, side by side.
+//! A batch: the members of one ExecuteBatch on their way through the batcher, side by side, or as one atomic group.
+
+use std::sync::Arc;
 
 use super::context::Context;
 use super::member::{self, Member, Unresolved};
 use super::status::RpcError;
 use super::{page, proto, short_errors};
-use crate::batcher::{Batcher, Pipeline};
-use crate::domain::{Command, Receipt};
+use crate::batcher::{Answer, Batcher, Pipeline};
+use crate::domain::{Command, MemberRefused, Receipt};
 use crate::store::Store;
 
 /// How many members are parsed before they are submitted together: what fills a transaction, and what one turn on a
@@ -62,6 +64,72 @@ pub async fn execute(
     }
     // Each member was ended: unless it was malformed, by its answer.
     let mut results = batch.results.into_iter().flatten().collect();
+    short_errors::shorten_all(&mut results);
+    results
+}
+
+/// Executes all operations as one: all of them happen, in their order, or none does. Then the members that are to blame have
+/// errors of their own, and all others say so. Fails as a whole if something breaks or takes too long. With `validate_only`,
+/// says what would happen.
+pub async fn execute_atomic(
+    batcher: &Batcher,
+    store: &Store,
+    operations: Vec<proto::OperationRequest>,
+    validate_only: bool,
+    context: &Context,
+) -> Result<Vec<proto::OperationResult>, RpcError> {
+    let (operation_ids, members): (Vec<String>, Vec<_>) =
+        operations.into_iter().map(member::parse).unzip();
+    let unresolved = members.iter().filter_map(|member| match member {
+        Ok(Member::Unresolved(operation)) => Some(&**operation),
+        _ => None,
+    });
+    let resolved = member::resolve(store, unresolved, context)
+        .await
+        .map_err(RpcError::BatchFailure)?;
+    let resolved = Ok(resolved);
+    let commands = members.into_iter().map(|member| match member? {
+        Member::Command(command) => Ok(*command),
+        Member::Unresolved(operation) => operation.command(&resolved),
+    });
+    let commands: Vec<Result<Command, RpcError>> = commands.collect();
+    if commands.iter().any(Result::is_err) {
+        let errors = commands.into_iter().map(Result::err).collect();
+        return Ok(refused(operation_ids, errors));
+    }
+    let commands: Arc<[Arc<Command>]> = commands.into_iter().flatten().map(Arc::new).collect();
+    let answer = match validate_only {
+        true => batcher.validate_group(commands, context.deadline()).await,
+        false => batcher.execute_group(commands, context.deadline()).await,
+    };
+    match answer {
+        Answer::Decided(Ok(receipts)) => Ok(operation_ids
+            .into_iter()
+            .zip(receipts)
+            .map(|(operation_id, receipt)| member::result(operation_id, Ok(receipt)))
+            .collect()),
+        Answer::Decided(Err(MemberRefused { index, refusal })) => {
+            let mut errors: Vec<_> = operation_ids.iter().map(|_| None).collect();
+            errors[index] = Some(RpcError::Refusal(refusal));
+            Ok(refused(operation_ids, errors))
+        }
+        Answer::Failed(failure) => Err(RpcError::BatchFailure(failure)),
+    }
+}
+
+/// The results of an atomic batch of which nothing happened. Who has no error of its own is told which member has the first one.
+fn refused(
+    operation_ids: Vec<String>,
+    errors: Vec<Option<RpcError>>,
+) -> Vec<proto::OperationResult> {
+    let first = errors.iter().position(Option::is_some).unwrap_or_default();
+    let results = operation_ids.into_iter().zip(errors);
+    let mut results = results
+        .map(|(operation_id, error)| {
+            let error = error.unwrap_or(RpcError::BatchRefused { member: first });
+            member::result(operation_id, Err(error))
+        })
+        .collect();
     short_errors::shorten_all(&mut results);
     results
 }

@@ -6,12 +6,12 @@ use super::context::Context;
 use super::problem::Problem;
 use super::proto::{self, operation_request, operation_result::Outcome};
 use super::reply;
-use super::request::{self, Transfer, TransferDestination};
+use super::request::{self, Reverse, Transfer, TransferDestination};
 use super::status::RpcError;
 use super::violations::Violations;
 use crate::batcher::{Answer, Failure};
-use crate::domain::{AccountId, Command, OperationId, OwnerId, Receipt, card};
-use crate::store::Store;
+use crate::domain::{self, AccountId, Command, OperationId, OwnerId, Receipt, card};
+use crate::store::{Store, StoreError, UnreadableOperation};
 
 /// An operation that keeps all rules.
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub enum Member {
 }
 
 /// An operation that cannot be executed before something was looked up: whose account pays, if the caller says whose it
-/// is, which account settles for an owner, and whether an operation of a reserved id is known.
+/// is, which account settles for an owner, what an operation did that is to be reversed, and whether an operation of a
+/// reserved id is known.
 #[derive(Debug)]
 pub struct Unresolved {
     operation: Operation,
@@ -35,6 +36,7 @@ pub struct Unresolved {
 enum Operation {
     Command(Command),
     ToOwner(OwnerId, Transfer),
+    Reverse(Reverse),
 }
 
 /// What was looked up for unresolved operations.
@@ -44,6 +46,8 @@ pub struct Resolved {
     owners: HashMap<AccountId, OwnerId>,
     /// Which of the reserved ids have an operation.
     recorded: HashSet<OperationId>,
+    /// The operations that are reversed.
+    originals: HashMap<OperationId, Result<domain::Operation, UnreadableOperation>>,
 }
 
 impl Member {
@@ -70,6 +74,11 @@ impl Member {
         Ok(Self::new(operation, source_owner_id))
     }
 
+    /// A reversal.
+    pub fn of_reverse(reverse: Reverse) -> Self {
+        Self::new(Operation::Reverse(reverse), None)
+    }
+
     fn new(operation: Operation, source_owner_id: Option<OwnerId>) -> Self {
         match (operation, source_owner_id) {
             (Operation::Command(command), None)
@@ -89,7 +98,7 @@ impl Unresolved {
     /// The owner whose settlement account is wanted.
     fn settlement_of(&self) -> Option<&OwnerId> {
         match &self.operation {
-            Operation::Command(_) => None,
+            Operation::Command(_) | Operation::Reverse(_) => None,
             Operation::ToOwner(owner_id, _) => Some(owner_id),
         }
     }
@@ -100,6 +109,15 @@ impl Unresolved {
         match &self.operation {
             Operation::Command(command) => command.source_account_id(),
             Operation::ToOwner(_, transfer) => Some(transfer.source_account_id()),
+            Operation::Reverse(_) => None,
+        }
+    }
+
+    /// The operation that it reverses.
+    fn original_id(&self) -> Option<&OperationId> {
+        match &self.operation {
+            Operation::Reverse(reverse) => Some(&reverse.original_id),
+            Operation::Command(_) | Operation::ToOwner(..) => None,
         }
     }
 
@@ -108,6 +126,8 @@ impl Unresolved {
         let operation_id = match &self.operation {
             Operation::Command(command) => &command.operation_id,
             Operation::ToOwner(_, transfer) => transfer.operation_id(),
+            // No older version has made any.
+            Operation::Reverse(_) => return None,
         };
         card::is_reserved_id(operation_id.as_str()).then_some(operation_id)
     }
@@ -133,6 +153,16 @@ impl Unresolved {
                     .command(account_id)
                     .map_err(RpcError::SameBalance)?
             }
+            Operation::Reverse(reverse) => {
+                let original = match resolved.originals.get(&reverse.original_id) {
+                    Some(Ok(original)) => original,
+                    Some(Err(unreadable)) => {
+                        return Err(StoreError::from(unreadable.clone()).into());
+                    }
+                    None => return Err(RpcError::OperationNotFound(reverse.original_id)),
+                };
+                reverse.command(original)?
+            }
         };
         if let (Some(owner_id), Some(source)) = (self.source_owner_id, command.source()) {
             let account_id = source.account_id.clone();
@@ -153,15 +183,17 @@ impl Unresolved {
 
 /// Looks up what these operations need, before anyone looks at their ids: an owner without a settlement account is
 /// not found, whatever the id. An owner never changes, so the answer holds for the decision later; an account that is
-/// not there yet is not found here, because it might be anyone's a moment later.
+/// not there yet is not found here, because it might be anyone's a moment later. Nor does an operation ever change that is to be
+/// reversed: only what was reversed of it does, and that is looked up under the locks.
 pub async fn resolve(
     store: &Store,
     operations: impl IntoIterator<Item = &Unresolved>,
     context: &Context,
 ) -> Result<Resolved, Failure> {
     let (mut owner_ids, mut account_ids) = (HashSet::new(), HashSet::new());
-    let mut operation_ids = HashSet::new();
+    let (mut operation_ids, mut original_ids) = (HashSet::new(), HashSet::new());
     for operation in operations {
+        original_ids.extend(operation.original_id().cloned());
         operation_ids.extend(operation.reserved_id().cloned());
         owner_ids.extend(operation.settlement_of().cloned());
         account_ids.extend(operation.owner_of().cloned());
@@ -170,7 +202,13 @@ pub async fn resolve(
         settlements: HashMap::new(),
         owners: HashMap::new(),
         recorded: HashSet::new(),
+        originals: HashMap::new(),
     };
+    if !original_ids.is_empty() {
+        let original_ids = original_ids.into_iter().collect();
+        let store = store.before(context.deadline());
+        resolved.originals = store.get_operations(original_ids).await?;
+    }
     if !operation_ids.is_empty() {
         let operation_ids = operation_ids.into_iter().collect();
         let store = store.before(context.deadline());
@@ -197,17 +235,23 @@ pub async fn resolve(
 pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcError>) {
     use operation_request::Request;
     let Some(request) = request.request else {
-        let rule = "is required: debit, credit, transfer or post";
+        let rule = "is required: debit, credit, transfer, post or reverse";
         let violations = Violations::one("request", rule);
         return (String::new(), Err(violations.into()));
     };
-    let sent = match &request {
-        Request::Debit(debit) => &debit.operation_id,
-        Request::Credit(credit) => &credit.operation_id,
-        Request::Transfer(transfer) => &transfer.operation_id,
-        Request::Post(post) => &post.operation_id,
+    let (sent, validate_only) = match &request {
+        Request::Debit(debit) => (&debit.operation_id, debit.validate_only),
+        Request::Credit(credit) => (&credit.operation_id, credit.validate_only),
+        Request::Transfer(transfer) => (&transfer.operation_id, transfer.validate_only),
+        Request::Post(post) => (&post.operation_id, post.validate_only),
+        Request::Reverse(reverse) => (&reverse.operation_id, reverse.validate_only),
     };
     let operation_id = Violations::echo(sent);
+    if validate_only {
+        let rule = "is not for one of several operations; an atomic batch is validated as a whole";
+        let violations = Violations::one("validate_only", rule);
+        return (operation_id, Err(violations.into()));
+    }
     let member = match request {
         Request::Debit(debit) => request::debit(*debit)
             .map(Member::of_debit)
@@ -220,6 +264,9 @@ pub fn parse(request: proto::OperationRequest) -> (String, Result<Member, RpcErr
             .and_then(Member::of_transfer),
         Request::Post(post) => request::post(*post)
             .map(Member::of_command)
+            .map_err(RpcError::from),
+        Request::Reverse(reverse) => request::reverse(*reverse)
+            .map(Member::of_reverse)
             .map_err(RpcError::from),
     };
     (operation_id, member)
@@ -260,6 +307,12 @@ impl From<proto::CreditRequest> for operation_request::Request {
 impl From<proto::PostOperationRequest> for operation_request::Request {
     fn from(post: proto::PostOperationRequest) -> Self {
         Self::Post(post.into())
+    }
+}
+
+impl From<proto::ReverseOperationRequest> for operation_request::Request {
+    fn from(reverse: proto::ReverseOperationRequest) -> Self {
+        Self::Reverse(reverse.into())
     }
 }
 

@@ -48,6 +48,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Kind::Transfer => proto::OperationKind::Transfer,
         Kind::Merge => proto::OperationKind::Merge,
         Kind::Post => proto::OperationKind::Post,
+        Kind::Reversal => proto::OperationKind::Reversal,
     };
     let (state, refusal) = match outcome {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
@@ -61,17 +62,17 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             currency_code: command.currency.to_string(),
             minor_units: amount.minor_units(),
         }),
-        source: match &command.intent {
+        source: match command.moved() {
             Intent::Merge { source, .. } => Some(all_of(source)),
             Intent::Post { .. } => None,
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
         },
-        destination: match &command.intent {
+        destination: match command.moved() {
             Intent::Merge { destination, .. } => Some(all_of(destination)),
             Intent::Move { .. } => command.destination().map(balance_ref),
-            Intent::Post { .. } => None,
+            Intent::Post { .. } | Intent::Reverse { .. } => None,
         },
         source_categories: command
             .source()
@@ -81,6 +82,10 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             .map(ToString::to_string)
             .unwrap_or_default(),
         legs: command.legs().iter().map(leg).collect(),
+        reversed_operation_id: command
+            .reversed_operation_id()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),

@@ -4,6 +4,7 @@ mod accounts;
 mod movements;
 mod post;
 mod reads;
+mod reverse;
 
 use super::violations::Violations;
 use crate::domain::BalanceKey;
@@ -12,6 +13,7 @@ pub use accounts::*;
 pub use movements::*;
 pub use post::post;
 pub use reads::*;
+pub use reverse::{Reverse, reverse};
 
 fn balance_key(
     violations: &mut Violations,

@@ -11,7 +11,7 @@ use super::problem::{ERROR_DOMAIN, Problem, cut_message, info, status};
 use super::short_errors;
 use super::violations::Violations;
 use crate::batcher::Failure;
-use crate::domain::{AccountId, OperationId, OwnerId, Refusal, SameBalance};
+use crate::domain::{AccountId, NotReversibleCause, OperationId, OwnerId, Refusal, SameBalance};
 use crate::store::{Outcome, StoreError};
 
 /// The most violations that a BadRequest lists, and that a message spells out.
@@ -47,6 +47,13 @@ pub enum RpcError {
         /// Who does not own it. Who does is not said.
         owner_id: OwnerId,
     },
+    /// The operation can never be reversed. Not recorded.
+    NotReversible {
+        /// The operation.
+        original_id: OperationId,
+        /// Why.
+        cause: NotReversibleCause,
+    },
     /// No operation of this id has ended.
     OperationNotFound(OperationId),
     /// The account exists with other content.
@@ -69,6 +76,13 @@ pub enum RpcError {
     Refusal(Refusal),
     /// Something broke or took too long, in an operation.
     Failure(Failure),
+    /// The same in an atomic batch.
+    BatchFailure(Failure),
+    /// Another member of an atomic batch was refused, so this one did not happen either. Not recorded.
+    BatchRefused {
+        /// The first member that was refused, from 0.
+        member: usize,
+    },
     /// The same in a write that has no operation_id. Whoever repeats it changes nothing that it did.
     UnnamedWriteFailure(Failure),
     /// The same in a request that only reads: whatever failed, nothing happened.
@@ -180,12 +194,28 @@ fn described(error: RpcError) -> Problem {
                 info("OWNER_MISMATCH", facts),
             )
         }
-        RpcError::OperationNotFound(operation_id) => not_found(
-            "OPERATION_NOT_FOUND",
-            format!("operation {operation_id} has not ended or does not exist"),
-            "ballast.v1.Operation",
-            ("operation_id", operation_id.as_str()),
-        ),
+        RpcError::NotReversible { original_id, cause } => {
+            let message = match cause {
+                NotReversibleCause::Refused => {
+                    format!("operation {original_id} was refused, so there is nothing to reverse")
+                }
+                NotReversibleCause::Kind(kind) => {
+                    format!("operation {original_id} is a {kind}, which cannot be reversed")
+                }
+            };
+            let facts = [
+                ("reversed_operation_id", original_id.as_str()),
+                ("cause", cause.as_str()),
+            ];
+            Problem::new(
+                Code::FailedPrecondition,
+                message,
+                info("NOT_REVERSIBLE", facts),
+            )
+        }
+        RpcError::OperationNotFound(operation_id) => {
+            refused(&Refusal::OriginalNotFound { operation_id })
+        }
         RpcError::AccountExists { account_id, fields } => {
             let message = format!(
                 "account {account_id} exists with a different {}",
@@ -215,6 +245,18 @@ fn described(error: RpcError) -> Problem {
         RpcError::Payment(error) => error.into(),
         RpcError::Refusal(refusal) => refused(&refusal),
         RpcError::Failure(failure) => failed(&failure, &OPERATION),
+        RpcError::BatchFailure(failure) => failed(&failure, &BATCH),
+        RpcError::BatchRefused { member } => {
+            let message = format!(
+                "member {member} of the atomic batch was refused, so nothing of it happened; its own error says why"
+            );
+            let member = member.to_string();
+            Problem::new(
+                Code::FailedPrecondition,
+                message,
+                info("BATCH_REFUSED", [("member", member.as_str())]),
+            )
+        }
         RpcError::UnnamedWriteFailure(failure) => failed(&failure, &REQUEST),
         RpcError::ReadFailure(failure) => failed(&failure, &READ),
         RpcError::Unread => {
@@ -275,6 +317,19 @@ fn refused(refusal: &Refusal) -> Problem {
             );
             Code::NotFound
         }
+        Refusal::OriginalNotFound { operation_id } => {
+            details.set_resource_info(
+                "ballast.v1.Operation",
+                operation_id.as_str(),
+                "",
+                message.clone(),
+            );
+            Code::NotFound
+        }
+        Refusal::AlreadyReversed { original_id }
+        | Refusal::ReversalExceedsOriginal { original_id, .. } => {
+            precondition(format!("operations/{original_id}"))
+        }
         Refusal::CurrencyMismatch { .. } | Refusal::SettlementAccount { .. } => {
             Code::FailedPrecondition
         }
@@ -306,6 +361,11 @@ struct Failed {
 const OPERATION: Failed = Failed {
     name: "operation",
     resolve: "send the operation again with the same operation_id",
+    is_open_after_a_bug: true,
+};
+const BATCH: Failed = Failed {
+    name: "batch",
+    resolve: "send the batch again with the same operation_ids",
     is_open_after_a_bug: true,
 };
 const REQUEST: Failed = Failed {

@@ -79,8 +79,9 @@ impl LegJson {
 
 /// What the column `intent` of a command is; `None`: the other columns say everything.
 pub(super) fn to_json(command: &Command) -> Option<String> {
-    match &command.intent {
-        Intent::Move { .. } | Intent::Merge { .. } => None,
+    // What a reversal reverses is in a column of its own.
+    match command.moved() {
+        Intent::Move { .. } | Intent::Merge { .. } | Intent::Reverse { .. } => None,
         Intent::Post { legs } => {
             let json = PostJson {
                 legs: legs.iter().map(LegJson::from).collect(),

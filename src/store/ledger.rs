@@ -40,6 +40,7 @@ pub struct Job {
     pub claim: Arc<Claim>,
     /// A job whose deadline has passed before the decision is withdrawn.
     pub deadline: Instant,
+    validates_only: bool,
 }
 
 impl Job {
@@ -51,6 +52,7 @@ impl Job {
             account_ids,
             claim,
             deadline,
+            validates_only: false,
         }
     }
 
@@ -64,7 +66,21 @@ impl Job {
             account_ids,
             claim,
             deadline,
+            validates_only: false,
         }
+    }
+
+    /// The same work, but it is only decided, and nothing of it happens.
+    pub fn only_validated(self) -> Self {
+        Self {
+            validates_only: true,
+            ..self
+        }
+    }
+
+    /// Whether it is only decided, and nothing of it happens.
+    pub fn validates_only(&self) -> bool {
+        self.validates_only
     }
 
     /// The same work on other accounts.

@@ -16,8 +16,8 @@ use super::operations::{self, KNOWN_OPERATIONS};
 use super::row::{self, PgTime, RowId};
 use super::transaction::{LockBy, Transaction};
 use crate::domain::{
-    Account, AccountFlags, AccountId, BalanceKey, Balances, BalancesNeed, Book, Category, Command,
-    Map, OwnerId, Role, Set, Timestamp,
+    Account, AccountFlags, AccountId, AccountNeed, BalanceKey, Balances, BalancesNeed, Book,
+    Category, Command, Map, OperationId, OwnerId, Role, Set, Timestamp,
 };
 
 pub(super) const LOCK_BY_ROW_ID: &str = include_str!("sql/lock_by_row_id.sql");
@@ -187,6 +187,37 @@ impl<'a> Siblings<'a> {
     }
 }
 
+/// What the commands of a batch need besides balances.
+#[derive(Default)]
+struct NeededFacts<'a> {
+    /// The roles of these accounts, which are locked.
+    roles: BTreeSet<&'a str>,
+    /// The reversals of these operations.
+    reversals: BTreeSet<&'a str>,
+}
+
+impl<'a> NeededFacts<'a> {
+    fn of(jobs: &'a [Job], accounts: &Map<AccountId, Account>) -> Self {
+        let mut facts = Self::default();
+        for needs in jobs
+            .iter()
+            .flat_map(Job::commands)
+            .map(|command| command.needs())
+        {
+            let of_role =
+                |need: &&AccountNeed<'_>| need.role && accounts.contains_key(need.account_id);
+            let roles = needs.accounts.iter().filter(of_role);
+            facts
+                .roles
+                .extend(roles.map(|need| need.account_id.as_str()));
+            facts
+                .reversals
+                .extend(needs.reversals_of.map(OperationId::as_str));
+        }
+        facts
+    }
+}
+
 fn wrong_sibling_count(account_id: &AccountId) -> StoreError {
     StoreError::Corrupt(format!("sibling_count of account {account_id}"))
 }
@@ -223,7 +254,10 @@ impl Transaction<'_> {
             self.lock_siblings(&siblings, &mut accounts, &mut locked)
                 .await?;
         }
-        self.add_roles(jobs, &accounts, &mut locked.book).await?;
+        let facts = NeededFacts::of(jobs, &accounts);
+        self.add_roles(facts.roles, &mut locked.book).await?;
+        self.add_reversals(facts.reversals, &mut locked.book)
+            .await?;
         locked.book.add_accounts(accounts);
         Ok(locked)
     }
@@ -307,7 +341,7 @@ impl Transaction<'_> {
         let operation_ids: Vec<&str> = jobs
             .iter()
             .zip(verdicts)
-            .filter(|(_, verdict)| is_unrecorded(verdict))
+            .filter(|(job, verdict)| job.validates_only() || is_unrecorded(verdict))
             .flat_map(|(job, _)| job.commands())
             .map(|command| command.operation_id.as_str())
             .collect();
@@ -389,19 +423,12 @@ impl Transaction<'_> {
             .collect())
     }
 
-    /// Adds whose the locked accounts are, and whether they receive for their owners, for the commands that need it.
+    /// Adds whose these locked accounts are, and whether they receive for their owners.
     async fn add_roles(
         &self,
-        jobs: &[Job],
-        accounts: &Map<AccountId, Account>,
+        account_ids: BTreeSet<&str>,
         book: &mut Book,
     ) -> Result<(), StoreError> {
-        let needs = jobs.iter().flat_map(Job::commands);
-        let needs = needs.flat_map(|command| command.needs().accounts);
-        let account_ids: BTreeSet<&str> = needs
-            .filter(|need| need.role && accounts.contains_key(need.account_id))
-            .map(|need| need.account_id.as_str())
-            .collect();
         if account_ids.is_empty() {
             return Ok(());
         }
@@ -420,6 +447,23 @@ impl Transaction<'_> {
                 row.get("settlement"),
             );
             book.add_role(AccountId::from_stored(row.get("account_id")), role);
+        }
+        Ok(())
+    }
+
+    /// Adds what is known of the operations that commands reverse. Their accounts are locked by now, and every reversal of them
+    /// takes those locks, so no other one comes in between.
+    async fn add_reversals(
+        &self,
+        original_ids: BTreeSet<&str>,
+        book: &mut Book,
+    ) -> Result<(), StoreError> {
+        if original_ids.is_empty() {
+            return Ok(());
+        }
+        let original_ids = Vec::from_iter(original_ids);
+        for (original_id, reversals) in operations::reversals(self.client, &original_ids).await? {
+            book.add_reversals(original_id, reversals);
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub use error::{InDoubt, Outcome, StoreError};
 pub use history::{BalanceAt, EntryRecord, HistoryPosition, Listed, PageOrder, UnreadableEntry};
 pub use ledger::{Decision, GroupDecision, Job, Ledger, Locking, Verdict, Work};
 pub use observer::{Observer, WriteCounts};
+pub use operations::ReversalList;
 pub use pool::{Isolation, Session, StoreConfig, StoreConfigError};
 pub use requests::Requests;
 pub use retry::Retries;
@@ -64,7 +65,7 @@ use replays::Replays;
 use row_id_cache::RowIdCache;
 
 /// The statements of the reads by name, for a look at their plans.
-pub const READ_STATEMENTS: [(&str, &str); 11] = [
+pub const READ_STATEMENTS: [(&str, &str); 12] = [
     ("lookup_legs", operations::LOOKUP_LEGS),
     ("get_accounts", include_str!("sql/get_accounts.sql")),
     ("list_account_ids", include_str!("sql/list_account_ids.sql")),
@@ -76,6 +77,7 @@ pub const READ_STATEMENTS: [(&str, &str); 11] = [
     ("get_balance", include_str!("sql/get_balance.sql")),
     ("get_balance_at", history::GET_BALANCE_AT),
     ("lookup_operations", operations::LOOKUP_OPERATIONS),
+    ("list_reversals", operations::LIST_REVERSALS),
     (
         "list_operation_ids of an account",
         history::LIST_OPERATION_IDS_OF_ACCOUNT,

@@ -187,7 +187,7 @@ impl<'a> Written<'a> {
                 i32::try_from(legs.len()).expect("an operation has thousands of legs at most")
             }),
             hold_id: None,
-            reversed_operation_id: None,
+            reversed_operation_id: command.reversed_operation_id().map(OperationId::as_str),
             intent: intent::to_json(command),
             description: (!description.is_empty()).then_some(description),
             metadata: row::to_json(&command.note.metadata),
@@ -202,6 +202,7 @@ impl<'a> Written<'a> {
             && row.description.is_none()
             && row.metadata.is_none()
             && row.intent.is_none()
+            && row.reversed_operation_id.is_none()
             && row.refusal_reason.is_none();
         Self {
             row,
@@ -343,7 +344,7 @@ fn read(row: &Row) -> Result<Operation, String> {
             metadata: row::from_json(row.metadata.as_deref()).map_err(|_unreadable| "metadata")?,
         },
     };
-    if let (Outcome::Posted(entries), Intent::Move { movement, .. }) = (&outcome, &command.intent) {
+    if let (Outcome::Posted(entries), Some(movement)) = (&outcome, command.as_movement()) {
         let sides = usize::from(movement.source().is_some())
             + usize::from(movement.destination().is_some());
         if entries.len() != sides {
@@ -355,6 +356,11 @@ fn read(row: &Row) -> Result<Operation, String> {
         outcome,
         create_time: row.create_time.0,
     })
+}
+
+fn read_amount(row: &OperationRow<'_>) -> Result<Amount, &'static str> {
+    let amount = row.amount.ok_or("no amount")?;
+    Amount::new(amount).map_err(|_invalid| "amount")
 }
 
 /// What was asked for.
@@ -386,12 +392,36 @@ fn read_intent(
             destination,
         });
     }
+    if kind == Some(Kind::Reversal) {
+        let original_id = row
+            .reversed_operation_id
+            .ok_or("no reversed_operation_id")?;
+        let back = match row.intent.as_deref() {
+            Some(json) => intent::post_from_json(json).ok_or("intent")?,
+            None => Intent::Move {
+                amount: read_amount(row)?,
+                movement: match (payer(), destination.balance()) {
+                    (Some(source), None) => Movement::Debit { source },
+                    (None, Some(destination)) => Movement::Credit { destination },
+                    (Some(source), Some(destination)) => Movement::Transfer {
+                        source,
+                        destination,
+                        owner_id: None,
+                    },
+                    (None, None) => return Err(KIND.to_owned()),
+                },
+            },
+        };
+        return Ok(Intent::Reverse {
+            original_id: OperationId::from_stored(original_id),
+            back: Box::new(back),
+        });
+    }
     if kind == Some(Kind::Post) {
         let json = row.intent.as_deref().ok_or("no intent")?;
         return Ok(intent::post_from_json(json).ok_or("intent")?);
     }
-    let amount = row.amount.ok_or("no amount")?;
-    let amount = Amount::new(amount).map_err(|_invalid| "amount")?;
+    let amount = read_amount(row)?;
     let movement = match (kind, payer(), destination.balance()) {
         (Some(Kind::Debit), Some(source), None) => Movement::Debit { source },
         (Some(Kind::Credit), None, Some(destination)) => Movement::Credit { destination },

@@ -3,17 +3,53 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Client;
+use futures_util::future::join;
+use tokio_postgres::types::ToSql;
 
 use super::columns::{LegRow, ReadRow};
 use super::error::StoreError;
 use super::operation_row;
 use super::requests::Requests;
 use super::unreadable::{self, UnreadableOperation};
-use crate::domain::{Entry, Operation, OperationId};
+use crate::domain::{Entry, Operation, OperationId, Reversals};
 
 pub(super) const KNOWN_OPERATIONS: &str = include_str!("sql/known_operations.sql");
 pub(super) const LOOKUP_OPERATIONS: &str = include_str!("sql/lookup_operations.sql");
+pub(super) const LOOKUP_REVERSALS: &str = include_str!("sql/lookup_reversals.sql");
+pub(super) const LIST_REVERSALS: &str = include_str!("sql/list_reversals.sql");
 pub(super) const LOOKUP_LEGS: &str = include_str!("sql/lookup_legs.sql");
+
+/// The most reversals of an operation that are listed with it; all of them count.
+const REVERSALS_LISTED_MAX: i64 = 100;
+
+/// What reversed an operation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReversalList {
+    /// The posted reversals, oldest first: the first hundred.
+    pub operation_ids: Vec<OperationId>,
+    /// How many there are.
+    pub count: i64,
+    /// What they moved back together, in minor units; 0 if the operation has several legs.
+    pub reversed: i64,
+}
+
+/// What is known of these operations as far as a reversal needs it.
+pub(super) async fn reversals(
+    client: &Client,
+    operation_ids: &[&str],
+) -> Result<Vec<(OperationId, Reversals)>, StoreError> {
+    let statement = client.prepare_cached(LOOKUP_REVERSALS).await?;
+    let rows = client.query(&statement, &[&operation_ids]).await?;
+    let read = rows.iter().map(|row| {
+        let reversals = Reversals {
+            original: row.get("amount"),
+            count: row.get("count"),
+            reversed: row.get("reversed"),
+        };
+        (OperationId::from_stored(row.get("operation_id")), reversals)
+    });
+    Ok(read.collect())
+}
 
 /// The recorded operations of these ids, in no order.
 pub(super) async fn operations(
@@ -76,6 +112,53 @@ impl Requests {
         self.request(move |client| async move {
             let found = operations(&client, &[operation_id.as_str()]).await?;
             Ok(found.into_iter().next())
+        })
+        .await
+    }
+
+    /// The operation of this id, and what reversed it.
+    pub async fn get_operation_and_reversals(
+        &self,
+        operation_id: OperationId,
+    ) -> Result<Option<(Operation, ReversalList)>, StoreError> {
+        self.request(move |client| async move {
+            let id = operation_id.as_str();
+            let ids = [id];
+            let list = client.prepare_cached(LIST_REVERSALS).await?;
+            let params: [&(dyn ToSql + Sync); 2] = [&id, &REVERSALS_LISTED_MAX];
+            let (found, row) =
+                join(operations(&client, &ids), client.query_one(&list, &params)).await;
+            let (found, row) = (found?, row?);
+            let reversal_ids: Vec<&str> = row.get("operation_ids");
+            let reversals = ReversalList {
+                operation_ids: reversal_ids
+                    .into_iter()
+                    .map(OperationId::from_stored)
+                    .collect(),
+                count: row.get("count"),
+                reversed: row.get("reversed"),
+            };
+            Ok(found
+                .into_iter()
+                .next()
+                .map(|operation| (operation, reversals)))
+        })
+        .await
+    }
+
+    /// The recorded operations of these ids, by id, those included that cannot be read.
+    pub async fn get_operations(
+        &self,
+        operation_ids: Vec<OperationId>,
+    ) -> Result<HashMap<OperationId, Result<Operation, UnreadableOperation>>, StoreError> {
+        self.request(move |client| async move {
+            let ids: Vec<&str> = operation_ids.iter().map(OperationId::as_str).collect();
+            let read = readable_operations(&client, &ids).await?;
+            let by_id = read.into_iter().map(|read| match read {
+                Ok(operation) => (operation.command.operation_id.clone(), Ok(operation)),
+                Err(unreadable) => (unreadable.operation_id.clone(), Err(unreadable)),
+            });
+            Ok(by_id.collect())
         })
         .await
     }

@@ -9,6 +9,7 @@
 //! | refusals     | refused operations   | reason and facts that were not written for this operation                 |
 //! | intents      | operations with legs | entries that were not asked for, and legs without one                     |
 //! | legs         | legs of operations   | legs that do not fit their operation                                      |
+//! | reversals    | reversals            | reversals that do not mirror their originals, or exceed them              |
 //! | accounts     | accounts, balances   | account, balances, state and merges do not match                          |
 //! | conservation | all, by currency     | balances are not the sum of entries                                       |
 //! | currencies   | by currency          | no currency that an account can have                                      |
@@ -103,6 +104,7 @@ struct Counts {
     entries: i64,
     refusals: i64,
     intents: i64,
+    reversals: i64,
     legs: i64,
     verdicts: i64,
     rules: i64,
@@ -124,7 +126,7 @@ struct Check {
     work: Work,
 }
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     Check {
         name: "keys",
         row_count: |_| KEYS.len() as i64,
@@ -154,6 +156,11 @@ const CHECKS: [Check; 11] = [
         name: "legs",
         row_count: |counts| counts.legs,
         work: Work::Findings(include_str!("sql/verify_legs.sql")),
+    },
+    Check {
+        name: "reversals",
+        row_count: |counts| counts.reversals,
+        work: Work::Findings(include_str!("sql/verify_reversals.sql")),
     },
     Check {
         name: "accounts",
@@ -282,6 +289,7 @@ async fn counts(client: &Client) -> Result<Counts, StoreError> {
         entries: row.get("entries"),
         refusals: row.get("refusals"),
         intents: row.get("intents"),
+        reversals: row.get("reversals"),
         legs: row.get("legs"),
         verdicts: row.get("verdicts"),
         rules: row.get("rules"),

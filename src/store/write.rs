@@ -4,7 +4,7 @@
 //! |---------|---------------------------------------------------|------------|
 //! | lock    | BEGIN, `lock_by_row_id` and `lock_by_key`         | 1          |
 //! | look up | `known_operations` (and the time), unless the batch was locked by row id | 1 |
-//! | (rare)  | `lookup_operations` and `lookup_legs`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for commands that need all of those; `existing_accounts`, only if some were not locked; `account_roles`, only for commands that need them | 1 each |
+//! | (rare)  | `lookup_operations` and `lookup_legs`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for commands that need all of those; `existing_accounts`, only if some were not locked; `account_roles` and `lookup_reversals`, only for commands that need them | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
 //! | write   | `write` or `write_indexed`: balances, and the operations that have nothing unusual; then, only if there are any, `insert_balances`, `insert_operations`, `insert_legs`, `set_account_flags`, `set_settlement` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
@@ -317,6 +317,7 @@ pub fn write_statements() -> Vec<(&'static str, &'static str)> {
         ("known_operations", operations::KNOWN_OPERATIONS),
         ("lookup_operations", operations::LOOKUP_OPERATIONS),
         ("lookup_legs", operations::LOOKUP_LEGS),
+        ("lookup_reversals", operations::LOOKUP_REVERSALS),
         ("write", WRITE.text()),
         ("write_indexed", WRITE_INDEXED.text()),
         ("insert_balances", INSERT_BALANCES.text()),
@@ -556,8 +557,10 @@ fn decide(job: &Job, book: &mut Book, contended: &Set<AccountId>, now: Instant) 
     if is_withdrawn || !job.claim.start() {
         return Verdict::Withdrawn;
     }
-    match job.work() {
-        Work::Command(command) => Verdict::Decided(book.apply(command)),
-        Work::Group(commands) => Verdict::GroupDecided(book.apply_group(commands)),
+    match (job.work(), job.validates_only()) {
+        (Work::Command(command), false) => Verdict::Decided(book.apply(command)),
+        (Work::Command(command), true) => Verdict::Decided(book.validate(command)),
+        (Work::Group(commands), false) => Verdict::GroupDecided(book.apply_group(commands)),
+        (Work::Group(commands), true) => Verdict::GroupDecided(book.validate_group(commands)),
     }
 }

@@ -86,6 +86,7 @@ fn debits() -> BoxedStrategy<DebitRequest> {
                     description,
                     metadata,
                     owner_id,
+                    validate_only: false,
                 }
             },
         )
@@ -102,6 +103,7 @@ fn credits() -> BoxedStrategy<CreditRequest> {
                 category,
                 description,
                 metadata,
+                validate_only: false,
             },
         )
         .boxed()
@@ -134,6 +136,7 @@ fn transfers() -> BoxedStrategy<TransferRequest> {
                     description,
                     metadata,
                     source_owner_id,
+                    validate_only: false,
                 }
             },
         )
@@ -276,6 +279,7 @@ fn others() -> BoxedStrategy<Call> {
                         destination_account_id: other_id,
                         description: words,
                         metadata,
+                        validate_only: false,
                     },
                 ),
                 2 => on(

@@ -23,6 +23,7 @@ async fn unary_error(ballast: &Ballast, operation: OperationRequest) -> Status {
         Kind::Credit(credit) => balances.credit(*credit).await.map(drop),
         Kind::Transfer(transfer) => balances.transfer(*transfer).await.map(drop),
         Kind::Post(post) => balances.post_operation(*post).await.map(drop),
+        Kind::Reverse(reverse) => balances.reverse_operation(*reverse).await.map(drop),
     };
     answer.expect_err("its own RPC gives an error too")
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod answer_sizes;
+mod atomic_batches;
 mod atomic_groups;
 mod batches;
 #[cfg(feature = "harness")]
@@ -40,6 +41,7 @@ mod post;
 mod recovery;
 mod reflection;
 mod reserved_ids;
+mod reverse;
 mod short_deadlines;
 mod shutdown;
 mod standby;
@@ -50,3 +52,4 @@ mod submit_operations;
 mod support;
 mod tampering;
 mod unreadable;
+mod validate_only;

@@ -266,6 +266,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("to an owner", "0", SAME),
             ("merge", "0", SAME),
             ("post", "0", SAME),
+            ("reversal", "0", SAME),
+            ("reversal of legs", "0", SAME),
         ],
     ),
     (
@@ -301,7 +303,14 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.operation_id", &[("refused", "'x'", NO_MONEY)]),
     ("operations.refusal_facts", &[]),
     ("operations.refusal_reason", &[]),
-    ("operations.reversed_operation_id", &[]),
+    (
+        "operations.reversed_operation_id",
+        &[(
+            "reversal",
+            "'there-3'",
+            "it may have reversed another one that is like it",
+        )],
+    ),
     ("operations.source_account_id", &[]),
     ("operations.source_amount", &[]),
     ("operations.source_available_after", &[("merge", "0", SAME)]),
@@ -366,6 +375,8 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("payment", "0", SAME),
             ("merge", "0", SAME),
             ("post", "0", SAME),
+            ("reversal", "0", SAME),
+            ("reversal of legs", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -411,6 +422,8 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
                 "operation_id = (SELECT operation_id FROM entry_marks WHERE account_id = 'a' AND version = 32)",
             ),
             ("last", "operation_id = 'last'"),
+            ("reversal", "operation_id = 'undo'"),
+            ("reversal of legs", "operation_id = 'undo-post'"),
             ("asked", "operation_id = 'asked'"),
             ("to an owner", "operation_id = 'to-owner'"),
             ("refused", "operation_id = 'poor'"),
@@ -425,6 +438,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("paid", "operation_id = 'merge' AND account_id = 'c'"),
             ("received", "operation_id = 'merge' AND account_id = 'b'"),
             ("posted", "operation_id = 'post'"),
+            ("reversed", "operation_id = 'undo-post'"),
         ],
     ),
     (
@@ -499,6 +513,8 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
             "'CREDIT'",
             "'TRANSFER'",
             "'MERGE'",
+            "'POST'",
+            "'REVERSAL'",
             "'MCC'",
             "'MERCHANT'",
         ],
@@ -507,7 +523,9 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
         "verdict" => &["'KEPT'", "'REVERSED'"],
         "account_id" | "source_account_id" | "destination_account_id" => &["'b'", "'f'"],
         "owner_id" | "destination_owner_id" => &["'us'", "'them'"],
-        "operation_id" => &["'opening'", "'there-3'"],
+        "operation_id" | "reversed_operation_id" => {
+            &["'opening'", "'there-3'", "'poor'", "'merge'"]
+        }
         "category" | "source_category" | "destination_category" | "source_categories" => {
             &["'main'", "'FOOD'", "'MEAL'", "'FOOD,FOOD'", "'FOOD,main'"]
         }
@@ -578,6 +596,7 @@ async fn live() -> Ballast {
         credit("c-opening", "c", 30),
         into("FOOD", credit("c-food", "c", 20)),
         into("FOOD", credit("k-food", "k", 100)),
+        credit("mistake", "k", 7),
     ] {
         balances.credit(request).await.expect("posted");
     }
@@ -608,6 +627,14 @@ async fn live() -> Ballast {
     for (id, from) in [("merge", "c"), ("merge-of-nothing", "d")] {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         merged.expect("merged");
+    }
+    for request in [
+        reverse_part("undo", "there-1", 2),
+        reverse("undo-credit", "mistake"),
+        reverse("undo-post", "post"),
+    ] {
+        let reversed = balances.reverse_operation(request).await;
+        reversed.expect("reversed");
     }
     refuse(&mut ballast).await;
     pay(&mut ballast).await;
@@ -650,13 +677,22 @@ async fn refuse(ballast: &mut Ballast) {
         let merged = balances.merge_accounts(merge(id, from, "b")).await;
         refused(merged.expect_err("held, debt"));
     }
+    for request in [
+        reverse("again", "mistake"),
+        reverse_part("too-much", "there-1", 2),
+    ] {
+        let reversed = balances.reverse_operation(request).await;
+        refused(reversed.expect_err("again, too-much"));
+    }
     let all = [
         "ACCOUNT_CLOSED",
         "ACCOUNT_FROZEN",
+        "ALREADY_REVERSED",
         "BALANCE_LIMIT_EXCEEDED",
         "BALANCE_NEGATIVE",
         "HOLDS_OPEN",
         "INSUFFICIENT_FUNDS",
+        "REVERSAL_EXCEEDS_ORIGINAL",
     ];
     assert_eq!(reasons, all.map(str::to_owned).into());
     sql.batch_execute("UPDATE balances SET posted = 0, held = 0 WHERE account_id = 'holding'")
@@ -916,6 +952,18 @@ async fn changes_that_fit_each_other_are_found_by_what_they_left_out() {
             "account f: it is closed, and no merge closed it",
         ),
         (
+            "a reversal of more than there was",
+            "UPDATE operations SET amount = 1 WHERE operation_id = 'there-1'".to_owned(),
+            "operation undo: the reversals of an operation move back more than it moved",
+        ),
+        (
+            "legs that go back elsewhere",
+            "UPDATE operations SET intent = replace(intent::text, '\"account_id\": \"b\"', '\"account_id\": \"f\"')::jsonb
+             WHERE operation_id = 'undo-post'"
+                .to_owned(),
+            "operation undo-post: its legs are not those of what it reverses",
+        ),
+        (
             "a merge that never was",
             "UPDATE operations SET refusal_reason = 'ACCOUNT_CLOSED', refusal_facts = '{\"account_id\": \"b\"}'
              WHERE operation_id = 'merge-of-nothing'"
@@ -955,9 +1003,9 @@ async fn the_command_says_how_far_it_is_and_how_much_it_found() {
     let (code, stdout, stderr) = run();
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     for line in [
-        "check 1 of 11, keys: 8 rows",
-        "check 2 of 11, chains: ",
-        "check 11 of 11, card rules: done in ",
+        "check 1 of 12, keys: 8 rows",
+        "check 2 of 12, chains: ",
+        "check 12 of 12, card rules: done in ",
     ] {
         assert!(stderr.contains(line), "{line}: {stderr}");
     }

@@ -59,7 +59,10 @@ impl Payload {
             }
             Self::Batch(operations, facts) => {
                 let answered = client
-                    .execute_batch(ExecuteBatchRequest { operations })
+                    .execute_batch(ExecuteBatchRequest {
+                        operations,
+                        ..ExecuteBatchRequest::default()
+                    })
                     .await;
                 let came = Instant::now();
                 let answer = |index: usize| match &answered {
@@ -107,6 +110,9 @@ async fn send(client: &mut Client, call: Call) -> Answer {
             Some(Request::Debit(request)) => Answer::of(&client.debit(*request).await),
             Some(Request::Credit(request)) => Answer::of(&client.credit(*request).await),
             Some(Request::Post(request)) => Answer::of(&client.post_operation(*request).await),
+            Some(Request::Reverse(request)) => {
+                Answer::of(&client.reverse_operation(*request).await)
+            }
             None => Answer::Error("an empty request".to_owned()),
         },
         Call::GetBalance(request) => Answer::of(&client.get_balance(request).await),

@@ -196,6 +196,7 @@ fn operation_id(operation: &OperationRequest) -> String {
         Some(Request::Debit(request)) => request.operation_id.clone(),
         Some(Request::Credit(request)) => request.operation_id.clone(),
         Some(Request::Post(request)) => request.operation_id.clone(),
+        Some(Request::Reverse(request)) => request.operation_id.clone(),
         None => String::new(),
     }
 }

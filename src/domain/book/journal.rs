@@ -1,9 +1,9 @@
 //! The journal of a group: what was there before each change, so that all of them can be taken back.
 
 use super::balances::Pocket;
-use super::{AccountFlags, Book, Role};
+use super::{AccountFlags, Book, Reversals, Role};
 use crate::domain::command::BalanceKey;
-use crate::domain::id::AccountId;
+use crate::domain::id::{AccountId, OperationId};
 
 /// What one change is taken back to.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) enum Undo {
     Flags(AccountId, AccountFlags),
     /// The role of this account.
     Role(AccountId, Role),
+    /// The reversals of this operation.
+    Reversals(OperationId, Reversals),
 }
 
 /// The changes of a group so far, the oldest first.
@@ -74,6 +76,9 @@ impl Book {
                 }
                 Undo::Role(account_id, before) => {
                     self.roles.insert(account_id, before);
+                }
+                Undo::Reversals(original_id, before) => {
+                    self.reversals.insert(original_id, before);
                 }
             }
         }

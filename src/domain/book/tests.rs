@@ -521,6 +521,46 @@ fn a_refused_group_leaves_its_refusal_and_nothing_else() {
     assert_eq!(changes.accounts, AccountChanges::default());
 }
 
+/// A validation answers what would happen, and the book stays as it was: what comes next is answered as without it.
+#[test]
+fn a_validation_changes_nothing_and_takes_no_id() {
+    let start = || {
+        book([
+            (id("a"), account(10)),
+            (id("b"), account(0)),
+            (id("c"), account(0)),
+        ])
+    };
+    let (mut book, mut other) = (start(), start());
+    let commands = [
+        command("1", transfer("a", "b"), 8),
+        command("2", transfer("a", "b"), 8),
+        merge("3", "b", "c"),
+    ];
+    let group = [
+        command("4", transfer("a", "c"), 10),
+        command("5", transfer("c", "a"), 10),
+    ];
+    for command in &commands {
+        let would = book.validate(command);
+        let group_would = book.validate_group(&group);
+        assert_eq!(group_would.is_ok(), command.operation_id.as_str() == "1");
+        let did = book.apply(command);
+        assert_eq!(would, did);
+        assert_eq!(did, other.apply(command));
+        // What is known is answered as known.
+        let again = book.validate(command);
+        assert_eq!(again.is_ok_and(|receipt| receipt.replayed), did.is_ok());
+    }
+    let (changes, expected) = (book.into_changes(), other.into_changes());
+    assert_eq!(changes.operations, expected.operations);
+    assert_eq!(changes.accounts, expected.accounts);
+    assert_eq!(changes.balances.len(), expected.balances.len());
+    for balance in &changes.balances {
+        assert!(expected.balances.contains(balance));
+    }
+}
+
 /// What is refused without being recorded leaves nothing at all.
 #[test]
 fn a_group_that_names_what_is_not_there_leaves_nothing() {

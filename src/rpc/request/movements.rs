@@ -64,6 +64,7 @@ pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>),
         description,
         metadata,
         owner_id,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -109,6 +110,7 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         category,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -185,6 +187,7 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         description,
         metadata,
         source_owner_id,
+        validate_only: _,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -274,6 +277,7 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
         destination_account_id,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let id = violations.note("operation_id", OperationId::parse(&operation_id));
     let source = violations.account_id("source_account_id", &source_account_id);
@@ -295,13 +299,24 @@ pub fn merge(request: proto::MergeAccountsRequest) -> Result<Merge, Violations> 
 
 /// The most members of one ExecuteBatch: what one hot account executes in about a second.
 const BATCH_MEMBER_COUNT_MAX: usize = 10_000;
+/// The most members of an atomic one: all of their accounts are locked at the same time.
+const ATOMIC_MEMBER_COUNT_MAX: usize = 1_000;
 
 /// How many members a batch has, each still to be parsed.
 pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Violations> {
     let count = request.operations.len();
-    if !(1..=BATCH_MEMBER_COUNT_MAX).contains(&count) {
-        let rule = format!("has {count} operations, must have from 1 to {BATCH_MEMBER_COUNT_MAX}");
-        return Err(Violations::one("operations", rule));
+    let (count_max, of_what) = match request.atomic {
+        true => (ATOMIC_MEMBER_COUNT_MAX, " if it is atomic"),
+        false => (BATCH_MEMBER_COUNT_MAX, ""),
+    };
+    let mut violations = Violations::default();
+    if !(1..=count_max).contains(&count) {
+        let rule = format!("has {count} operations, must have from 1 to {count_max}{of_what}");
+        violations.add("operations", rule);
     }
-    Ok(count)
+    if request.validate_only && !request.atomic {
+        let rule = "is only for atomic batches; validate independent operations one by one";
+        violations.add("validate_only", rule);
+    }
+    violations.check(Some(count))
 }

@@ -17,6 +17,7 @@ pub fn post(request: proto::PostOperationRequest) -> Result<Command, Violations>
         legs,
         description,
         metadata,
+        validate_only: _,
     } = request;
     let id = violations.note("operation_id", OperationId::parse(&operation_id));
     let intent = intent(&mut violations, &legs);

@@ -7,7 +7,7 @@ FROM (
             THEN format('it counts %s legs, there are %s', coalesce(o.leg_count, 0), coalesce(l.leg_count, 0)) END,
         CASE WHEN NOT l.are_categories_valid THEN 'a category of a leg breaks the rule of categories' END,
         CASE WHEN l.lost_account_id IS NOT NULL THEN format('its account %s does not exist', l.lost_account_id) END,
-        CASE WHEN (l.lowest <> o.currency_code OR l.highest <> o.currency_code) AND o.kind <> 'POST'
+        CASE WHEN (l.lowest <> o.currency_code OR l.highest <> o.currency_code) AND o.intent IS NULL
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
         CASE WHEN l.lowest_position < least(num_nonnulls(o.source_version, o.destination_version), 1) OR l.position_count <> l.leg_count
                 OR l.highest_position >= l.leg_count + num_nonnulls(o.source_version, o.destination_version)
@@ -16,7 +16,7 @@ FROM (
             THEN 'a leg has an entry that does not fit its outcome' END,
         CASE WHEN l.refuse_time IS NOT NULL AND l.refuse_time IS DISTINCT FROM o.create_time
             THEN 'a leg has another time' END,
-        CASE WHEN o.kind NOT IN ('MERGE', 'POST') THEN format('its kind %s has no legs', o.kind) END
+        CASE WHEN o.kind <> 'MERGE' AND o.intent IS NULL THEN format('its kind %s has no legs', o.kind) END
         ) AS fault
     FROM (SELECT * FROM operations WHERE leg_count IS NOT NULL) AS o
     FULL JOIN (

@@ -5,11 +5,11 @@ FROM (
     SELECT o.operation_id, coalesce(
         CASE WHEN o.operation_id ~ '[^A-Za-z0-9._:-]' OR length(o.operation_id) NOT BETWEEN 1 AND 64
             THEN 'its id breaks the rule of ids' END,
-        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST') THEN format('its kind %s is unknown', o.kind) END,
-        CASE WHEN o.kind <> 'POST' AND ((o.kind = 'CREDIT') <> (o.source_account_id IS NULL)
+        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST', 'REVERSAL') THEN format('its kind %s is unknown', o.kind) END,
+        CASE WHEN o.kind NOT IN ('POST', 'REVERSAL') AND ((o.kind = 'CREDIT') <> (o.source_account_id IS NULL)
                 OR (o.kind = 'DEBIT') <> (o.destination_account_id IS NULL))
             THEN 'its kind has other sides' END,
-        CASE WHEN (o.kind IN ('MERGE', 'POST')) <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
+        CASE WHEN (o.kind = 'MERGE' OR o.intent IS NOT NULL) <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
             THEN 'its amount is not valid' END,
         CASE WHEN (o.refusal_reason IS NULL) <> (o.refusal_facts IS NULL) THEN 'refusal reason and facts do not match' END,
         CASE WHEN o.create_time NOT BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
@@ -30,11 +30,12 @@ FROM (
         -- A merge moves the same from one account to the other in each category; all others say in amount what they move.
         CASE WHEN CASE WHEN o.kind = 'MERGE' THEN o.source_amount::numeric + o.destination_amount <> 0 OR o.source_amount >= 0
                            OR o.source_category <> o.destination_category
-                       WHEN o.kind = 'POST' THEN o.source_amount >= 0 OR o.destination_amount <= 0
+                       WHEN o.intent IS NOT NULL THEN o.source_amount >= 0 OR o.destination_amount <= 0
                        ELSE num_nonnulls(o.source_amount, o.destination_amount) > 0 END
             THEN 'its entries are not what its kind moves' END,
         CASE WHEN o.kind = 'MERGE' AND legs.are_wrong THEN 'its legs are not what its kind moves' END,
-        CASE WHEN num_nonnulls(o.hold_id, o.reversed_operation_id) > 0 OR (o.kind = 'POST') <> (o.intent IS NOT NULL)
+        CASE WHEN o.hold_id IS NOT NULL OR (o.kind = 'REVERSAL') <> (o.reversed_operation_id IS NOT NULL)
+                OR o.kind <> 'REVERSAL' AND (o.kind = 'POST') <> (o.intent IS NOT NULL)
             THEN 'it names something that its kind knows nothing of' END,
         CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE' AND o.source_version IS NULL)
                 OR (o.destination_category IS NULL)
@@ -46,10 +47,10 @@ FROM (
             THEN format('its source account %s does not exist', o.source_account_id) END,
         CASE WHEN o.destination_account_id IS NOT NULL AND d.account_id IS NULL
             THEN format('its destination account %s does not exist', o.destination_account_id) END,
-        CASE WHEN (s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code) AND o.kind <> 'POST'
+        CASE WHEN (s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code) AND o.intent IS NULL
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
         CASE WHEN o.source_categories IS NULL THEN
-                CASE WHEN o.source_category <> 'main' AND o.kind NOT IN ('MERGE', 'POST') THEN 'its source_categories lack the category that paid' END
+                CASE WHEN o.source_category <> 'main' AND o.kind <> 'MERGE' AND o.intent IS NULL THEN 'its source_categories lack the category that paid' END
             ELSE asked.fault END,
         CASE WHEN o.kind = 'TRANSFER' AND o.source_account_id = o.destination_account_id
                 AND o.destination_category = ANY (coalesce(string_to_array(o.source_categories, ','), '{main}'))
@@ -68,7 +69,8 @@ FROM (
     LEFT JOIN accounts d ON d.account_id = o.destination_account_id
     LEFT JOIN LATERAL (
         SELECT CASE
-                   WHEN o.kind NOT IN ('DEBIT', 'TRANSFER') THEN 'it has source_categories and no source'
+                   WHEN o.kind NOT IN ('DEBIT', 'TRANSFER')
+                       AND (o.kind <> 'REVERSAL' OR o.intent IS NOT NULL OR o.source_account_id IS NULL) THEN 'it has source_categories and no source'
                    WHEN o.source_categories ~ '[^A-Za-z0-9._:,-]' OR count(*) NOT BETWEEN 1 AND 16
                        OR bool_or(length(category) NOT BETWEEN 1 AND 32) OR count(*) <> count(DISTINCT category)
                        THEN 'its source_categories are not valid'

@@ -48,6 +48,19 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
     let number = |name: &str| facts.get(name)?.parse::<i64>().ok();
     let is_right = |(name, value): (&String, &String)| match name.as_str() {
         "account_id" => is_side(operation, value, side(&facts)),
+        "reversed_operation_id" => {
+            let reversed = operation.command.reversed_operation_id();
+            reversed.is_some_and(|id| id.as_str() == value)
+        }
+        // It says itself how much more than that was asked.
+        "original_minor_units" => {
+            let asked = number("reversed_minor_units").zip(number("amount_minor_units"));
+            asked.is_some_and(|(reversed, amount)| {
+                (0..number(name).unwrap_or(0)).contains(&reversed)
+                    && i128::from(reversed) + i128::from(amount)
+                        > number(name).map_or(i128::MAX, i128::from)
+            })
+        }
         "currency_code" => value == operation.command.currency.as_str(),
         "needed_minor_units" => amount(operation) == number(name),
         // Of a merge, what one category has: nothing else says it.
@@ -140,10 +153,10 @@ fn asked(operation: &Operation) -> String {
 
 /// A merge refuses for any category, another operation for that of its destination.
 fn is_category(operation: &Operation, category: &str) -> bool {
-    match &operation.command.intent {
+    match operation.command.moved() {
         Intent::Merge { .. } => true,
         // Its refusals are those of one leg.
-        Intent::Post { .. } => false,
+        Intent::Post { .. } | Intent::Reverse { .. } => false,
         Intent::Move { movement, .. } => movement
             .destination()
             .is_some_and(|key| key.category.as_str() == category),

@@ -6,7 +6,8 @@ use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     Account, Balance, CreateAccountRequest, CreditRequest, DebitRequest, ExecuteBatchRequest,
     GetBalanceRequest, LegSide, MergeAccountsRequest, Money, OperationError, OperationRequest,
-    OperationResult, PostOperationRequest, PostedOperation, PostingLeg, TransferRequest,
+    OperationResult, PostOperationRequest, PostedOperation, PostingLeg, ReverseOperationRequest,
+    TransferRequest,
 };
 
 use super::instance::{Accounts, Balances};
@@ -59,7 +60,6 @@ pub fn transfer(operation_id: &str, from: &str, to: &str, minor_units: i64) -> T
     }
 }
 
-/// A merge of one account into another.
 /// A leg of PostOperation: of the account `name`, or of its category in `name/category`, or of the world outside if it is empty.
 pub fn leg(side: LegSide, name: &str, minor_units: i64) -> PostingLeg {
     let (account_id, category) = name.split_once('/').unwrap_or((name, ""));
@@ -93,6 +93,28 @@ pub fn post(
     }
 }
 
+/// A reversal of a whole operation.
+pub fn reverse(operation_id: &str, reversed_operation_id: &str) -> ReverseOperationRequest {
+    ReverseOperationRequest {
+        operation_id: operation_id.to_owned(),
+        reversed_operation_id: reversed_operation_id.to_owned(),
+        ..ReverseOperationRequest::default()
+    }
+}
+
+/// A reversal of a part of an operation.
+pub fn reverse_part(
+    operation_id: &str,
+    reversed_operation_id: &str,
+    minor_units: i64,
+) -> ReverseOperationRequest {
+    ReverseOperationRequest {
+        amount: eur(minor_units),
+        ..reverse(operation_id, reversed_operation_id)
+    }
+}
+
+/// A merge of one account into another.
 pub fn merge(operation_id: &str, from: &str, to: &str) -> MergeAccountsRequest {
     MergeAccountsRequest {
         operation_id: operation_id.to_owned(),
@@ -120,7 +142,18 @@ pub fn debit_member(operation_id: &str, account_id: &str, minor_units: i64) -> O
 }
 
 pub fn batch(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {
-    ExecuteBatchRequest { operations }
+    ExecuteBatchRequest {
+        operations,
+        ..ExecuteBatchRequest::default()
+    }
+}
+
+/// A batch that happens as a whole or not at all.
+pub fn atomic(operations: Vec<OperationRequest>) -> ExecuteBatchRequest {
+    ExecuteBatchRequest {
+        atomic: true,
+        ..batch(operations)
+    }
 }
 
 /// The results of a batch that is expected to be answered.
