@@ -65,6 +65,8 @@ impl Code {
             | Refusal::SettlementAccount { .. }
             | Refusal::HoldsOpen { .. }
             | Refusal::BalanceNegative { .. }
+            | Refusal::AccountNotEmpty { .. }
+            | Refusal::AccountMerged { .. }
             | Refusal::AccountClosed { .. }
             | Refusal::AccountFrozen { .. }
             | Refusal::BalanceLimitExceeded { .. }

@@ -85,6 +85,28 @@ pub struct Unbalanced {
     pub credits: i128,
 }
 
+/// Directions of an account, at least one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sides {
+    /// Money leaving the account.
+    pub debits: bool,
+    /// Money entering the account.
+    pub credits: bool,
+}
+
+/// A requested change of an account that moves no money. One that changes nothing is posted all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestedChange {
+    /// These directions are refused from now on.
+    Freeze(Sides),
+    /// These directions are no longer refused.
+    Unfreeze(Sides),
+    /// Everything is refused from now on. Only of an account that has nothing.
+    Close,
+    /// The account is in use again. Only of one that no merge emptied.
+    Reopen,
+}
+
 /// What is to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
@@ -106,6 +128,13 @@ pub enum Intent {
     Post {
         /// Never empty. Per currency, credits are debits.
         legs: Vec<RequestedLeg>,
+    },
+    /// An account changes, and no money moves.
+    Change {
+        /// The account.
+        account_id: AccountId,
+        /// What changes.
+        change: RequestedChange,
     },
 }
 
@@ -148,16 +177,28 @@ pub enum Kind {
     Merge,
     /// Several changes at once.
     Post,
+    /// A freeze of an account.
+    Freeze,
+    /// The end of a freeze.
+    Unfreeze,
+    /// A closure of an account.
+    Close,
+    /// The end of a closure.
+    Reopen,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
         Self::Debit,
         Self::Credit,
         Self::Transfer,
         Self::Merge,
         Self::Post,
+        Self::Freeze,
+        Self::Unfreeze,
+        Self::Close,
+        Self::Reopen,
     ];
 
     /// Its stable name, in UPPER_SNAKE.
@@ -168,6 +209,10 @@ impl Kind {
             Self::Transfer => "TRANSFER",
             Self::Merge => "MERGE",
             Self::Post => "POST",
+            Self::Freeze => "FREEZE",
+            Self::Unfreeze => "UNFREEZE",
+            Self::Close => "CLOSE",
+            Self::Reopen => "REOPEN",
         }
     }
 }
@@ -296,6 +341,12 @@ impl Command {
             },
             Intent::Merge { .. } => Kind::Merge,
             Intent::Post { .. } => Kind::Post,
+            Intent::Change { change, .. } => match change {
+                RequestedChange::Freeze(_) => Kind::Freeze,
+                RequestedChange::Unfreeze(_) => Kind::Unfreeze,
+                RequestedChange::Close => Kind::Close,
+                RequestedChange::Reopen => Kind::Reopen,
+            },
         }
     }
 
@@ -303,14 +354,22 @@ impl Command {
     pub fn amount(&self) -> Option<Amount> {
         match &self.intent {
             Intent::Move { amount, .. } => Some(*amount),
-            Intent::Merge { .. } | Intent::Post { .. } => None,
+            Intent::Merge { .. } | Intent::Post { .. } | Intent::Change { .. } => None,
         }
     }
 
     fn as_movement(&self) -> Option<&Movement> {
         match &self.intent {
             Intent::Move { movement, .. } => Some(movement),
-            Intent::Merge { .. } | Intent::Post { .. } => None,
+            Intent::Merge { .. } | Intent::Post { .. } | Intent::Change { .. } => None,
+        }
+    }
+
+    /// The change of an account; `None`: it is about money.
+    pub fn change(&self) -> Option<&RequestedChange> {
+        match &self.intent {
+            Intent::Change { change, .. } => Some(change),
+            Intent::Move { .. } | Intent::Merge { .. } | Intent::Post { .. } => None,
         }
     }
 
@@ -333,7 +392,7 @@ impl Command {
     pub fn legs(&self) -> &[RequestedLeg] {
         match &self.intent {
             Intent::Post { legs } => legs,
-            Intent::Move { .. } | Intent::Merge { .. } => &[],
+            Intent::Move { .. } | Intent::Merge { .. } | Intent::Change { .. } => &[],
         }
     }
 
@@ -353,7 +412,7 @@ impl Command {
     /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
     pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
         let single = match (&self.intent, side) {
-            (Intent::Post { .. }, _) => None,
+            (Intent::Post { .. } | Intent::Change { .. }, _) => None,
             (_, Side::Debits) => self.source_account_id(),
             (_, Side::Credits) => self.destination_account_id(),
         };
@@ -363,12 +422,14 @@ impl Command {
             .chain(legs.filter_map(RequestedLeg::account_id))
     }
 
-    /// The account that pays, if it is not the world outside; the first one, if there are several.
+    /// The account that pays, if it is not the world outside; the first one, if there are several. Of a change of an account,
+    /// that account.
     pub fn source_account_id(&self) -> Option<&AccountId> {
         match &self.intent {
             Intent::Move { movement, .. } => movement.source().map(|source| &source.account_id),
             Intent::Merge { source, .. } => Some(source),
             Intent::Post { .. } => self.account_ids_on(Side::Debits).next(),
+            Intent::Change { account_id, .. } => Some(account_id),
         }
     }
 
@@ -378,6 +439,7 @@ impl Command {
             Intent::Move { movement, .. } => movement.destination().map(|key| &key.account_id),
             Intent::Merge { destination, .. } => Some(destination),
             Intent::Post { .. } => self.account_ids_on(Side::Credits).next(),
+            Intent::Change { .. } => None,
         }
     }
 
@@ -413,6 +475,10 @@ impl Command {
                     needs.name(&balance.account_id, &balance.categories);
                 }
             }
+            Intent::Change { account_id, .. } => {
+                let need = needs.of(account_id);
+                (need.balances, need.role) = (BalancesNeed::All, true);
+            }
         }
         needs
     }
@@ -437,6 +503,12 @@ impl Command {
         };
         let destination_category =
             |command: &Self| command.destination().map(|key| key.category.clone());
+        let sides = |command: &Self| match command.change() {
+            Some(RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides)) => Some(*sides),
+            _ => None,
+        };
+        let (own_sides, other_sides) = (sides(self), sides(other));
+        let differs_in = |side: fn(Sides) -> bool| own_sides.map(side) != other_sides.map(side);
         [
             ("kind", self.kind() != other.kind()),
             (
@@ -460,6 +532,8 @@ impl Command {
                 destination_category(self) != destination_category(other),
             ),
             ("legs", self.legs() != other.legs()),
+            ("debits", differs_in(|sides| sides.debits)),
+            ("credits", differs_in(|sides| sides.credits)),
             ("amount.minor_units", self.amount() != other.amount()),
             ("amount.currency_code", self.currency != other.currency),
             (

@@ -20,7 +20,7 @@ pub use book::{
 pub use claim::Claim;
 pub use command::{
     AccountNeed, BalanceKey, BalancesNeed, Command, Intent, Kind, Movement, Needs, Note,
-    RequestedLeg, SameBalance, Source, Unbalanced,
+    RequestedChange, RequestedLeg, SameBalance, Sides, Source, Unbalanced,
 };
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
 pub use map::{Map, Set};

@@ -48,7 +48,7 @@ pub enum Refusal {
         /// The amount's currency.
         amount_currency: Currency,
     },
-    /// The account receives for its owner, and a merge would give that to somebody else. Not recorded.
+    /// The account receives for its owner, and a merge would give that to somebody else, or its closure to nobody. Not recorded.
     SettlementAccount {
         /// The account.
         account_id: AccountId,
@@ -67,7 +67,7 @@ pub enum Refusal {
         /// The direction.
         side: Side,
     },
-    /// The balance has open holds, so its account cannot be merged. Final and recorded.
+    /// The balance has open holds, so its account cannot be merged or closed. Final and recorded.
     HoldsOpen {
         /// The balance.
         balance: BalanceKey,
@@ -84,6 +84,22 @@ pub enum Refusal {
         posted: i64,
         /// The account's currency.
         currency: Currency,
+    },
+    /// The balance is not zero, so its account cannot be closed. Final and recorded.
+    AccountNotEmpty {
+        /// The balance.
+        balance: BalanceKey,
+        /// What it has; not zero.
+        posted: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// A merge emptied the account, so it stays closed. Final and recorded.
+    AccountMerged {
+        /// The account.
+        account_id: AccountId,
+        /// The account that received all it had.
+        destination_account_id: AccountId,
     },
     /// None of the categories covers the whole amount. Final and recorded.
     InsufficientFunds {
@@ -146,6 +162,8 @@ impl Refusal {
             Self::AccountFrozen { .. } => "ACCOUNT_FROZEN",
             Self::HoldsOpen { .. } => "HOLDS_OPEN",
             Self::BalanceNegative { .. } => "BALANCE_NEGATIVE",
+            Self::AccountNotEmpty { .. } => "ACCOUNT_NOT_EMPTY",
+            Self::AccountMerged { .. } => "ACCOUNT_MERGED",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
             Self::CategoryLimitExceeded { .. } => "CATEGORY_LIMIT_EXCEEDED",
@@ -164,6 +182,8 @@ impl Refusal {
             | Self::AccountFrozen { .. }
             | Self::HoldsOpen { .. }
             | Self::BalanceNegative { .. }
+            | Self::AccountNotEmpty { .. }
+            | Self::AccountMerged { .. }
             | Self::InsufficientFunds { .. }
             | Self::BalanceLimitExceeded { .. }
             | Self::CategoryLimitExceeded { .. } => true,
@@ -217,7 +237,19 @@ impl Refusal {
                 ("held_minor_units", held.to_string()),
                 ("currency_code", currency.to_string()),
             ],
+            Self::AccountMerged {
+                account_id,
+                destination_account_id,
+            } => vec![
+                ("account_id", account_id.to_string()),
+                ("destination_account_id", destination_account_id.to_string()),
+            ],
             Self::BalanceNegative {
+                balance,
+                posted,
+                currency,
+            }
+            | Self::AccountNotEmpty {
                 balance,
                 posted,
                 currency,
@@ -315,6 +347,18 @@ impl Refusal {
                 },
                 posted: number("posted_minor_units")?,
                 currency: currency()?,
+            }),
+            "ACCOUNT_NOT_EMPTY" => Some(Self::AccountNotEmpty {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                posted: number("posted_minor_units")?,
+                currency: currency()?,
+            }),
+            "ACCOUNT_MERGED" => Some(Self::AccountMerged {
+                account_id,
+                destination_account_id: AccountId::from_stored(text("destination_account_id")?),
             }),
             "INSUFFICIENT_FUNDS" => {
                 let categories = text("categories")?.split(',').map(Category::from_stored);
@@ -421,6 +465,25 @@ impl std::fmt::Display for Refusal {
             } => write!(
                 f,
                 "account {account_id} has {posted} in {category} ({currency} minor units); settle the debt first"
+            ),
+            Self::AccountNotEmpty {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                posted,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} has {posted} in {category} ({currency} minor units); move it first"
+            ),
+            Self::AccountMerged {
+                account_id,
+                destination_account_id,
+            } => write!(
+                f,
+                "account {account_id} was merged into account {destination_account_id}; use that one"
             ),
             Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
             Self::AccountFrozen { account_id, side } => {

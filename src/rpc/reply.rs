@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::proto;
 use crate::domain::{
     AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
-    Refusal, RequestedLeg, Side, Timestamp,
+    Refusal, RequestedChange, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -48,6 +48,10 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Kind::Transfer => proto::OperationKind::Transfer,
         Kind::Merge => proto::OperationKind::Merge,
         Kind::Post => proto::OperationKind::Post,
+        Kind::Freeze => proto::OperationKind::Freeze,
+        Kind::Unfreeze => proto::OperationKind::Unfreeze,
+        Kind::Close => proto::OperationKind::Close,
+        Kind::Reopen => proto::OperationKind::Reopen,
     };
     let (state, refusal) = match outcome {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
@@ -63,7 +67,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         }),
         source: match &command.intent {
             Intent::Merge { source, .. } => Some(all_of(source)),
-            Intent::Post { .. } => None,
+            Intent::Post { .. } | Intent::Change { .. } => None,
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
@@ -71,7 +75,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         destination: match &command.intent {
             Intent::Merge { destination, .. } => Some(all_of(destination)),
             Intent::Move { .. } => command.destination().map(balance_ref),
-            Intent::Post { .. } => None,
+            Intent::Post { .. } | Intent::Change { .. } => None,
         },
         source_categories: command
             .source()
@@ -81,12 +85,30 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             .map(ToString::to_string)
             .unwrap_or_default(),
         legs: command.legs().iter().map(leg).collect(),
+        account_change: account_change(&command.intent),
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),
         refusal,
         unreadable: String::new(),
     }
+}
+
+fn account_change(intent: &Intent) -> Option<proto::AccountChange> {
+    let Intent::Change { account_id, change } = intent else {
+        return None;
+    };
+    let mut reply = proto::AccountChange {
+        account_id: account_id.to_string(),
+        ..proto::AccountChange::default()
+    };
+    match change {
+        RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides) => {
+            (reply.debits, reply.credits) = (sides.debits, sides.credits);
+        }
+        RequestedChange::Close | RequestedChange::Reopen => {}
+    }
+    Some(reply)
 }
 
 /// The categories that were asked; none if only main was.

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AccountId, Amount, Category, Command, Currency, Intent, RequestedLeg, Side, Source,
+    AccountId, Amount, Category, Command, Currency, Intent, RequestedChange, RequestedLeg, Side,
+    Sides, Source,
 };
 
 /// The column `intent` of a kind that has legs.
@@ -31,6 +32,14 @@ struct LegJson {
 enum SideJson {
     Debit,
     Credit,
+}
+
+/// The column `intent` of a freeze, and of its end.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SidesJson {
+    debits: bool,
+    credits: bool,
 }
 
 impl From<&RequestedLeg> for LegJson {
@@ -87,7 +96,21 @@ pub(super) fn to_json(command: &Command) -> Option<String> {
             };
             Some(serde_json::to_string(&json).expect("texts and numbers are JSON"))
         }
+        Intent::Change { change, .. } => match change {
+            RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides) => {
+                let Sides { debits, credits } = *sides;
+                let json = SidesJson { debits, credits };
+                Some(serde_json::to_string(&json).expect("flags are JSON"))
+            }
+            RequestedChange::Close | RequestedChange::Reopen => None,
+        },
     }
+}
+
+/// The directions of a row that freezes, or ends that; `None`: they are not ones that Ballast wrote.
+pub(super) fn sides_from_json(json: &str) -> Option<Sides> {
+    let SidesJson { debits, credits } = serde_json::from_str(json).ok()?;
+    (debits || credits).then_some(Sides { debits, credits })
 }
 
 /// The intent of a row whose kind has legs; `None`: it is not one that Ballast wrote.

@@ -23,7 +23,7 @@ use super::intent;
 use super::row::{self, PgTime};
 use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Entry, Intent, Kind, Movement, Note,
-    Operation, OperationId, Outcome, OwnerId, Refusal, Side, Source,
+    Operation, OperationId, Outcome, OwnerId, Refusal, RequestedChange, Side, Source,
 };
 
 /// The columns of one entry in an operation's row.
@@ -390,6 +390,10 @@ fn read_intent(
         let json = row.intent.as_deref().ok_or("no intent")?;
         return Ok(intent::post_from_json(json).ok_or("intent")?);
     }
+    if let Some(change) = read_change(kind, row)? {
+        let account_id = source.account_id.map(AccountId::from_stored).ok_or(KIND)?;
+        return Ok(Intent::Change { account_id, change });
+    }
     let amount = row.amount.ok_or("no amount")?;
     let amount = Amount::new(amount).map_err(|_invalid| "amount")?;
     let movement = match (kind, payer(), destination.balance()) {
@@ -403,4 +407,22 @@ fn read_intent(
         _ => return Err(KIND.to_owned()),
     };
     Ok(Intent::Move { movement, amount })
+}
+
+/// The change of an account that was asked for; `None`: it is of another kind.
+fn read_change(
+    kind: Option<Kind>,
+    row: &OperationRow<'_>,
+) -> Result<Option<RequestedChange>, String> {
+    let sides = || {
+        let json = row.intent.as_deref().ok_or("no intent")?;
+        intent::sides_from_json(json).ok_or("intent")
+    };
+    Ok(match kind {
+        Some(Kind::Freeze) => Some(RequestedChange::Freeze(sides()?)),
+        Some(Kind::Unfreeze) => Some(RequestedChange::Unfreeze(sides()?)),
+        Some(Kind::Close) => Some(RequestedChange::Close),
+        Some(Kind::Reopen) => Some(RequestedChange::Reopen),
+        _ => None,
+    })
 }

@@ -1,5 +1,6 @@
 //! The promises of Ballast, shown from outside: through gRPC, on a real PostgreSQL. One module per promise.
 
+mod account_changes;
 mod accounts;
 mod answer_sizes;
 mod batches;

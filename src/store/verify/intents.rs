@@ -41,6 +41,9 @@ fn found(row: &Row) -> Vec<Found<'_>> {
 
 /// Each requested leg has an entry, and each entry was requested.
 fn misfit(operation: &Operation, mut found: Vec<Found<'_>>) -> Option<&'static str> {
+    if operation.command.change().is_some() {
+        return (!found.is_empty()).then_some("it has an entry that was not asked for");
+    }
     let legs = operation.command.legs();
     if legs.first().map(|leg| leg.currency) != Some(operation.command.currency) {
         return Some("its currency is not that of its first leg");

@@ -71,7 +71,11 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
         }
         // Without a limit, what is below zero.
         "posted_minor_units" => {
-            facts.contains_key("limit_minor_units") || number(name).is_some_and(|posted| posted < 0)
+            facts.contains_key("limit_minor_units")
+                || number(name).is_some_and(|posted| match refusal {
+                    Refusal::AccountNotEmpty { .. } => posted != 0,
+                    _ => posted < 0,
+                })
         }
         _ => true,
     };
@@ -138,10 +142,10 @@ fn asked(operation: &Operation) -> String {
     texts.join(",")
 }
 
-/// A merge refuses for any category, another operation for that of its destination.
+/// A merge or a closure refuses for any category, another operation for that of its destination.
 fn is_category(operation: &Operation, category: &str) -> bool {
     match &operation.command.intent {
-        Intent::Merge { .. } => true,
+        Intent::Merge { .. } | Intent::Change { .. } => true,
         // Its refusals are those of one leg.
         Intent::Post { .. } => false,
         Intent::Move { movement, .. } => movement
