@@ -261,9 +261,11 @@ impl Book {
     /// The rule of the command's kind: what it changes, or why it does not happen.
     fn decide(&self, command: &Command) -> Result<Posting, Refusal> {
         match &command.intent {
-            Intent::Move { movement, amount } => {
-                self.decide_movement(movement, *amount, command.currency)
-            }
+            Intent::Move {
+                movement,
+                amount,
+                conditions,
+            } => self.decide_movement(movement, (*amount, command.currency), *conditions),
             Intent::Merge {
                 source,
                 destination,

@@ -67,6 +67,8 @@ impl Code {
             | Refusal::BalanceNegative { .. }
             | Refusal::AccountNotEmpty { .. }
             | Refusal::AccountMerged { .. }
+            | Refusal::VersionMismatch { .. }
+            | Refusal::MinAvailableNotMet { .. }
             | Refusal::AccountClosed { .. }
             | Refusal::AccountFrozen { .. }
             | Refusal::BalanceLimitExceeded { .. }

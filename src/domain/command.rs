@@ -50,6 +50,15 @@ pub enum Movement {
     },
 }
 
+/// What has to be true for an amount to move, besides that it can. Nearly all movements have no conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// The version, before it, of the balance that pays; of a credit, of the one that receives.
+    pub expected_version: Option<i64>,
+    /// The least that the balance that pays has available after it, in minor units. Never of a credit.
+    pub min_available_after: Option<i64>,
+}
+
 /// One requested change of a command that has any number of them. They are applied in their order, each on top of those
 /// before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +125,8 @@ pub enum Intent {
         movement: Movement,
         /// How much.
         amount: Amount,
+        /// Only if this is true.
+        conditions: Conditions,
     },
     /// Everything moves from one account to another, category by category; then the first one closes.
     Merge {
@@ -325,9 +336,31 @@ impl Command {
     ) -> Self {
         Self {
             operation_id,
-            intent: Intent::Move { movement, amount },
+            intent: Intent::Move {
+                movement,
+                amount,
+                conditions: Conditions::default(),
+            },
             currency,
             note,
+        }
+    }
+
+    /// The same, if it is a movement, only if these are true.
+    pub fn with_conditions(mut self, wanted: Conditions) -> Self {
+        if let Intent::Move { conditions, .. } = &mut self.intent {
+            *conditions = wanted;
+        }
+        self
+    }
+
+    /// What has to be true for it; nothing, if it is no movement.
+    pub fn conditions(&self) -> Conditions {
+        match &self.intent {
+            Intent::Move { conditions, .. } => *conditions,
+            Intent::Merge { .. } | Intent::Post { .. } | Intent::Change { .. } => {
+                Conditions::default()
+            }
         }
     }
 
@@ -503,6 +536,7 @@ impl Command {
         };
         let destination_category =
             |command: &Self| command.destination().map(|key| key.category.clone());
+        let (conditions, others) = (self.conditions(), other.conditions());
         let sides = |command: &Self| match command.change() {
             Some(RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides)) => Some(*sides),
             _ => None,
@@ -534,6 +568,14 @@ impl Command {
             ("legs", self.legs() != other.legs()),
             ("debits", differs_in(|sides| sides.debits)),
             ("credits", differs_in(|sides| sides.credits)),
+            (
+                "expected_version",
+                conditions.expected_version != others.expected_version,
+            ),
+            (
+                "min_available_after_minor_units",
+                conditions.min_available_after != others.min_available_after,
+            ),
             ("amount.minor_units", self.amount() != other.amount()),
             ("amount.currency_code", self.currency != other.currency),
             (
@@ -617,6 +659,7 @@ mod tests {
             let command = command(Intent::Move {
                 movement: movement.expect("several balances"),
                 amount: Amount::new(1).expect("an amount"),
+                conditions: Conditions::default(),
             });
             let ids: Vec<&str> = command.account_ids().map(AccountId::as_str).collect();
             assert_eq!(ids, expected, "{from} {to}");

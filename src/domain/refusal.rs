@@ -112,6 +112,26 @@ pub enum Refusal {
         /// The account's currency.
         currency: Currency,
     },
+    /// The balance is not as the caller expects it: it has another version. Final and recorded.
+    VersionMismatch {
+        /// The balance that pays; of a credit, the one that receives.
+        balance: BalanceKey,
+        /// The version that the caller expects.
+        expected: i64,
+        /// The version that it has.
+        version: i64,
+    },
+    /// Less would be available than the caller wants to be left. Final and recorded.
+    MinAvailableNotMet {
+        /// The balance that would pay.
+        balance: BalanceKey,
+        /// What it would have available.
+        available_after: i64,
+        /// What the caller wants it to have.
+        min: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
     /// Posted would exceed the balance limit. Final and recorded.
     BalanceLimitExceeded {
         /// The balance.
@@ -165,6 +185,8 @@ impl Refusal {
             Self::AccountNotEmpty { .. } => "ACCOUNT_NOT_EMPTY",
             Self::AccountMerged { .. } => "ACCOUNT_MERGED",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
+            Self::VersionMismatch { .. } => "VERSION_MISMATCH",
+            Self::MinAvailableNotMet { .. } => "MIN_AVAILABLE_NOT_MET",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
             Self::CategoryLimitExceeded { .. } => "CATEGORY_LIMIT_EXCEEDED",
             Self::InLeg { cause, .. } => cause.reason(),
@@ -185,6 +207,8 @@ impl Refusal {
             | Self::AccountNotEmpty { .. }
             | Self::AccountMerged { .. }
             | Self::InsufficientFunds { .. }
+            | Self::VersionMismatch { .. }
+            | Self::MinAvailableNotMet { .. }
             | Self::BalanceLimitExceeded { .. }
             | Self::CategoryLimitExceeded { .. } => true,
             Self::InLeg { cause, .. } => cause.is_recorded(),
@@ -283,6 +307,28 @@ impl Refusal {
                 ("needed_minor_units", needed.minor_units().to_string()),
                 ("currency_code", currency.to_string()),
             ],
+            Self::VersionMismatch {
+                balance,
+                expected,
+                version,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("expected_version", expected.to_string()),
+                ("version", version.to_string()),
+            ],
+            Self::MinAvailableNotMet {
+                balance,
+                available_after,
+                min,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("available_after_minor_units", available_after.to_string()),
+                ("min_available_after_minor_units", min.to_string()),
+                ("currency_code", currency.to_string()),
+            ],
             Self::BalanceLimitExceeded {
                 balance,
                 limit,
@@ -377,6 +423,23 @@ impl Refusal {
                     currency: currency()?,
                 })
             }
+            "VERSION_MISMATCH" => Some(Self::VersionMismatch {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                expected: number("expected_version")?,
+                version: number("version")?,
+            }),
+            "MIN_AVAILABLE_NOT_MET" => Some(Self::MinAvailableNotMet {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                available_after: number("available_after_minor_units")?,
+                min: number("min_available_after_minor_units")?,
+                currency: currency()?,
+            }),
             "BALANCE_LIMIT_EXCEEDED" => Some(Self::BalanceLimitExceeded {
                 balance: BalanceKey {
                     account_id,
@@ -509,6 +572,31 @@ impl std::fmt::Display for Refusal {
                     "account {account_id} has {shown}, {needed} needed ({currency} minor units)"
                 )
             }
+            Self::VersionMismatch {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                expected,
+                version,
+            } => write!(
+                f,
+                "account {account_id} has version {version} in {category}, {expected} was expected; read the balance again"
+            ),
+            Self::MinAvailableNotMet {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                available_after,
+                min,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} would have {available_after} available in {category} after it, {min} must stay ({currency} minor units)"
+            ),
             Self::BalanceLimitExceeded {
                 balance,
                 limit,

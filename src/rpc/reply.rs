@@ -86,6 +86,8 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             .unwrap_or_default(),
         legs: command.legs().iter().map(leg).collect(),
         account_change: account_change(&command.intent),
+        expected_version: command.conditions().expected_version,
+        min_available_after_minor_units: command.conditions().min_available_after,
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AccountId, Amount, Category, Command, Currency, Intent, RequestedChange, RequestedLeg, Side,
-    Sides, Source,
+    AccountId, Amount, Category, Command, Conditions, Currency, Intent, RequestedChange,
+    RequestedLeg, Side, Sides, Source,
 };
 
 /// The column `intent` of a kind that has legs.
@@ -40,6 +40,16 @@ enum SideJson {
 struct SidesJson {
     debits: bool,
     credits: bool,
+}
+
+/// The column `intent` of a debit, a credit or a transfer that has conditions.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConditionsJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expected_version: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_available_after: Option<i64>,
 }
 
 impl From<&RequestedLeg> for LegJson {
@@ -89,7 +99,15 @@ impl LegJson {
 /// What the column `intent` of a command is; `None`: the other columns say everything.
 pub(super) fn to_json(command: &Command) -> Option<String> {
     match &command.intent {
-        Intent::Move { .. } | Intent::Merge { .. } => None,
+        Intent::Move { conditions, .. } if *conditions == Conditions::default() => None,
+        Intent::Move { conditions, .. } => {
+            let json = ConditionsJson {
+                expected_version: conditions.expected_version,
+                min_available_after: conditions.min_available_after,
+            };
+            Some(serde_json::to_string(&json).expect("numbers are JSON"))
+        }
+        Intent::Merge { .. } => None,
         Intent::Post { legs } => {
             let json = PostJson {
                 legs: legs.iter().map(LegJson::from).collect(),
@@ -105,6 +123,19 @@ pub(super) fn to_json(command: &Command) -> Option<String> {
             RequestedChange::Close | RequestedChange::Reopen => None,
         },
     }
+}
+
+/// The conditions of a row that moves money; `None`: they are not ones that Ballast wrote.
+pub(super) fn conditions_from_json(json: &str) -> Option<Conditions> {
+    let ConditionsJson {
+        expected_version,
+        min_available_after,
+    } = serde_json::from_str(json).ok()?;
+    let conditions = Conditions {
+        expected_version,
+        min_available_after,
+    };
+    (conditions != Conditions::default()).then_some(conditions)
 }
 
 /// The directions of a row that freezes, or ends that; `None`: they are not ones that Ballast wrote.

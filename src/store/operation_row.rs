@@ -22,8 +22,8 @@ use super::error::StoreError;
 use super::intent;
 use super::row::{self, PgTime};
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Command, Entry, Intent, Kind, Movement, Note,
-    Operation, OperationId, Outcome, OwnerId, Refusal, RequestedChange, Side, Source,
+    AccountId, Amount, BalanceKey, Category, Command, Conditions, Entry, Intent, Kind, Movement,
+    Note, Operation, OperationId, Outcome, OwnerId, Refusal, RequestedChange, Side, Source,
 };
 
 /// The columns of one entry in an operation's row.
@@ -406,7 +406,18 @@ fn read_intent(
         },
         _ => return Err(KIND.to_owned()),
     };
-    Ok(Intent::Move { movement, amount })
+    let conditions = match row.intent.as_deref() {
+        None => Conditions::default(),
+        Some(json) => intent::conditions_from_json(json).ok_or("intent")?,
+    };
+    if movement.source().is_none() && conditions.min_available_after.is_some() {
+        return Err("intent".to_owned());
+    }
+    Ok(Intent::Move {
+        movement,
+        amount,
+        conditions,
+    })
 }
 
 /// The change of an account that was asked for; `None`: it is of another kind.

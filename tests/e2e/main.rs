@@ -14,6 +14,7 @@ mod cards;
 mod categories;
 mod chains;
 mod concurrency;
+mod conditions;
 mod deadlines;
 mod embedded;
 mod errors;

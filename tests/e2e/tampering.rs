@@ -291,7 +291,14 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.destination_previous_id", &[]),
     ("operations.destination_version", &[]),
     ("operations.hold_id", &[]),
-    ("operations.intent", &[]),
+    (
+        "operations.intent",
+        &[(
+            "conditional",
+            "NULL",
+            "a debit of the same outcome may have had no conditions",
+        )],
+    ),
     ("operations.kind", &[]),
     ("operations.leg_count", &[]),
     (
@@ -320,6 +327,12 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("marked", "'main'", SAME),
             ("last", "'main'", SAME),
             ("to an owner", "'main'", SAME),
+            ("conditional", "'main'", SAME),
+            (
+                "conditional",
+                "'FOOD,main'",
+                "another category may have been asked first",
+            ),
             (
                 "middle",
                 "'FOOD,main'",
@@ -374,6 +387,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("payment", "0", SAME),
             ("merge", "0", SAME),
             ("post", "0", SAME),
+            ("conditional", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -427,6 +441,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("post", "operation_id = 'post'"),
             ("payment", "operation_id = 'reversed'"),
             ("freeze", "operation_id = 'freeze'"),
+            ("conditional", "operation_id = 'conditional'"),
         ],
     ),
     (
@@ -614,6 +629,13 @@ async fn live() -> Ballast {
     balances.transfer(to_owner).await.expect("posted");
     let deep = debit("deep", "a", 1_200);
     balances.debit(deep).await.expect("the overdraft pays");
+    let conditional = DebitRequest {
+        expected_version: Some(1),
+        min_available_after_minor_units: Some(9),
+        ..debit("conditional", "ice", 21)
+    };
+    let conditional = balances.debit(conditional).await;
+    conditional.expect("posted");
     let owing = debit("owing", "debtor", 50);
     balances.debit(owing).await.expect("the overdraft pays");
     let sale = post("post", &[("a", 6)], &[("b", 3), ("a/FOOD", 3)]);

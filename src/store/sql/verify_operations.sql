@@ -36,7 +36,8 @@ FROM (
                        ELSE num_nonnulls(o.source_amount, o.destination_amount) > 0 END
             THEN 'its entries are not what its kind moves' END,
         CASE WHEN o.kind = 'MERGE' AND legs.are_wrong THEN 'its legs are not what its kind moves' END,
-        CASE WHEN num_nonnulls(o.hold_id, o.reversed_operation_id) > 0 OR (o.kind IN ('POST', 'FREEZE', 'UNFREEZE')) <> (o.intent IS NOT NULL)
+        CASE WHEN num_nonnulls(o.hold_id, o.reversed_operation_id) > 0 OR CASE WHEN o.kind IN ('POST', 'FREEZE', 'UNFREEZE') THEN o.intent IS NULL
+                     WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER') THEN o.intent IS NOT NULL END
             THEN 'it names something that its kind knows nothing of' END,
         CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE' AND o.source_version IS NULL
                         OR o.kind IN ('FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN'))
