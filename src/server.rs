@@ -139,7 +139,7 @@ impl Server {
             config.batcher.clone(),
         );
         let (health, health_service) = Health::new(store.clone()).await;
-        let accounts = AccountServiceServer::new(AccountRpc::new(store.clone()));
+        let accounts = AccountServiceServer::new(AccountRpc::new(batcher.clone(), store.clone()));
         let draining = CancellationToken::new();
         let balances = BalanceRpc::new(batcher.clone(), store.clone(), draining.clone());
         let balances = BalanceServiceServer::new(balances);

@@ -5,6 +5,7 @@
 //! Each kind of command has a rule: a function from the book to a [`Posting`]. One function, [`Book::post`], applies any
 //! posting, and one journal can take it back.
 
+mod account;
 mod balances;
 mod checks;
 mod journal;
@@ -39,13 +40,17 @@ pub struct BalanceChange {
     pub balance: Balance,
 }
 
-/// Whose an account is, and whether it receives for its owner. Known of the accounts whose commands need it.
+/// Whose an account is, whether it receives for its owner, and what became of it. Known of the accounts whose commands need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
     /// The owner.
     pub owner_id: OwnerId,
     /// Whether it receives the transfers to its owner.
     pub settlement: bool,
+    /// The account that a merge moved it into; `None`: no merge emptied it.
+    pub merged_into: Option<AccountId>,
+    /// When it was changed or refused last without an entry; the epoch if it never was.
+    pub change_time: Timestamp,
     settled_before: bool,
 }
 
@@ -55,6 +60,8 @@ impl Role {
         Self {
             owner_id,
             settlement,
+            merged_into: None,
+            change_time: Timestamp::default(),
             settled_before: settlement,
         }
     }
@@ -295,9 +302,11 @@ impl Book {
     /// The rule of the command's kind: what it changes, or why it does not happen.
     fn decide(&self, command: &Command) -> Result<Posting, Refusal> {
         match &command.intent {
-            Intent::Move { movement, amount } => {
-                self.decide_movement(movement, *amount, command.currency)
-            }
+            Intent::Move {
+                movement,
+                amount,
+                conditions,
+            } => self.decide_movement(movement, (*amount, command.currency), *conditions),
             Intent::Merge {
                 source,
                 destination,
@@ -305,6 +314,9 @@ impl Book {
             Intent::Post { legs } => self.decide_post(legs),
             Intent::Reverse { original_id, back } => {
                 self.decide_reversal(original_id, back, command.currency)
+            }
+            Intent::Change { account_id, change } => {
+                self.decide_change(account_id, change, command.currency)
             }
         }
     }
@@ -319,7 +331,7 @@ impl Book {
         let change = |leg| self.change(leg, time, &command.operation_id);
         let entries = legs.into_iter().map(change).collect();
         for change in accounts {
-            self.change_account(change);
+            self.change_account(change, time);
         }
         if let Some(original_id) = command.reversed_operation_id() {
             self.note_reversal(original_id, command.amount().map(Amount::minor_units));
@@ -391,9 +403,9 @@ impl Book {
         }
     }
 
-    fn change_account(&mut self, change: AccountChange) {
+    fn change_account(&mut self, change: AccountChange, time: Timestamp) {
         match change {
-            AccountChange::Close(account_id) => {
+            AccountChange::Refuse(account_id, flags) => {
                 let account = self
                     .accounts
                     .get_mut(&account_id)
@@ -401,19 +413,19 @@ impl Book {
                 if let Some(journal) = &mut self.journal {
                     journal.note(Undo::Flags(account_id.clone(), account.flags));
                 }
-                account.flags.closed = true;
+                account.flags = flags;
                 self.flagged.push(account_id);
             }
             AccountChange::PassSettlement { from, to } => {
                 for (account_id, settlement) in [(from, false), (to, true)] {
-                    let Some(role) = self.roles.get_mut(&account_id) else {
-                        continue;
-                    };
-                    if let Some(journal) = &mut self.journal {
-                        journal.note(Undo::Role(account_id, role.clone()));
-                    }
-                    role.settlement = settlement;
+                    self.change_role(account_id, |role| role.settlement = settlement);
                 }
+            }
+            AccountChange::MergeInto { from, to } => {
+                self.change_role(from, |role| role.merged_into = Some(to));
+            }
+            AccountChange::Touch(account_id) => {
+                self.change_role(account_id, |role| role.change_time = time);
             }
         }
     }
@@ -427,6 +439,16 @@ impl Book {
             journal.note(Undo::Reversals(original_id.clone(), *reversals));
         }
         *reversals = reversals.with(amount);
+    }
+
+    fn change_role(&mut self, account_id: AccountId, change: impl FnOnce(&mut Role)) {
+        let Some(role) = self.roles.get_mut(&account_id) else {
+            return;
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.note(Undo::Role(account_id, role.clone()));
+        }
+        change(role);
     }
 
     fn record(&mut self, operation: Arc<Operation>) {

@@ -68,6 +68,10 @@ impl Code {
             | Refusal::ReversalExceedsOriginal { .. }
             | Refusal::HoldsOpen { .. }
             | Refusal::BalanceNegative { .. }
+            | Refusal::AccountNotEmpty { .. }
+            | Refusal::AccountMerged { .. }
+            | Refusal::VersionMismatch { .. }
+            | Refusal::MinAvailableNotMet { .. }
             | Refusal::AccountClosed { .. }
             | Refusal::AccountFrozen { .. }
             | Refusal::BalanceLimitExceeded { .. }

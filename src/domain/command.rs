@@ -68,6 +68,15 @@ pub enum Movement {
     },
 }
 
+/// What has to be true for an amount to move, besides that it can. Nearly all movements have no conditions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// The version, before it, of the balance that pays; of a credit, of the one that receives.
+    pub expected_version: Option<i64>,
+    /// The least that the balance that pays has available after it, in minor units. Never of a credit.
+    pub min_available_after: Option<i64>,
+}
+
 /// One requested change of a command that has any number of them. They are applied in their order, each on top of those
 /// before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +112,28 @@ pub struct Unbalanced {
     pub credits: i128,
 }
 
+/// Directions of an account, at least one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sides {
+    /// Money leaving the account.
+    pub debits: bool,
+    /// Money entering the account.
+    pub credits: bool,
+}
+
+/// A requested change of an account that moves no money. One that changes nothing is posted all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestedChange {
+    /// These directions are refused from now on.
+    Freeze(Sides),
+    /// These directions are no longer refused.
+    Unfreeze(Sides),
+    /// Everything is refused from now on. Only of an account that has nothing.
+    Close,
+    /// The account is in use again. Only of one that no merge emptied.
+    Reopen,
+}
+
 /// What is to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Intent {
@@ -112,6 +143,8 @@ pub enum Intent {
         movement: Movement,
         /// How much.
         amount: Amount,
+        /// Only if this is true.
+        conditions: Conditions,
     },
     /// Everything moves from one account to another, category by category; then the first one closes.
     Merge {
@@ -131,6 +164,13 @@ pub enum Intent {
         original_id: OperationId,
         /// What moves, as an operation by itself: a movement, or several legs.
         back: Box<Intent>,
+    },
+    /// An account changes, and no money moves.
+    Change {
+        /// The account.
+        account_id: AccountId,
+        /// What changes.
+        change: RequestedChange,
     },
 }
 
@@ -175,17 +215,29 @@ pub enum Kind {
     Post,
     /// A reversal of an operation.
     Reversal,
+    /// A freeze of an account.
+    Freeze,
+    /// The end of a freeze.
+    Unfreeze,
+    /// A closure of an account.
+    Close,
+    /// The end of a closure.
+    Reopen,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Debit,
         Self::Credit,
         Self::Transfer,
         Self::Merge,
         Self::Post,
         Self::Reversal,
+        Self::Freeze,
+        Self::Unfreeze,
+        Self::Close,
+        Self::Reopen,
     ];
 
     /// Its stable name, in UPPER_SNAKE.
@@ -197,6 +249,10 @@ impl Kind {
             Self::Merge => "MERGE",
             Self::Post => "POST",
             Self::Reversal => "REVERSAL",
+            Self::Freeze => "FREEZE",
+            Self::Unfreeze => "UNFREEZE",
+            Self::Close => "CLOSE",
+            Self::Reopen => "REOPEN",
         }
     }
 }
@@ -311,9 +367,29 @@ impl Command {
     ) -> Self {
         Self {
             operation_id,
-            intent: Intent::Move { movement, amount },
+            intent: Intent::Move {
+                movement,
+                amount,
+                conditions: Conditions::default(),
+            },
             currency,
             note,
+        }
+    }
+
+    /// The same, if it is a movement, only if these are true.
+    pub fn with_conditions(mut self, wanted: Conditions) -> Self {
+        if let Intent::Move { conditions, .. } = &mut self.intent {
+            *conditions = wanted;
+        }
+        self
+    }
+
+    /// What has to be true for it; nothing, if it is no movement.
+    pub fn conditions(&self) -> Conditions {
+        match &self.intent {
+            Intent::Move { conditions, .. } => *conditions,
+            _ => Conditions::default(),
         }
     }
 
@@ -327,6 +403,12 @@ impl Command {
             },
             Intent::Merge { .. } => Kind::Merge,
             Intent::Post { .. } => Kind::Post,
+            Intent::Change { change, .. } => match change {
+                RequestedChange::Freeze(_) => Kind::Freeze,
+                RequestedChange::Unfreeze(_) => Kind::Unfreeze,
+                RequestedChange::Close => Kind::Close,
+                RequestedChange::Reopen => Kind::Reopen,
+            },
             Intent::Reverse { .. } => Kind::Reversal,
         }
     }
@@ -359,6 +441,14 @@ impl Command {
     pub fn as_movement(&self) -> Option<&Movement> {
         match self.moved() {
             Intent::Move { movement, .. } => Some(movement),
+            _ => None,
+        }
+    }
+
+    /// The change of an account; `None`: it is about money.
+    pub fn change(&self) -> Option<&RequestedChange> {
+        match &self.intent {
+            Intent::Change { change, .. } => Some(change),
             _ => None,
         }
     }
@@ -402,7 +492,7 @@ impl Command {
     /// The accounts that money leaves, or that it enters, in the order in which they are named; one may come twice.
     pub fn account_ids_on(&self, side: Side) -> impl Iterator<Item = &AccountId> {
         let single = match (self.moved(), side) {
-            (Intent::Post { .. }, _) => None,
+            (Intent::Post { .. } | Intent::Change { .. }, _) => None,
             (_, Side::Debits) => self.source_account_id(),
             (_, Side::Credits) => self.destination_account_id(),
         };
@@ -412,13 +502,15 @@ impl Command {
             .chain(legs.filter_map(RequestedLeg::account_id))
     }
 
-    /// The account that pays, if it is not the world outside; the first one, if there are several.
+    /// The account that pays, if it is not the world outside; the first one, if there are several. Of a change of an account,
+    /// that account.
     pub fn source_account_id(&self) -> Option<&AccountId> {
         match self.moved() {
             Intent::Move { movement, .. } => movement.source().map(|source| &source.account_id),
             Intent::Merge { source, .. } => Some(source),
             Intent::Post { .. } => self.account_ids_on(Side::Debits).next(),
             Intent::Reverse { .. } => None,
+            Intent::Change { account_id, .. } => Some(account_id),
         }
     }
 
@@ -429,6 +521,7 @@ impl Command {
             Intent::Merge { destination, .. } => Some(destination),
             Intent::Post { .. } => self.account_ids_on(Side::Credits).next(),
             Intent::Reverse { .. } => None,
+            Intent::Change { .. } => None,
         }
     }
 
@@ -467,6 +560,10 @@ impl Command {
             }
             // What is moved back is no reversal.
             Intent::Reverse { .. } => {}
+            Intent::Change { account_id, .. } => {
+                let need = needs.of(account_id);
+                (need.balances, need.role) = (BalancesNeed::All, true);
+            }
         }
         needs
     }
@@ -498,6 +595,13 @@ impl Command {
         };
         let destination_category =
             |command: &Self| command.destination().map(|key| key.category.clone());
+        let (conditions, others) = (self.conditions(), other.conditions());
+        let sides = |command: &Self| match command.change() {
+            Some(RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides)) => Some(*sides),
+            _ => None,
+        };
+        let (own_sides, other_sides) = (sides(self), sides(other));
+        let differs_in = |side: fn(Sides) -> bool| own_sides.map(side) != other_sides.map(side);
         [
             ("kind", self.kind() != other.kind()),
             ("reversed_operation_id", reversed.0 != reversed.1),
@@ -522,6 +626,16 @@ impl Command {
                 destination_category(self) != destination_category(other),
             ),
             ("legs", self.legs() != other.legs()),
+            ("debits", differs_in(|sides| sides.debits)),
+            ("credits", differs_in(|sides| sides.credits)),
+            (
+                "expected_version",
+                conditions.expected_version != others.expected_version,
+            ),
+            (
+                "min_available_after_minor_units",
+                conditions.min_available_after != others.min_available_after,
+            ),
             ("amount.minor_units", self.amount() != other.amount()),
             ("amount.currency_code", self.currency != other.currency),
             (
@@ -605,6 +719,7 @@ mod tests {
             let command = command(Intent::Move {
                 movement: movement.expect("several balances"),
                 amount: Amount::new(1).expect("an amount"),
+                conditions: Conditions::default(),
             });
             let ids: Vec<&str> = command.account_ids().map(AccountId::as_str).collect();
             assert_eq!(ids, expected, "{from} {to}");

@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::book::AccountFlags;
 use super::command::BalanceKey;
 use super::id::AccountId;
 use super::time::Timestamp;
@@ -43,8 +44,17 @@ impl Leg {
 /// A change of an account that is not one of a balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AccountChange {
-    /// Every later operation on it is refused.
-    Close(AccountId),
+    /// What it refuses from now on.
+    Refuse(AccountId, AccountFlags),
+    /// All that it had went to another one, and it is closed for good.
+    MergeInto {
+        /// The account.
+        from: AccountId,
+        /// The other one.
+        to: AccountId,
+    },
+    /// It was changed at the time of the posting.
+    Touch(AccountId),
     /// If the one received for its owner, the other does from now on.
     PassSettlement {
         /// The account that did.

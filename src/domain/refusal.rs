@@ -30,7 +30,7 @@ pub enum Refusal {
         /// The amount's currency.
         amount_currency: Currency,
     },
-    /// The account receives for its owner, and a merge would give that to somebody else. Not recorded.
+    /// The account receives for its owner, and a merge would give that to somebody else, or its closure to nobody. Not recorded.
     SettlementAccount {
         /// The account.
         account_id: AccountId,
@@ -72,7 +72,7 @@ pub enum Refusal {
         /// The direction.
         side: Side,
     },
-    /// The balance has open holds, so its account cannot be merged. Final and recorded.
+    /// The balance has open holds, so its account cannot be merged or closed. Final and recorded.
     HoldsOpen {
         /// The balance.
         balance: BalanceKey,
@@ -90,6 +90,22 @@ pub enum Refusal {
         /// The account's currency.
         currency: Currency,
     },
+    /// The balance is not zero, so its account cannot be closed. Final and recorded.
+    AccountNotEmpty {
+        /// The balance.
+        balance: BalanceKey,
+        /// What it has; not zero.
+        posted: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// A merge emptied the account, so it stays closed. Final and recorded.
+    AccountMerged {
+        /// The account.
+        account_id: AccountId,
+        /// The account that received all it had.
+        destination_account_id: AccountId,
+    },
     /// None of the categories covers the whole amount. Final and recorded.
     InsufficientFunds {
         /// The account.
@@ -98,6 +114,26 @@ pub enum Refusal {
         available: Vec<(Category, i64)>,
         /// What was needed.
         needed: Amount,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// The balance is not as the caller expects it: it has another version. Final and recorded.
+    VersionMismatch {
+        /// The balance that pays; of a credit, the one that receives.
+        balance: BalanceKey,
+        /// The version that the caller expects.
+        expected: i64,
+        /// The version that it has.
+        version: i64,
+    },
+    /// Less would be available than the caller wants to be left. Final and recorded.
+    MinAvailableNotMet {
+        /// The balance that would pay.
+        balance: BalanceKey,
+        /// What it would have available.
+        available_after: i64,
+        /// What the caller wants it to have.
+        min: i64,
         /// The account's currency.
         currency: Currency,
     },
@@ -156,7 +192,11 @@ impl Refusal {
             Self::AccountFrozen { .. } => "ACCOUNT_FROZEN",
             Self::HoldsOpen { .. } => "HOLDS_OPEN",
             Self::BalanceNegative { .. } => "BALANCE_NEGATIVE",
+            Self::AccountNotEmpty { .. } => "ACCOUNT_NOT_EMPTY",
+            Self::AccountMerged { .. } => "ACCOUNT_MERGED",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
+            Self::VersionMismatch { .. } => "VERSION_MISMATCH",
+            Self::MinAvailableNotMet { .. } => "MIN_AVAILABLE_NOT_MET",
             Self::BalanceLimitExceeded { .. } => "BALANCE_LIMIT_EXCEEDED",
             Self::CategoryLimitExceeded { .. } => "CATEGORY_LIMIT_EXCEEDED",
             Self::InLeg { cause, .. } => cause.reason(),
@@ -177,7 +217,11 @@ impl Refusal {
             | Self::AccountFrozen { .. }
             | Self::HoldsOpen { .. }
             | Self::BalanceNegative { .. }
+            | Self::AccountNotEmpty { .. }
+            | Self::AccountMerged { .. }
             | Self::InsufficientFunds { .. }
+            | Self::VersionMismatch { .. }
+            | Self::MinAvailableNotMet { .. }
             | Self::BalanceLimitExceeded { .. }
             | Self::CategoryLimitExceeded { .. } => true,
             Self::InLeg { cause, .. } => cause.is_recorded(),
@@ -249,7 +293,19 @@ impl Refusal {
                 ("held_minor_units", held.to_string()),
                 ("currency_code", currency.to_string()),
             ],
+            Self::AccountMerged {
+                account_id,
+                destination_account_id,
+            } => vec![
+                ("account_id", account_id.to_string()),
+                ("destination_account_id", destination_account_id.to_string()),
+            ],
             Self::BalanceNegative {
+                balance,
+                posted,
+                currency,
+            }
+            | Self::AccountNotEmpty {
                 balance,
                 posted,
                 currency,
@@ -281,6 +337,28 @@ impl Refusal {
                     join(available.iter().map(|(_, available)| available)),
                 ),
                 ("needed_minor_units", needed.minor_units().to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+            Self::VersionMismatch {
+                balance,
+                expected,
+                version,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("expected_version", expected.to_string()),
+                ("version", version.to_string()),
+            ],
+            Self::MinAvailableNotMet {
+                balance,
+                available_after,
+                min,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("available_after_minor_units", available_after.to_string()),
+                ("min_available_after_minor_units", min.to_string()),
                 ("currency_code", currency.to_string()),
             ],
             Self::BalanceLimitExceeded {
@@ -366,6 +444,18 @@ impl Refusal {
                 posted: number("posted_minor_units")?,
                 currency: currency()?,
             }),
+            "ACCOUNT_NOT_EMPTY" => Some(Self::AccountNotEmpty {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                posted: number("posted_minor_units")?,
+                currency: currency()?,
+            }),
+            "ACCOUNT_MERGED" => Some(Self::AccountMerged {
+                account_id,
+                destination_account_id: AccountId::from_stored(text("destination_account_id")?),
+            }),
             "INSUFFICIENT_FUNDS" => {
                 let categories = text("categories")?.split(',').map(Category::from_stored);
                 let available = text("available_minor_units")?
@@ -383,6 +473,23 @@ impl Refusal {
                     currency: currency()?,
                 })
             }
+            "VERSION_MISMATCH" => Some(Self::VersionMismatch {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                expected: number("expected_version")?,
+                version: number("version")?,
+            }),
+            "MIN_AVAILABLE_NOT_MET" => Some(Self::MinAvailableNotMet {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                available_after: number("available_after_minor_units")?,
+                min: number("min_available_after_minor_units")?,
+                currency: currency()?,
+            }),
             "BALANCE_LIMIT_EXCEEDED" => Some(Self::BalanceLimitExceeded {
                 balance: BalanceKey {
                     account_id,
@@ -494,6 +601,25 @@ impl std::fmt::Display for Refusal {
                     "operation {original_id} moved {original}, of which {reversed} are reversed already, so {amount} cannot be reversed ({currency} minor units)"
                 )
             }
+            Self::AccountNotEmpty {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                posted,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} has {posted} in {category} ({currency} minor units); move it first"
+            ),
+            Self::AccountMerged {
+                account_id,
+                destination_account_id,
+            } => write!(
+                f,
+                "account {account_id} was merged into account {destination_account_id}; use that one"
+            ),
             Self::AccountClosed { account_id } => write!(f, "account {account_id} is closed"),
             Self::AccountFrozen { account_id, side } => {
                 write!(f, "account {account_id} is frozen for {}", side.as_str())
@@ -518,6 +644,31 @@ impl std::fmt::Display for Refusal {
                     "account {account_id} has {shown}, {needed} needed ({currency} minor units)"
                 )
             }
+            Self::VersionMismatch {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                expected,
+                version,
+            } => write!(
+                f,
+                "account {account_id} has version {version} in {category}, {expected} was expected; read the balance again"
+            ),
+            Self::MinAvailableNotMet {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                available_after,
+                min,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} would have {available_after} available in {category} after it, {min} must stay ({currency} minor units)"
+            ),
             Self::BalanceLimitExceeded {
                 balance,
                 limit,

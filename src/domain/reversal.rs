@@ -3,8 +3,7 @@
 //! It takes from the balances that received and gives to those that paid, not to others that the original asked. So it follows
 //! from the original, which never changes, and from the amount; only how much of the original is left is known under its locks.
 
-use super::command::Side;
-use super::command::{Intent, Movement, RequestedLeg, Source};
+use super::command::{Conditions, Intent, Movement, RequestedLeg, Side, Source};
 use super::id::OperationId;
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome};
@@ -63,7 +62,12 @@ impl Intent {
                 let (amount, currency) = amount.unwrap_or((*whole, command.currency));
                 let movement = movement_back(entries)
                     .ok_or(never(NotReversibleCause::Kind(command.kind().as_str())))?;
-                (Self::Move { movement, amount }, currency)
+                let back = Self::Move {
+                    movement,
+                    amount,
+                    conditions: Conditions::default(),
+                };
+                (back, currency)
             }
             Self::Post { .. } if amount.is_some() => return Err(NotReversible::OnlyAsAWhole),
             Self::Post { legs } => {

@@ -5,24 +5,42 @@ use std::collections::HashMap;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
-use super::context::Call;
+use super::context::{Call, Context};
+use super::member;
 use super::page::{self, List};
 use super::proto::{self, account_service_server::AccountService};
 use super::status::RpcError;
 use super::violations::Violations;
 use super::{reply, request};
+use crate::batcher::Batcher;
 use crate::store::{Created, Store, account_id_of};
 
-/// Serves AccountService from the store.
+/// Serves AccountService: what has an operation id through the batcher, the rest from the store.
 #[derive(Debug)]
 pub struct AccountRpc {
+    batcher: Batcher,
     store: Store,
 }
 
 impl AccountRpc {
-    /// Serves from this store.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// Serves from this batcher and this store.
+    pub fn new(batcher: Batcher, store: Store) -> Self {
+        Self { batcher, store }
+    }
+
+    /// The posted operation of a change, and whether an earlier call did it.
+    async fn change(
+        &self,
+        change: request::AccountChange,
+        context: &Context,
+    ) -> Result<(proto::Operation, bool), RpcError> {
+        let account_ids = [&change.account_id];
+        let currency =
+            member::currency_of(&self.store, &change.operation_id, account_ids, context).await?;
+        let command = change.command(currency);
+        let answer = self.batcher.execute(command, context.deadline()).await;
+        let receipt = member::outcome(answer)?;
+        Ok((reply::operation(&receipt.operation), receipt.replayed))
     }
 }
 
@@ -138,6 +156,58 @@ impl AccountService for AccountRpc {
         Ok(reserved.answer(proto::ListAccountsResponse {
             next_page_token: last.map(token).unwrap_or_default(),
             accounts,
+        }))
+    }
+
+    async fn freeze_account(
+        &self,
+        request: Request<proto::FreezeAccountRequest>,
+    ) -> Result<Response<proto::FreezeAccountResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let change = request::freeze(request).map_err(RpcError::from)?;
+        let (operation, replayed) = self.change(change, &call.context).await?;
+        Ok(Response::new(proto::FreezeAccountResponse {
+            operation: Some(operation),
+            replayed,
+        }))
+    }
+
+    async fn unfreeze_account(
+        &self,
+        request: Request<proto::UnfreezeAccountRequest>,
+    ) -> Result<Response<proto::UnfreezeAccountResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let change = request::unfreeze(request).map_err(RpcError::from)?;
+        let (operation, replayed) = self.change(change, &call.context).await?;
+        Ok(Response::new(proto::UnfreezeAccountResponse {
+            operation: Some(operation),
+            replayed,
+        }))
+    }
+
+    async fn close_account(
+        &self,
+        request: Request<proto::CloseAccountRequest>,
+    ) -> Result<Response<proto::CloseAccountResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let change = request::close(request).map_err(RpcError::from)?;
+        let (operation, replayed) = self.change(change, &call.context).await?;
+        Ok(Response::new(proto::CloseAccountResponse {
+            operation: Some(operation),
+            replayed,
+        }))
+    }
+
+    async fn reopen_account(
+        &self,
+        request: Request<proto::ReopenAccountRequest>,
+    ) -> Result<Response<proto::ReopenAccountResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let change = request::reopen(request).map_err(RpcError::from)?;
+        let (operation, replayed) = self.change(change, &call.context).await?;
+        Ok(Response::new(proto::ReopenAccountResponse {
+            operation: Some(operation),
+            replayed,
         }))
     }
 }

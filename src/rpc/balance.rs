@@ -17,8 +17,8 @@ use super::status::RpcError;
 use super::submission::{self, Results};
 use super::violations::Violations;
 use crate::batcher::Batcher;
-use crate::domain::{AccountId, Command, Side, card};
-use crate::store::{BalanceAt, HistoryPosition, Listed, Store, StoreError, account_id_of};
+use crate::domain::{AccountId, Command, Side};
+use crate::store::{BalanceAt, HistoryPosition, Listed, Store};
 
 /// Serves BalanceService: what moves money through the batcher, what reads from the store.
 #[derive(Debug)]
@@ -77,37 +77,9 @@ impl BalanceRpc {
         if merge.source == merge.destination {
             return Err(RpcError::SameAccount(merge.source));
         }
-        if card::is_reserved_id(merge.operation_id.as_str()) {
-            let ids = vec![merge.operation_id.clone()];
-            let recorded = self
-                .store
-                .before(context.deadline())
-                .recorded_operations(ids)
-                .await?;
-            if recorded.is_empty() {
-                let mut violations = Violations::default();
-                violations.reserved("operation_id");
-                return Err(violations.into());
-            }
-        }
-        let account_ids = vec![merge.source.clone(), merge.destination.clone()];
-        let found = self
-            .store
-            .before(context.deadline())
-            .get_accounts(account_ids)
-            .await?;
-        let currency_of = |account_id: &AccountId| {
-            let account = found
-                .iter()
-                .find(|account| account_id_of(account) == account_id);
-            match account {
-                Some(Ok(account)) => Ok(account.currency),
-                Some(Err(unreadable)) => Err(StoreError::from(unreadable.clone()).into()),
-                None => Err(RpcError::AccountNotFound(account_id.clone())),
-            }
-        };
-        let currency = currency_of(&merge.source)?;
-        currency_of(&merge.destination)?;
+        let account_ids = [&merge.source, &merge.destination];
+        let currency =
+            member::currency_of(&self.store, &merge.operation_id, account_ids, context).await?;
         Ok(merge.command(currency))
     }
 

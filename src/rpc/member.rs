@@ -10,8 +10,8 @@ use super::request::{self, Reverse, Transfer, TransferDestination};
 use super::status::RpcError;
 use super::violations::Violations;
 use crate::batcher::{Answer, Failure};
-use crate::domain::{self, AccountId, Command, OperationId, OwnerId, Receipt, card};
-use crate::store::{Store, StoreError, UnreadableOperation};
+use crate::domain::{self, AccountId, Command, Currency, OperationId, OwnerId, Receipt, card};
+use crate::store::{Store, StoreError, UnreadableOperation, account_id_of};
 
 /// An operation that keeps all rules.
 #[derive(Debug)]
@@ -229,6 +229,39 @@ pub async fn resolve(
             .await?;
     }
     Ok(resolved)
+}
+
+/// The currency of the first of these accounts, all of which have to be there. Accounts stay and keep their currency, so what is
+/// read here holds for the decision later. Fails too if the id is new and reserved.
+pub async fn currency_of<const N: usize>(
+    store: &Store,
+    operation_id: &OperationId,
+    account_ids: [&AccountId; N],
+    context: &Context,
+) -> Result<Currency, RpcError> {
+    if card::is_reserved_id(operation_id.as_str()) {
+        let ids = vec![operation_id.clone()];
+        let store = store.before(context.deadline());
+        if store.recorded_operations(ids).await?.is_empty() {
+            let mut violations = Violations::default();
+            violations.reserved("operation_id");
+            return Err(violations.into());
+        }
+    }
+    let found = store
+        .before(context.deadline())
+        .get_accounts(account_ids.map(AccountId::clone).into())
+        .await?;
+    let mut currencies = Vec::with_capacity(N);
+    for account_id in account_ids {
+        let mut found = found.iter();
+        match found.find(|account| account_id_of(account) == account_id) {
+            Some(Ok(account)) => currencies.push(account.currency),
+            Some(Err(unreadable)) => return Err(StoreError::from(unreadable.clone()).into()),
+            None => return Err(RpcError::AccountNotFound(account_id.clone())),
+        }
+    }
+    Ok(*currencies.first().expect("at least one account is named"))
 }
 
 /// The operation of a request, and its id as it was sent, cut to what is echoed.

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::proto;
 use crate::domain::{
     AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
-    Refusal, RequestedLeg, Side, Timestamp,
+    Refusal, RequestedChange, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -49,6 +49,10 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Kind::Merge => proto::OperationKind::Merge,
         Kind::Post => proto::OperationKind::Post,
         Kind::Reversal => proto::OperationKind::Reversal,
+        Kind::Freeze => proto::OperationKind::Freeze,
+        Kind::Unfreeze => proto::OperationKind::Unfreeze,
+        Kind::Close => proto::OperationKind::Close,
+        Kind::Reopen => proto::OperationKind::Reopen,
     };
     let (state, refusal) = match outcome {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
@@ -64,7 +68,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         }),
         source: match command.moved() {
             Intent::Merge { source, .. } => Some(all_of(source)),
-            Intent::Post { .. } => None,
+            Intent::Post { .. } | Intent::Change { .. } => None,
             _ => paid
                 .map(balance_ref)
                 .or_else(|| first_asked().as_ref().map(balance_ref)),
@@ -72,7 +76,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         destination: match command.moved() {
             Intent::Merge { destination, .. } => Some(all_of(destination)),
             Intent::Move { .. } => command.destination().map(balance_ref),
-            Intent::Post { .. } | Intent::Reverse { .. } => None,
+            Intent::Post { .. } | Intent::Reverse { .. } | Intent::Change { .. } => None,
         },
         source_categories: command
             .source()
@@ -86,12 +90,32 @@ pub fn operation(operation: &Operation) -> proto::Operation {
             .reversed_operation_id()
             .map(ToString::to_string)
             .unwrap_or_default(),
+        account_change: account_change(&command.intent),
+        expected_version: command.conditions().expected_version,
+        min_available_after_minor_units: command.conditions().min_available_after,
         description: command.note.description.clone(),
         metadata: string_map(&command.note.metadata),
         create_time: Some(timestamp(*create_time)),
         refusal,
         unreadable: String::new(),
     }
+}
+
+fn account_change(intent: &Intent) -> Option<proto::AccountChange> {
+    let Intent::Change { account_id, change } = intent else {
+        return None;
+    };
+    let mut reply = proto::AccountChange {
+        account_id: account_id.to_string(),
+        ..proto::AccountChange::default()
+    };
+    match change {
+        RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides) => {
+            (reply.debits, reply.credits) = (sides.debits, sides.credits);
+        }
+        RequestedChange::Close | RequestedChange::Reopen => {}
+    }
+    Some(reply)
 }
 
 /// The categories that were asked; none if only main was.

@@ -1,5 +1,6 @@
 //! Requests: proto in, valid values out. All violations of a request are found before any is reported.
 
+mod account_changes;
 mod accounts;
 mod movements;
 mod post;
@@ -9,6 +10,7 @@ mod reverse;
 use super::violations::Violations;
 use crate::domain::BalanceKey;
 
+pub use account_changes::*;
 pub use accounts::*;
 pub use movements::*;
 pub use post::post;

@@ -334,12 +334,16 @@ fn refused(refusal: &Refusal) -> Problem {
             Code::FailedPrecondition
         }
         Refusal::AccountClosed { account_id }
+        | Refusal::AccountMerged { account_id, .. }
         | Refusal::AccountFrozen { account_id, .. }
         | Refusal::InsufficientFunds { account_id, .. } => {
             precondition(format!("accounts/{account_id}"))
         }
         Refusal::HoldsOpen { balance, .. }
         | Refusal::BalanceNegative { balance, .. }
+        | Refusal::AccountNotEmpty { balance, .. }
+        | Refusal::VersionMismatch { balance, .. }
+        | Refusal::MinAvailableNotMet { balance, .. }
         | Refusal::BalanceLimitExceeded { balance, .. }
         | Refusal::CategoryLimitExceeded { balance, .. } => precondition(format!(
             "accounts/{}/balances/{}",

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AccountId, Amount, Category, Command, Currency, Intent, RequestedLeg, Side, Source,
+    AccountId, Amount, Category, Command, Conditions, Currency, Intent, RequestedChange,
+    RequestedLeg, Side, Sides, Source,
 };
 
 /// The column `intent` of a kind that has legs.
@@ -31,6 +32,24 @@ struct LegJson {
 enum SideJson {
     Debit,
     Credit,
+}
+
+/// The column `intent` of a freeze, and of its end.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SidesJson {
+    debits: bool,
+    credits: bool,
+}
+
+/// The column `intent` of a debit, a credit or a transfer that has conditions.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConditionsJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expected_version: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_available_after: Option<i64>,
 }
 
 impl From<&RequestedLeg> for LegJson {
@@ -81,14 +100,49 @@ impl LegJson {
 pub(super) fn to_json(command: &Command) -> Option<String> {
     // What a reversal reverses is in a column of its own.
     match command.moved() {
-        Intent::Move { .. } | Intent::Merge { .. } | Intent::Reverse { .. } => None,
+        Intent::Move { conditions, .. } if *conditions == Conditions::default() => None,
+        Intent::Move { conditions, .. } => {
+            let json = ConditionsJson {
+                expected_version: conditions.expected_version,
+                min_available_after: conditions.min_available_after,
+            };
+            Some(serde_json::to_string(&json).expect("numbers are JSON"))
+        }
+        Intent::Merge { .. } | Intent::Reverse { .. } => None,
         Intent::Post { legs } => {
             let json = PostJson {
                 legs: legs.iter().map(LegJson::from).collect(),
             };
             Some(serde_json::to_string(&json).expect("texts and numbers are JSON"))
         }
+        Intent::Change { change, .. } => match change {
+            RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides) => {
+                let Sides { debits, credits } = *sides;
+                let json = SidesJson { debits, credits };
+                Some(serde_json::to_string(&json).expect("flags are JSON"))
+            }
+            RequestedChange::Close | RequestedChange::Reopen => None,
+        },
     }
+}
+
+/// The conditions of a row that moves money; `None`: they are not ones that Ballast wrote.
+pub(super) fn conditions_from_json(json: &str) -> Option<Conditions> {
+    let ConditionsJson {
+        expected_version,
+        min_available_after,
+    } = serde_json::from_str(json).ok()?;
+    let conditions = Conditions {
+        expected_version,
+        min_available_after,
+    };
+    (conditions != Conditions::default()).then_some(conditions)
+}
+
+/// The directions of a row that freezes, or ends that; `None`: they are not ones that Ballast wrote.
+pub(super) fn sides_from_json(json: &str) -> Option<Sides> {
+    let SidesJson { debits, credits } = serde_json::from_str(json).ok()?;
+    (debits || credits).then_some(Sides { debits, credits })
 }
 
 /// The intent of a row whose kind has legs; `None`: it is not one that Ballast wrote.

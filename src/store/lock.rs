@@ -442,10 +442,14 @@ impl Transaction<'_> {
             )));
         }
         for row in &roles {
-            let role = Role::new(
+            let mut role = Role::new(
                 OwnerId::from_stored(row.get("owner_id")),
                 row.get("settlement"),
             );
+            let merged_into: Option<&str> = row.get("merged_into");
+            role.merged_into = merged_into.map(AccountId::from_stored);
+            let change_time: Option<PgTime> = row.get("change_time");
+            role.change_time = change_time.map(|time| time.0).unwrap_or_default();
             book.add_role(AccountId::from_stored(row.get("account_id")), role);
         }
         Ok(())

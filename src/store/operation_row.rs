@@ -22,8 +22,8 @@ use super::error::StoreError;
 use super::intent;
 use super::row::{self, PgTime};
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Command, Entry, Intent, Kind, Movement, Note,
-    Operation, OperationId, Outcome, OwnerId, Refusal, Side, Source,
+    AccountId, Amount, BalanceKey, Category, Command, Conditions, Entry, Intent, Kind, Movement,
+    Note, Operation, OperationId, Outcome, OwnerId, Refusal, RequestedChange, Side, Source,
 };
 
 /// The columns of one entry in an operation's row.
@@ -400,6 +400,7 @@ fn read_intent(
             Some(json) => intent::post_from_json(json).ok_or("intent")?,
             None => Intent::Move {
                 amount: read_amount(row)?,
+                conditions: Conditions::default(),
                 movement: match (payer(), destination.balance()) {
                     (Some(source), None) => Movement::Debit { source },
                     (None, Some(destination)) => Movement::Credit { destination },
@@ -421,6 +422,10 @@ fn read_intent(
         let json = row.intent.as_deref().ok_or("no intent")?;
         return Ok(intent::post_from_json(json).ok_or("intent")?);
     }
+    if let Some(change) = read_change(kind, row)? {
+        let account_id = source.account_id.map(AccountId::from_stored).ok_or(KIND)?;
+        return Ok(Intent::Change { account_id, change });
+    }
     let amount = read_amount(row)?;
     let movement = match (kind, payer(), destination.balance()) {
         (Some(Kind::Debit), Some(source), None) => Movement::Debit { source },
@@ -432,5 +437,34 @@ fn read_intent(
         },
         _ => return Err(KIND.to_owned()),
     };
-    Ok(Intent::Move { movement, amount })
+    let conditions = match row.intent.as_deref() {
+        None => Conditions::default(),
+        Some(json) => intent::conditions_from_json(json).ok_or("intent")?,
+    };
+    if movement.source().is_none() && conditions.min_available_after.is_some() {
+        return Err("intent".to_owned());
+    }
+    Ok(Intent::Move {
+        movement,
+        amount,
+        conditions,
+    })
+}
+
+/// The change of an account that was asked for; `None`: it is of another kind.
+fn read_change(
+    kind: Option<Kind>,
+    row: &OperationRow<'_>,
+) -> Result<Option<RequestedChange>, String> {
+    let sides = || {
+        let json = row.intent.as_deref().ok_or("no intent")?;
+        intent::sides_from_json(json).ok_or("intent")
+    };
+    Ok(match kind {
+        Some(Kind::Freeze) => Some(RequestedChange::Freeze(sides()?)),
+        Some(Kind::Unfreeze) => Some(RequestedChange::Unfreeze(sides()?)),
+        Some(Kind::Close) => Some(RequestedChange::Close),
+        Some(Kind::Reopen) => Some(RequestedChange::Reopen),
+        _ => None,
+    })
 }

@@ -75,9 +75,11 @@ fn money() -> BoxedStrategy<Option<Money>> {
 }
 
 fn debits() -> BoxedStrategy<DebitRequest> {
-    (text(), text(), money(), texts(20), text(), pairs(), text())
+    let texts_of = (text(), text(), text(), text());
+    (texts_of, money(), texts(20), pairs(), conditions())
         .prop_map(
-            |(operation_id, account_id, amount, categories, description, metadata, owner_id)| {
+            |(texts, amount, categories, metadata, (expected_version, min_available))| {
+                let (operation_id, account_id, description, owner_id) = texts;
                 DebitRequest {
                     operation_id,
                     account_id,
@@ -87,16 +89,26 @@ fn debits() -> BoxedStrategy<DebitRequest> {
                     metadata,
                     owner_id,
                     validate_only: false,
+                    expected_version,
+                    min_available_after_minor_units: min_available,
                 }
             },
         )
         .boxed()
 }
 
+/// An expected version, and what is to stay available.
+fn conditions() -> BoxedStrategy<(Option<i64>, Option<i64>)> {
+    let number = prop::option::of(any::<i64>());
+    (number.clone(), number).boxed()
+}
+
 fn credits() -> BoxedStrategy<CreditRequest> {
-    (text(), text(), money(), text(), text(), pairs())
-        .prop_map(
-            |(operation_id, account_id, amount, category, description, metadata)| CreditRequest {
+    let texts = (text(), text(), text(), text());
+    (texts, money(), pairs(), conditions())
+        .prop_map(|(texts, amount, metadata, (expected_version, _))| {
+            let (operation_id, account_id, category, description) = texts;
+            CreditRequest {
                 operation_id,
                 account_id,
                 amount,
@@ -104,8 +116,9 @@ fn credits() -> BoxedStrategy<CreditRequest> {
                 description,
                 metadata,
                 validate_only: false,
-            },
-        )
+                expected_version,
+            }
+        })
         .boxed()
 }
 
@@ -121,10 +134,11 @@ fn transfers() -> BoxedStrategy<TransferRequest> {
         prop::option::of(destination),
         text(),
         money(),
-        pairs(),
+        (pairs(), conditions()),
     )
         .prop_map(
-            |(ids, source_categories, destination, destination_category, amount, metadata)| {
+            |(ids, source_categories, destination, destination_category, amount, more)| {
+                let (metadata, (expected_version, min_available)) = more;
                 let (operation_id, source_account_id, source_owner_id, description) = ids;
                 TransferRequest {
                     operation_id,
@@ -137,6 +151,8 @@ fn transfers() -> BoxedStrategy<TransferRequest> {
                     metadata,
                     source_owner_id,
                     validate_only: false,
+                    expected_version,
+                    min_available_after_minor_units: min_available,
                 }
             },
         )

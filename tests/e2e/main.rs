@@ -1,5 +1,6 @@
 //! The promises of Ballast, shown from outside: through gRPC, on a real PostgreSQL. One module per promise.
 
+mod account_changes;
 mod accounts;
 mod answer_sizes;
 mod atomic_batches;
@@ -15,6 +16,7 @@ mod cards;
 mod categories;
 mod chains;
 mod concurrency;
+mod conditions;
 mod deadlines;
 mod embedded;
 mod errors;

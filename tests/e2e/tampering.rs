@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
-    BalanceLimits, CreateAccountRequest, CreditRequest, DebitRequest, TransferRequest,
+    BalanceLimits, CloseAccountRequest, CreateAccountRequest, CreditRequest, DebitRequest,
+    FreezeAccountRequest, TransferRequest,
 };
 use ballast::store::{schema, verify};
 use tokio_postgres::Client;
@@ -101,6 +102,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("main", "NOT @", BY_HAND),
             ("limited", "NOT @", BY_HAND),
             ("merged", "NOT @", BY_HAND),
+            ("frozen", "NOT @", BY_HAND),
         ],
     ),
     ("balances.currency_code", &[]),
@@ -238,6 +240,9 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("refused", HOUR_EARLIER, NO_MONEY),
             ("refused", HOUR_LATER, NO_MONEY),
             ("refused", "now()", NO_MONEY),
+            ("freeze", HOUR_EARLIER, NO_MONEY),
+            ("freeze", HOUR_LATER, NO_MONEY),
+            ("freeze", "now()", NO_MONEY),
         ],
     ),
     ("operations.currency_code", &[]),
@@ -288,7 +293,14 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operations.destination_previous_id", &[]),
     ("operations.destination_version", &[]),
     ("operations.hold_id", &[]),
-    ("operations.intent", &[]),
+    (
+        "operations.intent",
+        &[(
+            "conditional",
+            "NULL",
+            "a debit of the same outcome may have had no conditions",
+        )],
+    ),
     ("operations.kind", &[]),
     ("operations.leg_count", &[]),
     (
@@ -300,7 +312,10 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("first", "NULL", TEXT),
         ],
     ),
-    ("operations.operation_id", &[("refused", "'x'", NO_MONEY)]),
+    (
+        "operations.operation_id",
+        &[("refused", "'x'", NO_MONEY), ("freeze", "'x'", NO_MONEY)],
+    ),
     ("operations.refusal_facts", &[]),
     ("operations.refusal_reason", &[]),
     (
@@ -321,6 +336,12 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("marked", "'main'", SAME),
             ("last", "'main'", SAME),
             ("to an owner", "'main'", SAME),
+            ("conditional", "'main'", SAME),
+            (
+                "conditional",
+                "'FOOD,main'",
+                "another category may have been asked first",
+            ),
             (
                 "middle",
                 "'FOOD,main'",
@@ -377,6 +398,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("post", "0", SAME),
             ("reversal", "0", SAME),
             ("reversal of legs", "0", SAME),
+            ("conditional", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -410,6 +432,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("other", "account_id = 'a' AND category = 'FOOD'"),
             ("untouched", "account_id = 'a' AND category = 'SPARE'"),
             ("merged", "account_id = 'c' AND category = 'main'"),
+            ("frozen", "account_id = 'ice' AND category = 'main'"),
         ],
     ),
     (
@@ -430,6 +453,8 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("merge", "operation_id = 'merge'"),
             ("post", "operation_id = 'post'"),
             ("payment", "operation_id = 'reversed'"),
+            ("freeze", "operation_id = 'freeze'"),
+            ("conditional", "operation_id = 'conditional'"),
         ],
     ),
     (
@@ -515,6 +540,8 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
             "'MERGE'",
             "'POST'",
             "'REVERSAL'",
+            "'UNFREEZE'",
+            "'CLOSE'",
             "'MCC'",
             "'MERCHANT'",
         ],
@@ -578,7 +605,7 @@ async fn live() -> Ballast {
         limits: vec![limits("main", 100, None)],
         ..account("debtor")
     };
-    let others = ["c", "d", "f", "holding", "cold", "k"].map(account);
+    let others = ["c", "d", "f", "holding", "cold", "k", "ice", "gone"].map(account);
     for request in [a, b, debtor].into_iter().chain(others) {
         let opened = ballast.accounts.create_account(request).await;
         opened.expect("opened");
@@ -594,6 +621,7 @@ async fn live() -> Ballast {
         into("FOOD", credit("food", "a", 100)),
         credit("b-opening", "b", 100),
         credit("c-opening", "c", 30),
+        credit("ice-opening", "ice", 30),
         into("FOOD", credit("c-food", "c", 20)),
         into("FOOD", credit("k-food", "k", 100)),
         credit("mistake", "k", 7),
@@ -620,6 +648,13 @@ async fn live() -> Ballast {
     balances.transfer(to_owner).await.expect("posted");
     let deep = debit("deep", "a", 1_200);
     balances.debit(deep).await.expect("the overdraft pays");
+    let conditional = DebitRequest {
+        expected_version: Some(1),
+        min_available_after_minor_units: Some(9),
+        ..debit("conditional", "ice", 21)
+    };
+    let conditional = balances.debit(conditional).await;
+    conditional.expect("posted");
     let owing = debit("owing", "debtor", 50);
     balances.debit(owing).await.expect("the overdraft pays");
     let sale = post("post", &[("a", 6)], &[("b", 3), ("a/FOOD", 3)]);
@@ -636,6 +671,21 @@ async fn live() -> Ballast {
         let reversed = balances.reverse_operation(request).await;
         reversed.expect("reversed");
     }
+    let freeze = FreezeAccountRequest {
+        operation_id: "freeze".to_owned(),
+        account_id: "ice".to_owned(),
+        debits: true,
+        ..FreezeAccountRequest::default()
+    };
+    let frozen = ballast.accounts.freeze_account(freeze).await;
+    frozen.expect("frozen");
+    let close = CloseAccountRequest {
+        operation_id: "close".to_owned(),
+        account_id: "gone".to_owned(),
+        ..CloseAccountRequest::default()
+    };
+    let closed = ballast.accounts.close_account(close).await;
+    closed.expect("closed");
     refuse(&mut ballast).await;
     pay(&mut ballast).await;
     let last = transfer("last", "b", "a", 1);
@@ -866,6 +916,7 @@ async fn rows_that_are_missing_or_twice_are_found() {
     // What nothing else in the ledger knows of: the rules, a verdict that nobody has acted on, and what moved nothing.
     let unknown = [
         ("operations", "refused"),
+        ("operations", "freeze"),
         ("card_rules", "code"),
         ("card_rules", "merchant"),
         ("card_verdicts", "kept"),
@@ -949,7 +1000,7 @@ async fn changes_that_fit_each_other_are_found_by_what_they_left_out() {
         (
             "an account that nobody merged",
             "UPDATE balances SET closed = true WHERE account_id = 'f'".to_owned(),
-            "account f: it is closed, and no merge closed it",
+            "account f: it is closed, and no operation closed it",
         ),
         (
             "a reversal of more than there was",
@@ -968,7 +1019,17 @@ async fn changes_that_fit_each_other_are_found_by_what_they_left_out() {
             "UPDATE operations SET refusal_reason = 'ACCOUNT_CLOSED', refusal_facts = '{\"account_id\": \"b\"}'
              WHERE operation_id = 'merge-of-nothing'"
                 .to_owned(),
-            "account d: it is closed, and no merge closed it",
+            "account d: it is closed, and no operation closed it",
+        ),
+        (
+            "a closed account that is in use",
+            "UPDATE balances SET closed = false WHERE account_id = 'gone'".to_owned(),
+            "account gone: an operation closed it, and it is not closed",
+        ),
+        (
+            "an account that thawed by itself",
+            "UPDATE balances SET debits_frozen = false WHERE account_id = 'ice'".to_owned(),
+            "account ice: its debits are not as its last freeze says",
         ),
         (
             "a payment that kept its money",

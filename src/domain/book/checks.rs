@@ -1,9 +1,9 @@
 //! Checks: the rules that several kinds of commands share. Each is one reason to refuse.
 
 use super::{Account, Book};
-use crate::domain::command::{BalanceKey, Side};
+use crate::domain::command::{BalanceKey, Conditions, Side};
 use crate::domain::id::{AccountId, Category};
-use crate::domain::money::Currency;
+use crate::domain::money::{Amount, Currency};
 use crate::domain::refusal::Refusal;
 
 impl Book {
@@ -103,5 +103,42 @@ pub(super) fn check_limit_of(
             amount,
             currency: account.currency,
         }),
+    }
+}
+
+/// Whether the balance has the version that the caller expects, if it expects one.
+pub(super) fn check_version(
+    key: &BalanceKey,
+    account: &Account,
+    conditions: Conditions,
+) -> Result<(), Refusal> {
+    let version = account.balance(&key.category).version;
+    match conditions.expected_version {
+        Some(expected) if expected != version => Err(Refusal::VersionMismatch {
+            balance: key.clone(),
+            expected,
+            version,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the balance keeps available what the caller wants it to keep after paying this amount.
+pub(super) fn check_available_after(
+    key: &BalanceKey,
+    account: &Account,
+    amount: Amount,
+    conditions: Conditions,
+) -> Result<(), Refusal> {
+    let balance = account.balance(&key.category);
+    let available_after = balance.available_with(-i128::from(amount.minor_units()));
+    match conditions.min_available_after {
+        Some(min) if available_after < min => Err(Refusal::MinAvailableNotMet {
+            balance: key.clone(),
+            available_after,
+            min,
+            currency: account.currency,
+        }),
+        _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::checks::{check_currency, check_limit, check_not_frozen, check_open};
-use super::{Account, Book};
+use super::{Account, AccountFlags, Book};
 use crate::domain::command::{BalanceKey, Side};
 use crate::domain::id::{AccountId, Category};
 use crate::domain::money::Currency;
@@ -39,7 +39,17 @@ impl Book {
             legs.push(Leg::posted(key(source_id, category), -amount));
             legs.push(Leg::posted(key(destination_id, category), *amount));
         }
-        let mut accounts = vec![AccountChange::Close(source_id.clone())];
+        let refused = AccountFlags {
+            closed: true,
+            ..source.flags
+        };
+        let mut accounts = vec![
+            AccountChange::Refuse(source_id.clone(), refused),
+            AccountChange::MergeInto {
+                from: source_id.clone(),
+                to: destination_id.clone(),
+            },
+        ];
         if self
             .roles
             .get(source_id)

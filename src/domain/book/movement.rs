@@ -2,9 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::checks::{check_currency, check_limit, check_not_frozen, check_open};
+use super::checks::{
+    check_available_after, check_currency, check_limit, check_not_frozen, check_open, check_version,
+};
 use super::{Account, Book};
-use crate::domain::command::{BalanceKey, Movement, Side, Source};
+use crate::domain::command::{BalanceKey, Conditions, Movement, Side, Source};
 use crate::domain::id::Category;
 use crate::domain::money::{Amount, Currency};
 use crate::domain::posting::{Leg, Posting};
@@ -15,8 +17,8 @@ impl Book {
     pub(super) fn decide_movement(
         &self,
         movement: &Movement,
-        amount: Amount,
-        currency: Currency,
+        (amount, currency): (Amount, Currency),
+        conditions: Conditions,
     ) -> Result<Posting, Refusal> {
         let source = movement
             .source()
@@ -52,9 +54,14 @@ impl Book {
         if let Some((source, account)) = source {
             time = time.max(account.balances.last_time().next());
             let payer = fund(source, account, amount, |_| 0)?;
+            check_version(&payer, account, conditions)?;
+            check_available_after(&payer, account, amount, conditions)?;
             legs.push(Leg::posted(payer, -minor_units));
         }
         if let Some((key, account)) = destination {
+            if source.is_none() {
+                check_version(key, account, conditions)?;
+            }
             check_limit(key, account, minor_units)?;
             let category = std::slice::from_ref(&key.category);
             self.check_category_count(&key.account_id, account, category)?;

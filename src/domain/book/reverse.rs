@@ -39,7 +39,11 @@ impl Book {
         currency: Currency,
     ) -> Result<Posting, Refusal> {
         let decided = match back {
-            Intent::Move { movement, amount } => self.decide_movement(movement, *amount, currency),
+            Intent::Move {
+                movement,
+                amount,
+                conditions,
+            } => self.decide_movement(movement, (*amount, currency), *conditions),
             Intent::Post { legs } => self.decide_post(legs),
             _ => Err(Refusal::OriginalNotFound {
                 operation_id: original_id.clone(),
@@ -100,7 +104,7 @@ mod tests {
     use super::*;
     use crate::domain::{
         Account, AccountFlags, AccountId, Amount, Balance, BalanceKey, Balances, Category, Command,
-        Movement, Note, Operation, Source, Timestamp,
+        Conditions, Movement, Note, Operation, Source, Timestamp,
     };
 
     fn id(text: &str) -> OperationId {
@@ -153,7 +157,11 @@ mod tests {
         };
         let movement = Movement::transfer(source, destination, None).expect("two balances");
         let amount = amount(10);
-        let intent = Intent::Move { movement, amount };
+        let intent = Intent::Move {
+            movement,
+            amount,
+            conditions: Conditions::default(),
+        };
         book.apply(&command("original", intent))
             .expect("ten are there")
             .operation

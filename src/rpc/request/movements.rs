@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::balance_key;
 use crate::domain::{
-    AccountId, Amount, BalanceKey, Category, Command, Currency, Note, OperationId, OwnerId, Source,
+    AccountId, Amount, BalanceKey, Category, Command, Conditions, Currency, Note, OperationId,
+    OwnerId, Source,
 };
 use crate::rpc::proto::{self, transfer_request::Destination};
 use crate::rpc::violations::Violations;
@@ -16,6 +17,27 @@ struct Head {
     amount: Amount,
     currency: Currency,
     note: Note,
+    conditions: Conditions,
+}
+
+/// The conditions of a request.
+fn conditions(
+    violations: &mut Violations,
+    expected_version: Option<i64>,
+    min_available_after: Option<i64>,
+) -> Conditions {
+    for (field, value) in [
+        ("expected_version", expected_version),
+        ("min_available_after_minor_units", min_available_after),
+    ] {
+        if let Some(negative @ ..0) = value {
+            violations.add(field, format!("is {negative}, must be 0 or more"));
+        }
+    }
+    Conditions {
+        expected_version,
+        min_available_after,
+    }
 }
 
 impl Head {
@@ -39,7 +61,12 @@ impl Head {
             amount,
             currency,
             note,
+            conditions: Conditions::default(),
         })
+    }
+
+    fn with(self, conditions: Conditions) -> Self {
+        Self { conditions, ..self }
     }
 
     fn command(self, movement: crate::domain::Movement) -> Command {
@@ -48,8 +75,10 @@ impl Head {
             amount,
             currency,
             note,
+            conditions,
         } = self;
         Command::of_movement(operation_id, movement, (amount, currency), note)
+            .with_conditions(conditions)
     }
 }
 
@@ -65,6 +94,8 @@ pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>),
         metadata,
         owner_id,
         validate_only: _,
+        expected_version,
+        min_available_after_minor_units,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -76,6 +107,12 @@ pub fn debit(request: proto::DebitRequest) -> Result<(Command, Option<OwnerId>),
     let account_id = violations.account_id("account_id", &account_id);
     let owner_id = asserted_owner(&mut violations, "owner_id", &owner_id);
     let categories = violations.categories("categories", &categories);
+    let conditions = conditions(
+        &mut violations,
+        expected_version,
+        min_available_after_minor_units,
+    );
+    let head = head.map(|head| head.with(conditions));
     let source = account_id
         .zip(categories)
         .map(|(account_id, categories)| Source {
@@ -111,6 +148,7 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         description,
         metadata,
         validate_only: _,
+        expected_version,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -119,6 +157,8 @@ pub fn credit(request: proto::CreditRequest) -> Result<Command, Violations> {
         description,
         metadata,
     );
+    let conditions = conditions(&mut violations, expected_version, None);
+    let head = head.map(|head| head.with(conditions));
     let destination = balance_key(&mut violations, &account_id, &category);
     let credit = |(head, destination): (Head, _)| {
         head.command(crate::domain::Movement::Credit { destination })
@@ -188,6 +228,8 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
         metadata,
         source_owner_id,
         validate_only: _,
+        expected_version,
+        min_available_after_minor_units,
     } = request;
     let head = Head::parse(
         &mut violations,
@@ -200,6 +242,12 @@ pub fn transfer(request: proto::TransferRequest) -> Result<Transfer, Violations>
     let source_owner_id = asserted_owner(&mut violations, "source_owner_id", &source_owner_id);
     let categories = violations.categories("source_categories", &source_categories);
     let category = violations.category("destination_category", &destination_category);
+    let conditions = conditions(
+        &mut violations,
+        expected_version,
+        min_available_after_minor_units,
+    );
+    let head = head.map(|head| head.with(conditions));
     let destination = match destination {
         Some(Destination::DestinationAccountId(id)) => violations
             .account_id("destination_account_id", &id)

@@ -14,10 +14,10 @@ FULL JOIN (
         SELECT a.currency_code, e.amount
         FROM operations o
         CROSS JOIN LATERAL (
-            SELECT o.source_account_id AS account_id, o.source_amount AS amount
+            SELECT o.source_account_id AS account_id, coalesce(o.source_amount, -o.amount::numeric) AS amount
             WHERE o.source_version IS NOT NULL
             UNION ALL
-            SELECT o.destination_account_id, o.destination_amount
+            SELECT o.destination_account_id, coalesce(o.destination_amount, o.amount)::numeric
             WHERE o.destination_version IS NOT NULL
         ) AS e
         JOIN accounts a ON a.account_id = e.account_id

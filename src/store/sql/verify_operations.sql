@@ -5,16 +5,19 @@ FROM (
     SELECT o.operation_id, coalesce(
         CASE WHEN o.operation_id ~ '[^A-Za-z0-9._:-]' OR length(o.operation_id) NOT BETWEEN 1 AND 64
             THEN 'its id breaks the rule of ids' END,
-        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST', 'REVERSAL') THEN format('its kind %s is unknown', o.kind) END,
+        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST', 'REVERSAL', 'FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN')
+            THEN format('its kind %s is unknown', o.kind) END,
         CASE WHEN o.kind NOT IN ('POST', 'REVERSAL') AND ((o.kind = 'CREDIT') <> (o.source_account_id IS NULL)
-                OR (o.kind = 'DEBIT') <> (o.destination_account_id IS NULL))
+                OR (o.kind IN ('DEBIT', 'FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN')) <> (o.destination_account_id IS NULL))
             THEN 'its kind has other sides' END,
-        CASE WHEN (o.kind = 'MERGE' OR o.intent IS NOT NULL) <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
+        CASE WHEN CASE WHEN o.kind = 'REVERSAL' THEN o.intent IS NOT NULL ELSE o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER') END
+                    <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
             THEN 'its amount is not valid' END,
         CASE WHEN (o.refusal_reason IS NULL) <> (o.refusal_facts IS NULL) THEN 'refusal reason and facts do not match' END,
         CASE WHEN o.create_time NOT BETWEEN '0001-01-01 00:00:00Z' AND '9999-12-31 23:59:59.999999Z'
             THEN 'its time is not one' END,
         CASE WHEN CASE WHEN o.refusal_reason IS NULL AND o.source_account_id IS NOT NULL
+                        AND o.kind NOT IN ('FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN')
                         AND (o.kind <> 'MERGE' OR o.source_version IS NOT NULL)
                     THEN num_nulls(o.source_version, o.source_posted_after) > 0
                     ELSE num_nonnulls(o.source_amount, o.source_version, o.source_posted_after, o.source_held_after,
@@ -35,9 +38,11 @@ FROM (
             THEN 'its entries are not what its kind moves' END,
         CASE WHEN o.kind = 'MERGE' AND legs.are_wrong THEN 'its legs are not what its kind moves' END,
         CASE WHEN o.hold_id IS NOT NULL OR (o.kind = 'REVERSAL') <> (o.reversed_operation_id IS NOT NULL)
-                OR o.kind <> 'REVERSAL' AND (o.kind = 'POST') <> (o.intent IS NOT NULL)
+                OR CASE WHEN o.kind IN ('POST', 'FREEZE', 'UNFREEZE') THEN o.intent IS NULL
+                        WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'REVERSAL') THEN o.intent IS NOT NULL END
             THEN 'it names something that its kind knows nothing of' END,
-        CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE' AND o.source_version IS NULL)
+        CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE' AND o.source_version IS NULL
+                        OR o.kind IN ('FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN'))
                 OR (o.destination_category IS NULL)
                     <> (o.destination_account_id IS NULL OR o.kind = 'MERGE' AND o.destination_version IS NULL)
                 OR o.source_category ~ '[^A-Za-z0-9._:-]' OR length(o.source_category) NOT BETWEEN 1 AND 32

@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 
 use super::super::unreadable;
-use crate::domain::{Operation, Outcome, RequestedLeg, Side};
+use crate::domain::{Conditions, Operation, Outcome, RequestedLeg, Side};
 
 /// An entry of a row of `verify_intents`.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,13 @@ fn found(row: &Row) -> Vec<Found<'_>> {
 
 /// Each requested leg has an entry, and each entry was requested.
 fn misfit(operation: &Operation, mut found: Vec<Found<'_>>) -> Option<&'static str> {
+    if operation.command.change().is_some() {
+        return (!found.is_empty()).then_some("it has an entry that was not asked for");
+    }
+    let conditions = operation.command.conditions();
+    if conditions != Conditions::default() {
+        return broken_condition(operation, conditions);
+    }
     let legs = operation.command.legs();
     if legs.first().map(|leg| leg.currency) != Some(operation.command.currency) {
         return Some("its currency is not that of its first leg");
@@ -56,6 +63,18 @@ fn misfit(operation: &Operation, mut found: Vec<Found<'_>>) -> Option<&'static s
         found.swap_remove(index);
     }
     (!found.is_empty()).then_some("it has an entry that was not asked for")
+}
+
+/// What posted kept its conditions, as its first entry says: the payer's, or of a credit the receiver's.
+fn broken_condition(operation: &Operation, conditions: Conditions) -> Option<&'static str> {
+    let entry = operation.entries().first()?;
+    let expected = conditions.expected_version;
+    if expected.is_some_and(|expected| entry.version.checked_sub(1) != Some(expected)) {
+        return Some("it changed another version than the expected one");
+    }
+    let min = conditions.min_available_after;
+    min.is_some_and(|min| entry.available_after < min)
+        .then_some("less is available after it than was to stay")
 }
 
 fn is_of(leg: &RequestedLeg, entry: &Found<'_>) -> bool {

@@ -69,12 +69,18 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
             None => number(name).is_some_and(|amount| amount > 0),
         },
         "categories" => *value == asked(operation),
-        "category" => is_category(operation, value),
+        "category" => is_category(operation, refusal, value),
         "available_minor_units" => {
             let needed = number("needed_minor_units");
             let mut available = value.split(',').map(|text| text.parse::<i64>().ok());
             available.all(|available| available < needed)
         }
+        "expected_version" => operation.command.conditions().expected_version == number(name),
+        "version" => number(name) != number("expected_version"),
+        "min_available_after_minor_units" => {
+            operation.command.conditions().min_available_after == number(name)
+        }
+        "available_after_minor_units" => number(name) < number("min_available_after_minor_units"),
         "held_minor_units" => number(name) > Some(0),
         "limit_minor_units" => {
             let sum = number("posted_minor_units").zip(number("amount_minor_units"));
@@ -84,7 +90,11 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
         }
         // Without a limit, what is below zero.
         "posted_minor_units" => {
-            facts.contains_key("limit_minor_units") || number(name).is_some_and(|posted| posted < 0)
+            facts.contains_key("limit_minor_units")
+                || number(name).is_some_and(|posted| match refusal {
+                    Refusal::AccountNotEmpty { .. } => posted != 0,
+                    _ => posted < 0,
+                })
         }
         _ => true,
     };
@@ -151,14 +161,25 @@ fn asked(operation: &Operation) -> String {
     texts.join(",")
 }
 
-/// A merge refuses for any category, another operation for that of its destination.
-fn is_category(operation: &Operation, category: &str) -> bool {
+/// A merge or a closure refuses for any category, an unmet condition for one that was asked to pay, another operation for that of
+/// its destination.
+fn is_category(operation: &Operation, refusal: &Refusal, category: &str) -> bool {
     match operation.command.moved() {
-        Intent::Merge { .. } => true,
+        Intent::Merge { .. } | Intent::Change { .. } => true,
         // Its refusals are those of one leg.
         Intent::Post { .. } | Intent::Reverse { .. } => false,
-        Intent::Move { movement, .. } => movement
-            .destination()
-            .is_some_and(|key| key.category.as_str() == category),
+        Intent::Move { movement, .. } => match (movement.source(), refusal) {
+            // The one that would have paid.
+            (
+                Some(source),
+                Refusal::VersionMismatch { .. } | Refusal::MinAvailableNotMet { .. },
+            ) => {
+                let mut categories = source.categories.iter();
+                categories.any(|asked| asked.as_str() == category)
+            }
+            _ => movement
+                .destination()
+                .is_some_and(|key| key.category.as_str() == category),
+        },
     }
 }

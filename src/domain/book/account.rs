@@ -1,0 +1,123 @@
+//! The rule of changes of an account: freezing, closing and their ends. They move no money and make no entry. A change that is
+//! in force already is posted and changes nothing.
+
+use smallvec::SmallVec;
+
+use super::checks::{check_currency, check_open};
+use super::{Account, AccountFlags, Book};
+use crate::domain::command::{BalanceKey, RequestedChange};
+use crate::domain::id::AccountId;
+use crate::domain::money::Currency;
+use crate::domain::posting::{AccountChange, Posting};
+use crate::domain::refusal::Refusal;
+
+impl Book {
+    /// The checks, in order of precedence.
+    pub(super) fn decide_change(
+        &self,
+        account_id: &AccountId,
+        change: &RequestedChange,
+        currency: Currency,
+    ) -> Result<Posting, Refusal> {
+        let account = self.find(account_id)?;
+        check_currency(account_id, account, currency)?;
+        let before = account.flags;
+        let after = match change {
+            RequestedChange::Freeze(sides) => {
+                check_open(account_id, account)?;
+                AccountFlags {
+                    debits_frozen: before.debits_frozen || sides.debits,
+                    credits_frozen: before.credits_frozen || sides.credits,
+                    ..before
+                }
+            }
+            RequestedChange::Unfreeze(sides) => {
+                check_open(account_id, account)?;
+                AccountFlags {
+                    debits_frozen: before.debits_frozen && !sides.debits,
+                    credits_frozen: before.credits_frozen && !sides.credits,
+                    ..before
+                }
+            }
+            RequestedChange::Close => {
+                if !before.closed {
+                    self.check_no_settlement(account_id)?;
+                    check_empty(account_id, account)?;
+                }
+                AccountFlags {
+                    closed: true,
+                    ..before
+                }
+            }
+            RequestedChange::Reopen => {
+                self.check_not_merged(account_id)?;
+                AccountFlags {
+                    closed: false,
+                    ..before
+                }
+            }
+        };
+        let mut accounts = vec![AccountChange::Touch(account_id.clone())];
+        if after != before {
+            accounts.push(AccountChange::Refuse(account_id.clone(), after));
+        }
+        // Changes of one account have different times, so that the last one is known.
+        let last = self.roles.get(account_id).map(|role| role.change_time);
+        let time = self.time_of(std::iter::once(account_id));
+        Ok(Posting {
+            time: time.max(last.unwrap_or_default()).next(),
+            legs: SmallVec::new(),
+            accounts,
+        })
+    }
+
+    /// Who receives for an owner has to go on, or nobody could pay the owner by name.
+    fn check_no_settlement(&self, account_id: &AccountId) -> Result<(), Refusal> {
+        match self.roles.get(account_id) {
+            Some(role) if role.settlement => Err(Refusal::SettlementAccount {
+                account_id: account_id.clone(),
+                owner_id: role.owner_id.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_not_merged(&self, account_id: &AccountId) -> Result<(), Refusal> {
+        let role = self.roles.get(account_id);
+        match role.and_then(|role| role.merged_into.as_ref()) {
+            Some(destination_id) => Err(Refusal::AccountMerged {
+                account_id: account_id.clone(),
+                destination_account_id: destination_id.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Nothing is held and nothing is there, in any category; the first one in the order of their names is named.
+fn check_empty(account_id: &AccountId, account: &Account) -> Result<(), Refusal> {
+    let mut balances: Vec<_> = account.balances.iter().collect();
+    balances.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let key = |category| BalanceKey {
+        account_id: account_id.clone(),
+        category,
+    };
+    if let Some((category, balance)) = balances.iter().find(|(_, balance)| balance.held != 0) {
+        return Err(Refusal::HoldsOpen {
+            balance: key(category.clone()),
+            held: balance.held,
+            currency: account.currency,
+        });
+    }
+    match balances
+        .into_iter()
+        .find(|(_, balance)| balance.posted != 0)
+    {
+        None => Ok(()),
+        Some((category, balance)) => Err(Refusal::AccountNotEmpty {
+            balance: key(category),
+            posted: balance.posted,
+            currency: account.currency,
+        }),
+    }
+}
