@@ -25,10 +25,6 @@ case $BALLAST_CI_IMAGES in
         ;;
 esac
 
-# Most tests wait most of the time: for a lock, a timeout, a process. libtest starts one for each processor by default.
-: "${RUST_TEST_THREADS:=$((2 * $(nproc)))}"
-export RUST_TEST_THREADS
-
 say() {
     printf -- '--- %s\n' "$*"
 }

@@ -19,6 +19,9 @@ const ALONE: [&str; 9] = round_of("1", "1");
 /// Two halves, of which the second has to lock a balance from outside first.
 const IN_HALVES: [&str; 9] = round_of("4", "8");
 
+/// How often a benchmark is run that measured nothing in one of its turns.
+const ATTEMPTS_MAX: usize = 3;
+
 const fn round_of(seconds: &'static str, concurrency: &'static str) -> [&'static str; 9] {
     [
         "bench",
@@ -39,9 +42,18 @@ async fn measured(folder: &Path, arguments: &[&str]) -> (String, Value) {
 }
 
 async fn measured_in(folder: &Path, round: &[&str], arguments: &[&str]) -> (String, Value) {
-    let (code, stdout, report) = ended_in(folder, round, arguments).await;
-    assert_eq!(code, Some(0), "{stdout}");
-    (stdout, report)
+    let mut attempt = 1;
+    loop {
+        let (code, stdout, report) = ended_in(folder, round, arguments).await;
+        // On a busy machine nothing may be answered in a whole turn, which is a second.
+        let is_still = |row: &Value| row["rounds"][0]["ok_per_second"].as_f64() == Some(0.0);
+        if attempt < ATTEMPTS_MAX && rows(&report).iter().any(is_still) {
+            attempt += 1;
+            continue;
+        }
+        assert_eq!(code, Some(0), "{stdout}");
+        return (stdout, report);
+    }
 }
 
 /// Runs a benchmark that has a report, though some of its requests may fail: its exit code too.
@@ -409,7 +421,10 @@ async fn another_build_is_measured_in_turn_and_is_compared_round_by_round() {
     let calls = std::fs::read_to_string(folder.path().join("calls")).expect("it was called");
     let serve = "serve --log warn";
     let expected = ["migrate", serve, serve, "--version", "verify"];
-    assert_eq!(calls.lines().collect::<Vec<_>>(), expected);
+    // Of the last attempt, if there were several.
+    let calls: Vec<&str> = calls.lines().collect();
+    let before = calls.len().saturating_sub(expected.len());
+    assert_eq!(calls[before..], expected);
     let version = format!("{other}: ballast {}", env!("CARGO_PKG_VERSION"));
     assert!(stdout.contains(&version), "{stdout}");
 }

@@ -8,6 +8,9 @@ use tonic::{Code, Request};
 
 use crate::support::*;
 
+/// How soon a statement ends that nobody waits for. By itself it would end after the statement timeout of 30 s.
+const PROMPT_CANCEL: Duration = Duration::from_secs(15);
+
 #[tokio::test]
 async fn a_deadline_before_the_decision_means_that_nothing_happened() {
     let mut ballast = Ballast::start().await;
@@ -65,7 +68,7 @@ async fn the_database_stops_working_for_a_read_that_nobody_waits_for() {
 
     // The lock is still held; the statement that waited for it is gone all the same.
     let gone = ballast.until_waiting(|count| count == 0);
-    tokio::time::timeout(Duration::from_secs(3), gone)
+    tokio::time::timeout(PROMPT_CANCEL, gone)
         .await
         .expect("cancelled long before the statement timeout");
 }
@@ -88,7 +91,7 @@ async fn the_database_stops_working_for_a_read_whose_caller_left() {
     ballast.until_waiting(|count| count == 1).await;
     reading.abort();
     let gone = ballast.until_waiting(|count| count == 0);
-    tokio::time::timeout(Duration::from_secs(3), gone)
+    tokio::time::timeout(PROMPT_CANCEL, gone)
         .await
         .expect("cancelled long before the statement timeout");
 }

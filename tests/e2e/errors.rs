@@ -1,6 +1,7 @@
 //! Errors: each row of the table, through gRPC, with code, reason and metadata.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use ballast::rpc::proto::{
     BalanceLimits, BatchGetAccountsRequest, CreateAccountRequest, CreditRequest, DebitRequest,
@@ -566,7 +567,11 @@ fn support_channel(ballast: &Ballast) -> tonic::transport::Channel {
 
 #[tokio::test]
 async fn a_full_queue_is_overloaded_and_nothing_happens() {
-    let mut ballast = Ballast::start_with(|config| config.batcher.queue_depth_max = 1).await;
+    let mut ballast = Ballast::start_with(|config| {
+        config.batcher.queue_depth_max = 1;
+        config.batcher.lock_wait_max = Duration::from_secs(1);
+    })
+    .await;
     open(&mut ballast, "a", 10).await;
     let lock = ballast.lock("a").await;
     let calls: Vec<_> = (0..10)
@@ -591,7 +596,7 @@ async fn a_full_queue_is_overloaded_and_nothing_happens() {
 
 #[tokio::test]
 async fn a_database_that_went_away_is_unavailable_and_comes_back() {
-    let ballast = Ballast::start_with(|config| config.store.connect_timeout_ms = 500).await;
+    let ballast = Ballast::start().await;
     let sql = ballast.database.sql().await;
     let name: String = sql
         .query_one("SELECT current_database()", &[])

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ballast::rpc::proto::operation_request::Request as Kind;
+use ballast::rpc::proto::operation_result::Outcome;
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     BalanceLimits, CreateAccountRequest, CreditRequest, Money, OperationRequest, OperationResult,
@@ -345,18 +346,28 @@ async fn a_deadline_is_an_outcome_of_members_and_a_replay_tells_the_truth() {
     // The first credit makes the connections, which takes a while on a busy machine.
     open(&mut ballast, "free", 1).await;
     let lock = ballast.lock("locked").await;
-    let operations: Vec<_> = (0..20)
-        .map(|index| {
+    let operations = |timeout_ms: u64| -> Vec<OperationRequest> {
+        let one = |index: usize| {
             let account_id = ["locked", "free"][index % 2];
-            credit_member(&index.to_string(), account_id, 1)
-        })
-        .collect();
-    let request = within(batch(operations.clone()), Duration::from_millis(1_500));
-    let answered = patient(&ballast).execute_batch(request).await;
-    let results = answered
-        .expect("the call itself is OK")
-        .into_inner()
-        .results;
+            credit_member(&format!("{timeout_ms}-{index}"), account_id, 1)
+        };
+        (0..20).map(one).collect()
+    };
+    // On a busy machine those on the free account may need more time, which the others wait for in vain.
+    let (operations, results) = 'in_time: {
+        for timeout_ms in [1_500, 6_000, 20_000] {
+            let operations = operations(timeout_ms);
+            let request = within(batch(operations.clone()), Duration::from_millis(timeout_ms));
+            let answered = patient(&ballast).execute_batch(request).await;
+            let answered = answered.expect("the call itself is OK").into_inner();
+            let is_posted =
+                |result: &OperationResult| matches!(result.outcome, Some(Outcome::Posted(_)));
+            if answered.results.iter().filter(|it| is_posted(it)).count() == 10 {
+                break 'in_time (operations, answered.results);
+            }
+        }
+        panic!("no batch was executed in time")
+    };
     let request = within(credit("alone", "locked", 1), Duration::from_millis(100));
     let alone = patient(&ballast)
         .credit(request)
@@ -388,16 +399,22 @@ async fn a_batch_whose_time_is_over_at_once_changes_nothing() {
         .map(|index| credit_member(&index.to_string(), "a", 1))
         .collect();
     let request = within(batch(operations), Duration::ZERO);
-    let answered = patient(&ballast)
-        .execute_batch(request)
-        .await
-        .expect("answered");
-    for result in answered.into_inner().results {
-        let error = error_of(&result);
-        assert_eq!(
-            (error.reason.as_str(), error.metadata["outcome"].as_str()),
-            ("DEADLINE", "none")
-        );
+    match patient(&ballast).execute_batch(request).await {
+        Ok(answered) => {
+            for result in answered.into_inner().results {
+                let error = error_of(&result);
+                assert_eq!(
+                    (error.reason.as_str(), error.metadata["outcome"].as_str()),
+                    ("DEADLINE", "none")
+                );
+            }
+        }
+        // On a busy machine it may be over before the batch is taken apart.
+        Err(status) => {
+            let rejection = Rejection::of_status(&status);
+            let rejection = rejection.expect(Code::DeadlineExceeded, "DEADLINE");
+            assert_eq!(rejection.facts(), [("outcome", "none")]);
+        }
     }
     assert_eq!(posted(&mut ballast.balances, "a").await, 0);
 }

@@ -120,7 +120,8 @@ async fn after_ten_thousand_cancelled_calls_every_connection_is_back_and_works()
         .get_account(get("a"))
         .await
         .expect("at once");
-    assert!(asked.elapsed() < Duration::from_secs(1));
+    // A connection that was lost would be waited for until the request timeout, 60 s.
+    assert!(asked.elapsed() < Duration::from_secs(15));
     use_every_connection(&ballast).await;
     let after = backends(&ballast.database, "ballast requests").await;
     assert_eq!(after, before, "the same connections, none lost, none made");

@@ -11,8 +11,9 @@ use crate::support::*;
 
 /// Everybody pays it; its id is before or behind those of all payers.
 const MERCHANTS: [&str; 2] = ["a-merchant", "z-merchant"];
-/// Long enough for a busy machine, and shorter than the statement timeout that a neighbour used to wait for.
-const PROMPT: Duration = Duration::from_millis(4_500);
+/// Long enough for a busy machine, and shorter than the statement timeout and the lock wait, 30 s, that a neighbour must not
+/// wait for.
+const PROMPT: Duration = Duration::from_secs(15);
 
 /// Opens so many payers, with money.
 async fn payers(ballast: &mut Ballast, kind: &str, count: usize) -> Vec<String> {
@@ -99,10 +100,7 @@ async fn who_waits_for_a_locked_payer_holds_no_merchant() {
 
 #[tokio::test]
 async fn a_locked_payer_pays_as_soon_as_it_is_free() {
-    let mut ballast = Ballast::start_with(|config| {
-        config.batcher.lock_wait_max = Duration::from_secs(30);
-    })
-    .await;
+    let mut ballast = Ballast::start().await;
     open(&mut ballast, "a-merchant", 0).await;
     // More than there are lock-wait connections.
     let locked = payers(&mut ballast, "locked", 9).await;
@@ -123,10 +121,7 @@ async fn a_locked_payer_pays_as_soon_as_it_is_free() {
 
 #[tokio::test]
 async fn an_operation_id_that_somebody_records_elsewhere_holds_up_only_its_own_callers() {
-    let mut ballast = Ballast::start_with(|config| {
-        config.batcher.lock_wait_max = Duration::from_secs(15);
-    })
-    .await;
+    let mut ballast = Ballast::start().await;
     open(&mut ballast, "a-merchant", 0).await;
     let unlucky = payers(&mut ballast, "unlucky", 4).await;
     let others = payers(&mut ballast, "other", 8).await;

@@ -13,28 +13,31 @@ use crate::support::postgres::{Database, OwnServer};
 use crate::support::*;
 
 /// Far more than a read takes, also on a busy machine, and far less than a connection takes on [`slow_to_connect`].
-const DEADLINE: Duration = Duration::from_millis(200);
-const STALL: Duration = Duration::from_millis(700);
-/// So soon after a stall reads work again.
-const RECOVERED_AFTER: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_millis(500);
+const STALL: Duration = Duration::from_millis(1_500);
+/// So long a new connection takes on [`slow_to_connect`].
+const CONNECT_DELAY: Duration = Duration::from_secs(2);
+/// After a stall reads work again before this, also on a busy machine; without recovery, never.
+const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 const CALLERS: usize = 16;
 
 type Balances = ballast::rpc::proto::balance_service_client::BalanceServiceClient<Http>;
 
-/// From now on each new connection takes a second.
+/// From now on each new connection takes [`CONNECT_DELAY`].
 async fn slow_to_connect(database: &Database) {
     let sql = database.sql().await;
+    let delay = CONNECT_DELAY.as_secs();
     for statement in [
-        "ALTER SYSTEM SET post_auth_delay = 1",
-        "SELECT pg_reload_conf()",
+        format!("ALTER SYSTEM SET post_auth_delay = {delay}"),
+        "SELECT pg_reload_conf()".to_owned(),
     ] {
-        sql.batch_execute(statement).await.expect("set");
+        sql.batch_execute(&statement).await.expect("set");
     }
     // The postmaster reads it a moment later.
     loop {
         let connecting = Instant::now();
         drop(database.sql().await);
-        if connecting.elapsed() >= Duration::from_secs(1) {
+        if connecting.elapsed() >= CONNECT_DELAY {
             break;
         }
     }

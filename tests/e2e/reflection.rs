@@ -86,7 +86,7 @@ async fn both_reflections_know_every_service_and_every_error_detail() {
 
 #[tokio::test]
 async fn health_tells_the_process_from_the_database() {
-    let ballast = Ballast::start_with(|config| config.store.connect_timeout_ms = 500).await;
+    let ballast = Ballast::start().await;
     let mut health = HealthClient::new(crate::support::instance::channel(ballast.address));
     let request = |service: &str| HealthCheckRequest {
         service: service.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 
@@ -10,6 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::binary::Running;
+use crate::support::instance::{DRAIN_TIMEOUT, PROMPT_STOP};
 use crate::support::postgres::Database;
 use crate::support::*;
 
@@ -17,7 +18,14 @@ use crate::support::*;
 async fn a_stop_under_load_answers_everything_that_was_accepted() {
     let database = Database::migrated().await;
     let folder = tempfile::tempdir().expect("a folder");
-    let running = Running::start(folder.path(), &["--database-url", &database.url()]);
+    let drain = DRAIN_TIMEOUT.as_millis().to_string();
+    let arguments = [
+        "--database-url",
+        &database.url(),
+        "--drain-timeout-ms",
+        &drain,
+    ];
+    let running = Running::start(folder.path(), &arguments);
     let mut accounts = running.accounts();
     accounts.create_account(account("a")).await.expect("opened");
     let silent = TcpStream::connect(running.address)
@@ -48,8 +56,8 @@ async fn a_stop_under_load_answers_everything_that_was_accepted() {
     let status = running.stopped().await;
     assert_eq!(status.code(), Some(0));
     assert!(
-        asked.elapsed() < Duration::from_secs(15),
-        "well within the drain timeout of 20 s"
+        asked.elapsed() < PROMPT_STOP,
+        "well within the drain timeout"
     );
     drop(silent);
 
@@ -98,7 +106,8 @@ async fn a_stop_that_leaves_a_request_unanswered_is_a_failure() {
         tempfile::tempdir().expect("a folder"),
         ballast.database.url(),
     );
-    let arguments = ["--database-url", &url, "--drain-timeout-ms", "200"];
+    let timeouts = ["--drain-timeout-ms", "200", "--lock-wait-ms", "30000"];
+    let arguments = [&["--database-url", &url][..], &timeouts].concat();
     let running = Running::start(folder.path(), &arguments);
     let lock = ballast.lock("a").await;
     let mut balances = running.balances();
@@ -138,7 +147,7 @@ async fn a_request_in_flight_is_answered_and_new_connections_are_refused() {
         .expect("it was accepted, so it is answered");
     assert!(ballast.stopped().await);
     assert!(
-        asked.elapsed() < Duration::from_secs(8),
-        "well within the drain timeout of 10 s"
+        asked.elapsed() < PROMPT_STOP,
+        "well within the drain timeout"
     );
 }

@@ -186,9 +186,9 @@ async fn a_failed_write_is_looked_into_at_once() {
         }
     };
     within_reason("a refused write", refused).await;
-    // Long before the next look at a new connection would come by itself.
+    // Before the next look at a new connection, which comes every 10 s by itself.
     let noticed = until_health(ballast.address, ServingStatus::NotServing);
-    let noticed = tokio::time::timeout(Duration::from_secs(5), noticed).await;
+    let noticed = tokio::time::timeout(Duration::from_secs(8), noticed).await;
     noticed.expect("health knows");
 }
 

@@ -155,7 +155,7 @@ async fn a_signal_stops_it_also_while_its_database_is_not_ready() {
     pipe.read_u8().await.expect("it hangs");
     let pid = i32::try_from(child.id().expect("it runs")).expect("a process id");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGTERM).expect("it is there");
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(30), child.wait()).await;
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
     let status = ended.expect("at once, not when it gives up");
     assert_eq!(status.expect("a status").code(), Some(0));
 }

@@ -1,6 +1,6 @@
 //! The stress tool: it checks the money of a run, whatever happens to the servers meanwhile.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
@@ -66,7 +66,7 @@ async fn the_stress_tool_fails_if_money_came_from_elsewhere() {
 async fn until_recorded(database: &Database, count: i64) {
     let recorded = "SELECT count(*) FROM operations WHERE kind = 'TRANSFER'";
     let sql = database.sql().await;
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + PATIENCE;
     // On an empty database the table is not there yet.
     let recorded = async || match sql.query_one(recorded, &[]).await {
         Ok(row) => row.get::<_, i64>(0),

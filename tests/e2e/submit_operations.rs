@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 use ballast::rpc::proto::operation_request::Request as Kind;
+use ballast::rpc::proto::operation_result::Outcome;
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     CreateAccountRequest, CreditRequest, GetOperationRequest, OperationRequest, OperationResult,
@@ -20,7 +21,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::errors::assert_same;
-use crate::support::instance::Balances;
+use crate::support::instance::{Balances, DRAIN_TIMEOUT, PROMPT_STOP};
 use crate::support::*;
 
 fn submitted(operation: OperationRequest) -> SubmitOperationsRequest {
@@ -303,10 +304,7 @@ async fn a_stop_answers_what_was_read_and_waits_for_no_client() {
         "drained, although one client does not read"
     );
     let took = asked.elapsed();
-    assert!(
-        took < Duration::from_secs(8),
-        "{took:?} of the drain timeout of 10 s"
-    );
+    assert!(took < PROMPT_STOP, "{took:?} of {DRAIN_TIMEOUT:?}");
 }
 
 #[tokio::test]
@@ -315,27 +313,42 @@ async fn the_client_s_deadline_ends_a_stream_and_gives_each_operation_its_result
     open(&mut ballast, "locked", 0).await;
     open(&mut ballast, "free", 0).await;
     let lock = ballast.lock("locked").await;
-    let (requests, sent) = mpsc::unbounded_channel();
-    let request = within(
-        UnboundedReceiverStream::new(sent),
-        Duration::from_millis(500),
-    );
-    let opened = patient(&ballast).submit_operations(request).await;
-    let mut results = opened.expect("a stream opens").into_inner();
-    for (operation_id, account_id) in [("1", "locked"), ("2", "free")] {
-        let operation = credit_member(operation_id, account_id, 1);
-        requests.send(submitted(operation)).expect("open");
+    // On a busy machine the one on the free account may need more time, which the other one waits for in vain.
+    let mut timeouts_ms = [500, 4_000, 15_000].into_iter();
+    loop {
+        let timeout_ms = timeouts_ms.next().expect("one is executed in time");
+        let (requests, sent) = mpsc::unbounded_channel();
+        let request = within(
+            UnboundedReceiverStream::new(sent),
+            Duration::from_millis(timeout_ms),
+        );
+        let opened = patient(&ballast).submit_operations(request).await;
+        let mut results = opened.expect("a stream opens").into_inner();
+        for account_id in ["locked", "free"] {
+            let operation_id = format!("{account_id}-{timeout_ms}");
+            let operation = credit_member(&operation_id, account_id, 1);
+            requests.send(submitted(operation)).expect("open");
+        }
+        let (results, end) = rest(&mut results).await;
+        Rejection::of_status(&end.expect_err("an error"))
+            .expect(Code::DeadlineExceeded, "DEADLINE");
+        let (of_free, of_locked): (Vec<_>, Vec<_>) = results
+            .iter()
+            .partition(|result| result.operation_id.starts_with("free"));
+        let is_posted =
+            |result: &&OperationResult| matches!(result.outcome, Some(Outcome::Posted(_)));
+        if !of_free.iter().all(is_posted) {
+            continue;
+        }
+        assert_eq!(of_free.len(), 1);
+        assert_eq!(of_locked.len(), 1);
+        let error = error_of(of_locked[0]);
+        assert_eq!(
+            (error.reason.as_str(), error.metadata["outcome"].as_str()),
+            ("DEADLINE", "none")
+        );
+        break;
     }
-    let (results, end) = rest(&mut results).await;
-    assert_eq!(results.len(), 2);
-    posted_of(&results[0]);
-    assert_eq!(results[1].operation_id, "1");
-    let error = error_of(&results[1]);
-    assert_eq!(
-        (error.reason.as_str(), error.metadata["outcome"].as_str()),
-        ("DEADLINE", "none")
-    );
-    Rejection::of_status(&end.expect_err("an error")).expect(Code::DeadlineExceeded, "DEADLINE");
     lock.release().await;
     assert_eq!(posted(&mut ballast.balances, "locked").await, 0);
 }
@@ -358,8 +371,21 @@ async fn the_server_s_own_limit_is_for_each_operation_and_not_for_the_stream() {
     }
     // Longer than the limit and the grace for a message that does not arrive.
     assert!(opened.elapsed() > limit + Duration::from_secs(1));
-    stream.send(credit_member("in-time", "a", 1));
-    posted_of(&stream.result().await);
+    // Each has the whole limit for itself. On a busy machine one of them may take longer all the same.
+    let in_time = async {
+        for number in 0.. {
+            stream.send(credit_member(&format!("in-time-{number}"), "a", 1));
+            let result = stream.result().await;
+            match result.outcome {
+                Some(Outcome::Error(error)) => assert_eq!(error.reason, "DEADLINE"),
+                _ => {
+                    posted_of(&result);
+                    return;
+                }
+            }
+        }
+    };
+    within_reason("an operation within the limit", in_time).await;
 }
 
 #[tokio::test]

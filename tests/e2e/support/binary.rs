@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
+use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
@@ -9,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::sync::Notify;
 
+use super::PATIENCE;
 use super::instance::channel;
 use ballast::rpc::proto::account_service_client::AccountServiceClient;
 use ballast::rpc::proto::balance_service_client::BalanceServiceClient;
 
-/// How long a process may take to end, on a busy machine.
-const END_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a command may take, such as a benchmark that loads millions of rows.
 const RUN_TIMEOUT: Duration = Duration::from_secs(900);
 
@@ -29,7 +30,14 @@ pub struct Running {
 
 /// What a process says on stderr, line by line, while it runs.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct Log(Arc<Lines>);
+
+#[derive(Default)]
+struct Lines {
+    read: Mutex<Vec<String>>,
+    /// Wakes those who wait for a line, after each one.
+    came: Notify,
+}
 
 impl Log {
     /// Reads on, so that the process never waits for a full pipe.
@@ -38,7 +46,8 @@ impl Log {
         let lines = log.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.0.lock().expect("no panic").push(line);
+                lines.0.read.lock().expect("no panic").push(line);
+                lines.0.came.notify_waiters();
             }
         });
         log
@@ -46,7 +55,7 @@ impl Log {
 
     /// All lines so far that contain this.
     pub fn lines(&self, text: &str) -> Vec<String> {
-        let lines = self.0.lock().expect("no panic");
+        let lines = self.0.read.lock().expect("no panic");
         lines
             .iter()
             .filter(|line| line.contains(text))
@@ -56,15 +65,19 @@ impl Log {
 
     /// Waits for a line that contains this.
     pub async fn line(&self, text: &str) -> String {
-        let end = Instant::now() + Duration::from_secs(60);
-        loop {
-            if let Some(line) = self.lines(text).into_iter().next() {
-                return line;
+        let found = async {
+            loop {
+                let mut came = pin!(self.0.came.notified());
+                // A line that comes between the look and the wait counts too.
+                came.as_mut().enable();
+                if let Some(line) = self.lines(text).into_iter().next() {
+                    return line;
+                }
+                came.await;
             }
-            let in_time = Instant::now() < end;
-            assert!(in_time, "no line has {text:?}: {:#?}", self.lines(""));
-            tokio::task::yield_now().await;
-        }
+        };
+        let found = tokio::time::timeout(PATIENCE, found).await;
+        found.unwrap_or_else(|_| panic!("no line has {text:?}: {:#?}", self.lines("")))
     }
 }
 
@@ -77,7 +90,10 @@ pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     if let Ok(isolation) = std::env::var(super::instance::ISOLATION) {
         command.env("BALLAST_ISOLATION", isolation);
     }
+    // A busy machine is no reason to fail.
     command
+        .env("BALLAST_CONNECT_TIMEOUT_MS", "20000")
+        .env("BALLAST_REQUEST_TIMEOUT_MS", "60000")
         .env("BALLAST_LISTEN", "127.0.0.1:0")
         .current_dir(folder)
         .args(arguments);
@@ -187,7 +203,7 @@ impl Running {
 
 /// Waits for the end of a process, without keeping the test's runtime from working. One that does not end is killed.
 pub async fn ended(child: &mut Child) -> ExitStatus {
-    let end = Instant::now() + END_TIMEOUT;
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(status) = child.try_wait().expect("a status") {
             return status;

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
+use super::PATIENCE;
 use super::postgres::Database;
 
 pub type Accounts = AccountServiceClient<Channel>;
@@ -31,6 +32,11 @@ pub struct Ballast {
     running: JoinHandle<Ended>,
 }
 
+/// How long a stop of a server under test may take.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+/// A stop that takes longer than this waited for something that it need not wait for.
+pub const PROMPT_STOP: Duration = Duration::from_secs(30);
+
 /// Chooses the isolation of every Ballast that a test starts, as `--isolation` does; default `read-committed`.
 pub const ISOLATION: &str = "BALLAST_TEST_ISOLATION";
 
@@ -43,7 +49,8 @@ pub fn isolation() -> Isolation {
     }
 }
 
-/// The configuration of a server under test, on a free port.
+/// The configuration of a server under test, on a free port. Its limits are long: a busy machine is no reason to fail. A test
+/// of a limit sets its own.
 pub fn config(database_url: String) -> ServerConfig {
     ServerConfig {
         listen: ([127, 0, 0, 1], 0).into(),
@@ -55,8 +62,8 @@ pub fn config(database_url: String) -> ServerConfig {
             isolation: isolation(),
             allow_data_loss: false,
             categories_per_account_max: 256,
-            statement_timeout_ms: 5_000,
-            connect_timeout_ms: 3_000,
+            statement_timeout_ms: 30_000,
+            connect_timeout_ms: 20_000,
             request_queue_depth_max: 10_000,
         },
         batcher: BatcherConfig {
@@ -64,12 +71,11 @@ pub fn config(database_url: String) -> ServerConfig {
             lock_wait_connections: 2,
             batch_size_max: 500,
             queue_depth_max: 10_000,
-            lock_wait_max: Duration::from_secs(2),
+            lock_wait_max: Duration::from_secs(30),
         },
-        request_timeout_max: Duration::from_secs(20),
-        // Long: a busy machine is no reason to decline. The tests of the timeout set their own.
-        card_timeout: Duration::from_secs(10),
-        drain_timeout: Duration::from_secs(10),
+        request_timeout_max: Duration::from_secs(60),
+        card_timeout: Duration::from_secs(20),
+        drain_timeout: DRAIN_TIMEOUT,
         connection_count_max: 1_000,
         network: NetworkLimits::default(),
     }
@@ -195,7 +201,7 @@ impl Observer {
     pub async fn until_waiting(&self, is_enough: impl Fn(i64) -> bool) {
         let waiting = "SELECT count(*) FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let end = tokio::time::Instant::now() + Duration::from_secs(60);
+        let end = tokio::time::Instant::now() + PATIENCE;
         while !is_enough(
             self.0
                 .query_one(waiting, &[])

@@ -17,8 +17,11 @@ pub use errors::Rejection;
 pub use instance::Ballast;
 pub use patient::{patient, patient_with_accounts, patient_with_cards, within};
 
-/// What `future` brings. It may take long on a busy machine, and not for ever.
+/// How long a test waits for what has to come: long on a busy machine, and not for ever.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(180);
+
+/// What `future` brings, if it does so within [`PATIENCE`].
 pub async fn within_reason<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(60), future).await;
+    let waited = tokio::time::timeout(PATIENCE, future).await;
     waited.unwrap_or_else(|_| panic!("{what} never comes"))
 }

@@ -24,7 +24,8 @@ use testcontainers_modules::testcontainers::{ContainerAsync, ImageExt};
 use tokio_postgres::{Client, NoTls};
 
 const IMAGE: &str = "postgres:17-bookworm";
-const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a server may take to start, and a connection to be made.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The server of this run.
 struct Server {
