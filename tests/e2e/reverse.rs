@@ -206,9 +206,9 @@ async fn what_cannot_be_reversed_is_said_and_recorded_if_it_is_a_refusal() {
             ],
         ),
         (
-            reverse_part("no-funds", "pay", 30),
+            reverse_part("no-funds", "pay", 35),
             "INSUFFICIENT_FUNDS",
-            &[("account_id", "b"), ("available_minor_units", "20")],
+            &[("account_id", "b"), ("available_minor_units", "30")],
         ),
         (
             reverse("closed", "c-opening"),
