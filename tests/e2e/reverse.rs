@@ -13,6 +13,13 @@ use tonic::Code;
 use crate::support::instance::Balances;
 use crate::support::*;
 
+/// A reversal that is refused, with the reason and some of its facts.
+type Refused = (
+    ReverseOperationRequest,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
 async fn reversed(
     balances: &mut Balances,
     request: ReverseOperationRequest,
@@ -195,7 +202,7 @@ async fn what_cannot_be_reversed_is_said_and_recorded_if_it_is_a_refusal() {
         .await
         .expect(Code::FailedPrecondition, "CURRENCY_MISMATCH");
 
-    let refused: [(ReverseOperationRequest, &str, &[(&str, &str)]); 3] = [
+    let refused: [Refused; 3] = [
         (
             reverse("too-much", "pay"),
             "REVERSAL_EXCEEDS_ORIGINAL",
