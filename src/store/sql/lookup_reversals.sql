@@ -12,6 +12,6 @@ CROSS JOIN LATERAL (
     SELECT count(*) AS count, coalesce(sum(amount), 0) AS amount
     FROM operations
     WHERE operation_id = o.operation_id || ':reversal' AND o.kind = 'DEBIT' AND kind = 'CREDIT' AND refusal_reason IS NULL
-        AND reversed_operation_id IS NULL
+        AND metadata ->> 'reverses' = o.operation_id
 ) AS g
 WHERE o.operation_id = ANY($1)
