@@ -67,6 +67,8 @@ impl Code {
             | Refusal::BalanceNegative { .. }
             | Refusal::AccountNotEmpty { .. }
             | Refusal::AccountMerged { .. }
+            | Refusal::OverdraftInUse { .. }
+            | Refusal::BalanceAboveLimit { .. }
             | Refusal::VersionMismatch { .. }
             | Refusal::MinAvailableNotMet { .. }
             | Refusal::AccountClosed { .. }

@@ -19,8 +19,8 @@ pub use book::{
 };
 pub use claim::Claim;
 pub use command::{
-    AccountNeed, BalanceKey, BalancesNeed, Command, Conditions, Intent, Kind, Movement, Needs,
-    Note, RequestedChange, RequestedLeg, SameBalance, Sides, Source, Unbalanced,
+    AccountNeed, BalanceKey, BalancesNeed, Command, Conditions, Intent, Kind, LimitChange,
+    Movement, Needs, Note, RequestedChange, RequestedLeg, SameBalance, Sides, Source, Unbalanced,
 };
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
 pub use map::{Map, Set};
