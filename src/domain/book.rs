@@ -38,6 +38,8 @@ pub struct BalanceChange {
     pub currency: Currency,
     /// Its state after the batch.
     pub balance: Balance,
+    /// Its limits changed, and then it was so far beyond its overdraft limit, in minor units; `None`: they did not change.
+    pub breach: Option<i64>,
 }
 
 /// Whose an account is, whether it receives for its owner, and what became of it. Known of the accounts whose commands need it.
@@ -283,13 +285,14 @@ impl Book {
         for (account_id, account) in accounts {
             let currency = account.currency;
             let changed = account.balances.into_changed();
-            balances.extend(changed.map(|(category, balance)| BalanceChange {
+            balances.extend(changed.map(|(category, pocket)| BalanceChange {
                 key: BalanceKey {
                     account_id: account_id.clone(),
                     category,
                 },
                 currency,
-                balance,
+                balance: pocket.balance,
+                breach: pocket.breach,
             }));
         }
         Changes {
@@ -328,11 +331,12 @@ impl Book {
             legs,
             accounts,
         } = posting;
-        let change = |leg| self.change(leg, time, &command.operation_id);
-        let entries = legs.into_iter().map(change).collect();
+        // Limits first: an entry says what is available under those that it comes with.
         for change in accounts {
             self.change_account(change, time);
         }
+        let change = |leg| self.change(leg, time, &command.operation_id);
+        let entries = legs.into_iter().map(change).collect();
         if let Some(original_id) = command.reversed_operation_id() {
             self.note_reversal(original_id, command.amount().map(Amount::minor_units));
         }
@@ -423,6 +427,24 @@ impl Book {
             }
             AccountChange::MergeInto { from, to } => {
                 self.change_role(from, |role| role.merged_into = Some(to));
+            }
+            AccountChange::Limit {
+                balance: key,
+                overdraft_limit,
+                balance_limit,
+            } => {
+                let account = self
+                    .accounts
+                    .get_mut(&key.account_id)
+                    .expect("the rule found the account");
+                if let Some(journal) = &mut self.journal {
+                    let before = account.balances.pocket_if_there(&key.category).cloned();
+                    journal.note(Undo::Balance(key.clone(), before));
+                }
+                let pocket = account.balances.pocket(&key.category);
+                let balance = &mut pocket.balance;
+                (balance.overdraft_limit, balance.balance_limit) = (overdraft_limit, balance_limit);
+                pocket.breach = Some(balance.available().saturating_neg().max(0));
             }
             AccountChange::Touch(account_id) => {
                 self.change_role(account_id, |role| role.change_time = time);

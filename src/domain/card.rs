@@ -70,6 +70,8 @@ impl Code {
             | Refusal::BalanceNegative { .. }
             | Refusal::AccountNotEmpty { .. }
             | Refusal::AccountMerged { .. }
+            | Refusal::OverdraftInUse { .. }
+            | Refusal::BalanceAboveLimit { .. }
             | Refusal::VersionMismatch { .. }
             | Refusal::MinAvailableNotMet { .. }
             | Refusal::AccountClosed { .. }

@@ -121,6 +121,17 @@ pub struct Sides {
     pub credits: bool,
 }
 
+/// New limits of one balance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitChange {
+    /// The category.
+    pub category: Category,
+    /// How far `posted - held` may go below zero, in minor units; `None`: as before.
+    pub overdraft_limit: Option<i64>,
+    /// The most that credits may raise `posted` to, in minor units, or no such limit; `None`: as before.
+    pub balance_limit: Option<Option<i64>>,
+}
+
 /// A requested change of an account that moves no money. One that changes nothing is posted all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestedChange {
@@ -132,6 +143,13 @@ pub enum RequestedChange {
     Close,
     /// The account is in use again. Only of one that no merge emptied.
     Reopen,
+    /// Some of its balances have other limits from now on.
+    Update {
+        /// Never empty, each category at most once.
+        limits: Vec<LimitChange>,
+        /// A balance may be beyond its new limits; then only what brings it nearer to them passes.
+        allow_breach: bool,
+    },
 }
 
 /// What is to happen.
@@ -223,11 +241,13 @@ pub enum Kind {
     Close,
     /// The end of a closure.
     Reopen,
+    /// A change of limits.
+    Update,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Debit,
         Self::Credit,
         Self::Transfer,
@@ -238,6 +258,7 @@ impl Kind {
         Self::Unfreeze,
         Self::Close,
         Self::Reopen,
+        Self::Update,
     ];
 
     /// Its stable name, in UPPER_SNAKE.
@@ -253,6 +274,7 @@ impl Kind {
             Self::Unfreeze => "UNFREEZE",
             Self::Close => "CLOSE",
             Self::Reopen => "REOPEN",
+            Self::Update => "UPDATE",
         }
     }
 }
@@ -408,6 +430,7 @@ impl Command {
                 RequestedChange::Unfreeze(_) => Kind::Unfreeze,
                 RequestedChange::Close => Kind::Close,
                 RequestedChange::Reopen => Kind::Reopen,
+                RequestedChange::Update { .. } => Kind::Update,
             },
             Intent::Reverse { .. } => Kind::Reversal,
         }
@@ -600,6 +623,15 @@ impl Command {
             Some(RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides)) => Some(*sides),
             _ => None,
         };
+        let update = |command: &Self| match command.change() {
+            Some(RequestedChange::Update {
+                limits,
+                allow_breach,
+            }) => Some((limits.clone(), *allow_breach)),
+            _ => None,
+        };
+        let (limits, allow_breach) = update(self).unzip();
+        let (other_limits, other_allow_breach) = update(other).unzip();
         let (own_sides, other_sides) = (sides(self), sides(other));
         let differs_in = |side: fn(Sides) -> bool| own_sides.map(side) != other_sides.map(side);
         [
@@ -628,6 +660,8 @@ impl Command {
             ("legs", self.legs() != other.legs()),
             ("debits", differs_in(|sides| sides.debits)),
             ("credits", differs_in(|sides| sides.credits)),
+            ("limits", limits != other_limits),
+            ("allow_breach", allow_breach != other_allow_breach),
             (
                 "expected_version",
                 conditions.expected_version != others.expected_version,

@@ -20,8 +20,9 @@ pub use book::{
 };
 pub use claim::Claim;
 pub use command::{
-    AccountNeed, BalanceKey, BalancesNeed, Command, Conditions, Intent, Kind, Movement, Needs,
-    Note, RequestedChange, RequestedLeg, SameBalance, Side, Sides, Source, Unbalanced,
+    AccountNeed, BalanceKey, BalancesNeed, Command, Conditions, Intent, Kind, LimitChange,
+    Movement, Needs, Note, RequestedChange, RequestedLeg, SameBalance, Side, Sides, Source,
+    Unbalanced,
 };
 pub use id::{AccountId, Category, IdError, OperationId, OwnerId};
 pub use map::{Map, Set};

@@ -53,6 +53,15 @@ pub(super) enum AccountChange {
         /// The other one.
         to: AccountId,
     },
+    /// The limits of one of its balances from now on. A leg of zero on the same balance says when.
+    Limit {
+        /// The balance.
+        balance: BalanceKey,
+        /// How far `posted - held` may go below zero.
+        overdraft_limit: i64,
+        /// The most that credits may raise `posted` to.
+        balance_limit: Option<i64>,
+    },
     /// It was changed at the time of the posting.
     Touch(AccountId),
     /// If the one received for its owner, the other does from now on.

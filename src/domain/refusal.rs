@@ -99,6 +99,28 @@ pub enum Refusal {
         /// The account's currency.
         currency: Currency,
     },
+    /// The balance uses more overdraft than it is to have. Final and recorded.
+    OverdraftInUse {
+        /// The balance.
+        balance: BalanceKey,
+        /// The overdraft limit that it is to have.
+        limit: i64,
+        /// How far `posted - held` is below zero.
+        used: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
+    /// The balance has more than it is to be allowed. Final and recorded.
+    BalanceAboveLimit {
+        /// The balance.
+        balance: BalanceKey,
+        /// The balance limit that it is to have.
+        limit: i64,
+        /// What it has.
+        posted: i64,
+        /// The account's currency.
+        currency: Currency,
+    },
     /// A merge emptied the account, so it stays closed. Final and recorded.
     AccountMerged {
         /// The account.
@@ -194,6 +216,8 @@ impl Refusal {
             Self::BalanceNegative { .. } => "BALANCE_NEGATIVE",
             Self::AccountNotEmpty { .. } => "ACCOUNT_NOT_EMPTY",
             Self::AccountMerged { .. } => "ACCOUNT_MERGED",
+            Self::OverdraftInUse { .. } => "OVERDRAFT_IN_USE",
+            Self::BalanceAboveLimit { .. } => "BALANCE_ABOVE_LIMIT",
             Self::InsufficientFunds { .. } => "INSUFFICIENT_FUNDS",
             Self::VersionMismatch { .. } => "VERSION_MISMATCH",
             Self::MinAvailableNotMet { .. } => "MIN_AVAILABLE_NOT_MET",
@@ -219,6 +243,8 @@ impl Refusal {
             | Self::BalanceNegative { .. }
             | Self::AccountNotEmpty { .. }
             | Self::AccountMerged { .. }
+            | Self::OverdraftInUse { .. }
+            | Self::BalanceAboveLimit { .. }
             | Self::InsufficientFunds { .. }
             | Self::VersionMismatch { .. }
             | Self::MinAvailableNotMet { .. }
@@ -291,6 +317,30 @@ impl Refusal {
                 ("account_id", balance.account_id.to_string()),
                 ("category", balance.category.to_string()),
                 ("held_minor_units", held.to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+            Self::OverdraftInUse {
+                balance,
+                limit,
+                used,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("overdraft_limit_minor_units", limit.to_string()),
+                ("used_minor_units", used.to_string()),
+                ("currency_code", currency.to_string()),
+            ],
+            Self::BalanceAboveLimit {
+                balance,
+                limit,
+                posted,
+                currency,
+            } => vec![
+                ("account_id", balance.account_id.to_string()),
+                ("category", balance.category.to_string()),
+                ("balance_limit_minor_units", limit.to_string()),
+                ("posted_minor_units", posted.to_string()),
                 ("currency_code", currency.to_string()),
             ],
             Self::AccountMerged {
@@ -449,6 +499,24 @@ impl Refusal {
                     account_id,
                     category: Category::from_stored(text("category")?),
                 },
+                posted: number("posted_minor_units")?,
+                currency: currency()?,
+            }),
+            "OVERDRAFT_IN_USE" => Some(Self::OverdraftInUse {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                limit: number("overdraft_limit_minor_units")?,
+                used: number("used_minor_units")?,
+                currency: currency()?,
+            }),
+            "BALANCE_ABOVE_LIMIT" => Some(Self::BalanceAboveLimit {
+                balance: BalanceKey {
+                    account_id,
+                    category: Category::from_stored(text("category")?),
+                },
+                limit: number("balance_limit_minor_units")?,
                 posted: number("posted_minor_units")?,
                 currency: currency()?,
             }),
@@ -612,6 +680,32 @@ impl std::fmt::Display for Refusal {
             } => write!(
                 f,
                 "account {account_id} has {posted} in {category} ({currency} minor units); move it first"
+            ),
+            Self::OverdraftInUse {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                limit,
+                used,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} uses {used} of overdraft in {category}, its limit would be {limit} ({currency} minor units); allow the breach or settle the debt first"
+            ),
+            Self::BalanceAboveLimit {
+                balance:
+                    BalanceKey {
+                        account_id,
+                        category,
+                    },
+                limit,
+                posted,
+                currency,
+            } => write!(
+                f,
+                "account {account_id} has {posted} in {category}, its limit would be {limit} ({currency} minor units); allow the breach or move money first"
             ),
             Self::AccountMerged {
                 account_id,

@@ -9,9 +9,10 @@ use super::context::{Call, Context};
 use super::member;
 use super::page::{self, List};
 use super::proto::{self, account_service_server::AccountService};
+use super::reply::{self, Posted};
+use super::request;
 use super::status::RpcError;
 use super::violations::Violations;
-use super::{reply, request};
 use crate::batcher::Batcher;
 use crate::store::{Created, Store, account_id_of};
 
@@ -28,19 +29,18 @@ impl AccountRpc {
         Self { batcher, store }
     }
 
-    /// The posted operation of a change, and whether an earlier call did it.
+    /// The answer to a change.
     async fn change(
         &self,
         change: request::AccountChange,
         context: &Context,
-    ) -> Result<(proto::Operation, bool), RpcError> {
+    ) -> Result<Posted, RpcError> {
         let account_ids = [&change.account_id];
         let currency =
             member::currency_of(&self.store, &change.operation_id, account_ids, context).await?;
         let command = change.command(currency);
         let answer = self.batcher.execute(command, context.deadline()).await;
-        let receipt = member::outcome(answer)?;
-        Ok((reply::operation(&receipt.operation), receipt.replayed))
+        member::outcome(answer).map(|receipt| reply::posted(&receipt))
     }
 }
 
@@ -165,7 +165,11 @@ impl AccountService for AccountRpc {
     ) -> Result<Response<proto::FreezeAccountResponse>, Status> {
         let (call, request) = Call::split(request)?;
         let change = request::freeze(request).map_err(RpcError::from)?;
-        let (operation, replayed) = self.change(change, &call.context).await?;
+        let Posted {
+            operation,
+            replayed,
+            ..
+        } = self.change(change, &call.context).await?;
         Ok(Response::new(proto::FreezeAccountResponse {
             operation: Some(operation),
             replayed,
@@ -178,7 +182,11 @@ impl AccountService for AccountRpc {
     ) -> Result<Response<proto::UnfreezeAccountResponse>, Status> {
         let (call, request) = Call::split(request)?;
         let change = request::unfreeze(request).map_err(RpcError::from)?;
-        let (operation, replayed) = self.change(change, &call.context).await?;
+        let Posted {
+            operation,
+            replayed,
+            ..
+        } = self.change(change, &call.context).await?;
         Ok(Response::new(proto::UnfreezeAccountResponse {
             operation: Some(operation),
             replayed,
@@ -191,7 +199,11 @@ impl AccountService for AccountRpc {
     ) -> Result<Response<proto::CloseAccountResponse>, Status> {
         let (call, request) = Call::split(request)?;
         let change = request::close(request).map_err(RpcError::from)?;
-        let (operation, replayed) = self.change(change, &call.context).await?;
+        let Posted {
+            operation,
+            replayed,
+            ..
+        } = self.change(change, &call.context).await?;
         Ok(Response::new(proto::CloseAccountResponse {
             operation: Some(operation),
             replayed,
@@ -204,9 +216,33 @@ impl AccountService for AccountRpc {
     ) -> Result<Response<proto::ReopenAccountResponse>, Status> {
         let (call, request) = Call::split(request)?;
         let change = request::reopen(request).map_err(RpcError::from)?;
-        let (operation, replayed) = self.change(change, &call.context).await?;
+        let Posted {
+            operation,
+            replayed,
+            ..
+        } = self.change(change, &call.context).await?;
         Ok(Response::new(proto::ReopenAccountResponse {
             operation: Some(operation),
+            replayed,
+        }))
+    }
+
+    async fn update_account(
+        &self,
+        request: Request<proto::UpdateAccountRequest>,
+    ) -> Result<Response<proto::UpdateAccountResponse>, Status> {
+        let (call, request) = Call::split(request)?;
+        let change = request::update(request).map_err(RpcError::from)?;
+        let Posted {
+            operation,
+            entries,
+            balances,
+            replayed,
+        } = self.change(change, &call.context).await?;
+        Ok(Response::new(proto::UpdateAccountResponse {
+            operation: Some(operation),
+            entries,
+            balances,
             replayed,
         }))
     }

@@ -6,8 +6,8 @@ use super::page;
 use super::problem::Problem;
 use super::proto;
 use crate::domain::{
-    AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, Operation, Outcome, Receipt,
-    Refusal, RequestedChange, RequestedLeg, Side, Timestamp,
+    AccountId, BalanceKey, Category, Currency, Entry, Intent, Kind, LimitChange, Operation,
+    Outcome, Receipt, Refusal, RequestedChange, RequestedLeg, Side, Timestamp,
 };
 use crate::store::{
     AccountDetails, BalanceDetails, EntryRecord, Listed, ReadAccount, UnreadableAccount,
@@ -53,6 +53,7 @@ pub fn operation(operation: &Operation) -> proto::Operation {
         Kind::Unfreeze => proto::OperationKind::Unfreeze,
         Kind::Close => proto::OperationKind::Close,
         Kind::Reopen => proto::OperationKind::Reopen,
+        Kind::Update => proto::OperationKind::Update,
     };
     let (state, refusal) = match outcome {
         Outcome::Posted(_) => (proto::OperationState::Posted, None),
@@ -113,9 +114,25 @@ fn account_change(intent: &Intent) -> Option<proto::AccountChange> {
         RequestedChange::Freeze(sides) | RequestedChange::Unfreeze(sides) => {
             (reply.debits, reply.credits) = (sides.debits, sides.credits);
         }
+        RequestedChange::Update {
+            limits,
+            allow_breach,
+        } => {
+            reply.limits = limits.iter().map(limit_change).collect();
+            reply.allow_breach = *allow_breach;
+        }
         RequestedChange::Close | RequestedChange::Reopen => {}
     }
     Some(reply)
+}
+
+fn limit_change(change: &LimitChange) -> proto::LimitChange {
+    proto::LimitChange {
+        category: change.category.to_string(),
+        overdraft_limit_minor_units: change.overdraft_limit,
+        balance_limit_minor_units: change.balance_limit.flatten(),
+        no_balance_limit: change.balance_limit == Some(None),
+    }
 }
 
 /// The categories that were asked; none if only main was.

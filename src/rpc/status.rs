@@ -342,6 +342,8 @@ fn refused(refusal: &Refusal) -> Problem {
         Refusal::HoldsOpen { balance, .. }
         | Refusal::BalanceNegative { balance, .. }
         | Refusal::AccountNotEmpty { balance, .. }
+        | Refusal::OverdraftInUse { balance, .. }
+        | Refusal::BalanceAboveLimit { balance, .. }
         | Refusal::VersionMismatch { balance, .. }
         | Refusal::MinAvailableNotMet { balance, .. }
         | Refusal::BalanceLimitExceeded { balance, .. }

@@ -77,6 +77,9 @@ rows!(
         version: i64,
         update_time: PgTime,
         last_operation_id: Option<&'a str>,
+        overdraft_limit: i64,
+        balance_limit: Option<i64>,
+        breach: Option<i64>,
     }
 );
 
@@ -164,6 +167,7 @@ impl<'a> BalanceRow<'a> {
             },
             currency,
             balance,
+            breach,
         } = change;
         Self {
             row_id,
@@ -175,6 +179,9 @@ impl<'a> BalanceRow<'a> {
             version: balance.version,
             update_time: PgTime(balance.update_time),
             last_operation_id: balance.last_operation_id.as_ref().map(OperationId::as_str),
+            overdraft_limit: balance.overdraft_limit,
+            balance_limit: balance.balance_limit,
+            breach: *breach,
         }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    AccountId, Amount, Category, Command, Conditions, Currency, Intent, RequestedChange,
-    RequestedLeg, Side, Sides, Source,
+    AccountId, Amount, Category, Command, Conditions, Currency, Intent, LimitChange,
+    RequestedChange, RequestedLeg, Side, Sides, Source,
 };
 
 /// The column `intent` of a kind that has legs.
@@ -40,6 +40,54 @@ enum SideJson {
 struct SidesJson {
     debits: bool,
     credits: bool,
+}
+
+/// The column `intent` of a change of limits.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpdateJson {
+    limits: Vec<LimitJson>,
+    allow_breach: bool,
+}
+
+/// New limits of a category. What is not there stays as it was.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitJson {
+    category: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overdraft_limit: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    balance_limit: Option<i64>,
+    /// There is no balance limit from now on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unlimited: bool,
+}
+
+impl From<&LimitChange> for LimitJson {
+    fn from(change: &LimitChange) -> Self {
+        Self {
+            category: change.category.to_string(),
+            overdraft_limit: change.overdraft_limit,
+            balance_limit: change.balance_limit.flatten(),
+            unlimited: change.balance_limit == Some(None),
+        }
+    }
+}
+
+impl LimitJson {
+    fn change(self) -> Option<LimitChange> {
+        let balance_limit = match (self.balance_limit, self.unlimited) {
+            (Some(_), true) => return None,
+            (None, true) => Some(None),
+            (limit, false) => limit.map(Some),
+        };
+        Some(LimitChange {
+            category: Category::from_stored(&self.category),
+            overdraft_limit: self.overdraft_limit,
+            balance_limit,
+        })
+    }
 }
 
 /// The column `intent` of a debit, a credit or a transfer that has conditions.
@@ -121,9 +169,32 @@ pub(super) fn to_json(command: &Command) -> Option<String> {
                 let json = SidesJson { debits, credits };
                 Some(serde_json::to_string(&json).expect("flags are JSON"))
             }
+            RequestedChange::Update {
+                limits,
+                allow_breach,
+            } => {
+                let json = UpdateJson {
+                    limits: limits.iter().map(LimitJson::from).collect(),
+                    allow_breach: *allow_breach,
+                };
+                Some(serde_json::to_string(&json).expect("texts and numbers are JSON"))
+            }
             RequestedChange::Close | RequestedChange::Reopen => None,
         },
     }
+}
+
+/// The change of a row that changes limits; `None`: it is not one that Ballast wrote.
+pub(super) fn update_from_json(json: &str) -> Option<RequestedChange> {
+    let UpdateJson {
+        limits,
+        allow_breach,
+    } = serde_json::from_str(json).ok()?;
+    let limits: Option<Vec<LimitChange>> = limits.into_iter().map(LimitJson::change).collect();
+    Some(RequestedChange::Update {
+        limits: limits.filter(|limits| !limits.is_empty())?,
+        allow_breach,
+    })
 }
 
 /// The conditions of a row that moves money; `None`: they are not ones that Ballast wrote.

@@ -465,6 +465,10 @@ fn read_change(
         Some(Kind::Unfreeze) => Some(RequestedChange::Unfreeze(sides()?)),
         Some(Kind::Close) => Some(RequestedChange::Close),
         Some(Kind::Reopen) => Some(RequestedChange::Reopen),
+        Some(Kind::Update) => {
+            let json = row.intent.as_deref().ok_or("no intent")?;
+            Some(intent::update_from_json(json).ok_or("intent")?)
+        }
         _ => None,
     })
 }

@@ -6,7 +6,7 @@
 //! | look up | `known_operations` (and the time), unless the batch was locked by row id | 1 |
 //! | (rare)  | `lookup_operations` and `lookup_legs`, only for replays; `lock_categories`, only if a category besides `main` is named of an account that has some; `lock_siblings`, only for commands that need all of those; `existing_accounts`, only if some were not locked; `account_roles` and `lookup_reversals`, only for commands that need them | 1 each |
 //! | decide  | [`Book::apply`] in memory, in arrival order        |            |
-//! | write   | `write` or `write_indexed`: balances, and the operations that have nothing unusual; then, only if there are any, `insert_balances`, `insert_operations`, `insert_legs`, `set_account_flags`, `set_settlement` | 2 |
+//! | write   | `write` or `write_indexed` (`write_limits` if limits changed): balances, and the operations that have nothing unusual; then, only if there are any, `insert_balances`, `insert_operations`, `insert_legs`, `set_account_flags`, `set_settlement` | 2 |
 //! | commit  | COMMIT; only then is anyone answered              | 2          |
 //!
 //! Locks are taken in the order of account ids, so two batches cannot wait for each other in a circle. Lock and look-up
@@ -298,6 +298,7 @@ macro_rules! statement {
 
 statement!(WRITE: "sql/updated.sql", "sql/recorded.sql", "sql/all_updated.sql");
 statement!(WRITE_INDEXED: "sql/updated.sql", "sql/recorded.sql", "sql/indexed.sql", "sql/all_updated.sql");
+statement!(WRITE_LIMITS: "sql/updated_limits.sql", "sql/recorded.sql", "sql/indexed.sql", "sql/all_updated.sql");
 statement!(INSERT_BALANCES: "sql/insert_balances.sql");
 statement!(INSERT_OPERATIONS: "sql/insert_operations.sql");
 statement!(INSERT_LEGS: "sql/insert_legs.sql");
@@ -320,6 +321,7 @@ pub fn write_statements() -> Vec<(&'static str, &'static str)> {
         ("lookup_reversals", operations::LOOKUP_REVERSALS),
         ("write", WRITE.text()),
         ("write_indexed", WRITE_INDEXED.text()),
+        ("write_limits", WRITE_LIMITS.text()),
         ("insert_balances", INSERT_BALANCES.text()),
         ("insert_operations", INSERT_OPERATIONS.text()),
         ("insert_legs", INSERT_LEGS.text()),
@@ -363,12 +365,14 @@ impl Transaction<'_> {
         if operations.is_empty() {
             return Ok(commit.await?);
         }
+        let limits_changed = balances.iter().any(|change| change.breach.is_some());
         let balances = BalanceWrites::of(balances, rows);
         let operations = OperationWrites::of(operations);
         // All statements are prepared before the first one goes, so that they and the COMMIT go in one pipeline.
-        let named = match operations.indexed.is_empty() {
-            true => &WRITE,
-            false => &WRITE_INDEXED,
+        let named = match (limits_changed, operations.indexed.is_empty()) {
+            (true, _) => &WRITE_LIMITS,
+            (false, true) => &WRITE,
+            (false, false) => &WRITE_INDEXED,
         };
         let write = self.prepare(named.text()).await?;
         let write_params = named.bind(&[&balances.updates, &operations.plain, &operations.indexed]);

@@ -28,6 +28,7 @@ mod health;
 mod history;
 mod idempotency;
 mod isolation;
+mod limits;
 mod log_filter;
 mod logs;
 mod merge;

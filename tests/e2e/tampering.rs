@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ballast::rpc::proto::transfer_request::Destination;
 use ballast::rpc::proto::{
     BalanceLimits, CloseAccountRequest, CreateAccountRequest, CreditRequest, DebitRequest,
-    FreezeAccountRequest, TransferRequest,
+    FreezeAccountRequest, TransferRequest, UpdateAccountRequest,
 };
 use ballast::store::{schema, verify};
 use tokio_postgres::Client;
@@ -86,8 +86,11 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("*", "NULL", LIMIT),
             ("untouched", "0", UNTOUCHED),
             ("untouched", "7", UNTOUCHED),
+            ("changed", "0", "it may be beyond a limit that was changed"),
+            ("changed", "7", "it may be beyond a limit that was changed"),
         ],
     ),
+    ("balances.breach", &[]),
     (
         "balances.category",
         &[
@@ -103,6 +106,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("limited", "NOT @", BY_HAND),
             ("merged", "NOT @", BY_HAND),
             ("frozen", "NOT @", BY_HAND),
+            ("changed", "NOT @", BY_HAND),
         ],
     ),
     ("balances.currency_code", &[]),
@@ -112,6 +116,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("main", "NOT @", BY_HAND),
             ("limited", "NOT @", BY_HAND),
             ("merged", "NOT @", BY_HAND),
+            ("changed", "NOT @", BY_HAND),
         ],
     ),
     ("balances.held", &[]),
@@ -399,6 +404,7 @@ const COLUMNS: &[(&str, &[Free])] = &[
             ("reversal", "0", SAME),
             ("reversal of legs", "0", SAME),
             ("conditional", "0", SAME),
+            ("update", "0", SAME),
         ],
     ),
     ("operations.source_posted_after", &[]),
@@ -433,6 +439,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("untouched", "account_id = 'a' AND category = 'SPARE'"),
             ("merged", "account_id = 'c' AND category = 'main'"),
             ("frozen", "account_id = 'ice' AND category = 'main'"),
+            ("changed", "account_id = 'k' AND category = 'main'"),
         ],
     ),
     (
@@ -455,6 +462,7 @@ const ROWS: &[(&str, &[(&str, &str)])] = &[
             ("payment", "operation_id = 'reversed'"),
             ("freeze", "operation_id = 'freeze'"),
             ("conditional", "operation_id = 'conditional'"),
+            ("update", "operation_id = 'update'"),
         ],
     ),
     (
@@ -541,6 +549,7 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
             "'POST'",
             "'REVERSAL'",
             "'UNFREEZE'",
+            "'UPDATE'",
             "'CLOSE'",
             "'MCC'",
             "'MERCHANT'",
@@ -679,6 +688,14 @@ async fn live() -> Ballast {
     };
     let frozen = ballast.accounts.freeze_account(freeze).await;
     frozen.expect("frozen");
+    let update = UpdateAccountRequest {
+        operation_id: "update".to_owned(),
+        account_id: "k".to_owned(),
+        limits: vec![limits("main", 20, None)],
+        ..UpdateAccountRequest::default()
+    };
+    let updated = ballast.accounts.update_account(update).await;
+    updated.expect("updated");
     let close = CloseAccountRequest {
         operation_id: "close".to_owned(),
         account_id: "gone".to_owned(),

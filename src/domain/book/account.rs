@@ -1,15 +1,17 @@
-//! The rule of changes of an account: freezing, closing and their ends. They move no money and make no entry. A change that is
-//! in force already is posted and changes nothing.
+//! The rule of changes of an account: freezing, closing and their ends, and limits. They move no money. A change that is in force
+//! already is posted and changes nothing. A change of limits makes an entry of zero on each balance that it names, because it
+//! changes what is available there.
 
 use smallvec::SmallVec;
 
 use super::checks::{check_currency, check_open};
 use super::{Account, AccountFlags, Book};
-use crate::domain::command::{BalanceKey, RequestedChange};
+use crate::domain::command::{BalanceKey, LimitChange, RequestedChange};
 use crate::domain::id::AccountId;
 use crate::domain::money::Currency;
-use crate::domain::posting::{AccountChange, Posting};
+use crate::domain::posting::{AccountChange, Leg, Posting};
 use crate::domain::refusal::Refusal;
+use crate::domain::time::Timestamp;
 
 impl Book {
     /// The checks, in order of precedence.
@@ -49,6 +51,10 @@ impl Book {
                     ..before
                 }
             }
+            RequestedChange::Update {
+                limits,
+                allow_breach,
+            } => return self.decide_limits(account_id, account, limits, *allow_breach),
             RequestedChange::Reopen => {
                 self.check_not_merged(account_id)?;
                 AccountFlags {
@@ -61,12 +67,52 @@ impl Book {
         if after != before {
             accounts.push(AccountChange::Refuse(account_id.clone(), after));
         }
-        // Changes of one account have different times, so that the last one is known.
+        Ok(Posting {
+            time: self.time_of_change(account_id),
+            legs: SmallVec::new(),
+            accounts,
+        })
+    }
+
+    /// Changes of one account have different times, so that the last one is known.
+    fn time_of_change(&self, account_id: &AccountId) -> Timestamp {
         let last = self.roles.get(account_id).map(|role| role.change_time);
         let time = self.time_of(std::iter::once(account_id));
+        time.max(last.unwrap_or_default()).next()
+    }
+
+    /// The checks, in order of precedence: each balance is checked before the next one.
+    fn decide_limits(
+        &self,
+        account_id: &AccountId,
+        account: &Account,
+        limits: &[LimitChange],
+        allow_breach: bool,
+    ) -> Result<Posting, Refusal> {
+        check_open(account_id, account)?;
+        let mut legs = SmallVec::new();
+        let mut accounts = Vec::with_capacity(limits.len());
+        for change in limits {
+            let key = BalanceKey {
+                account_id: account_id.clone(),
+                category: change.category.clone(),
+            };
+            let balance = account.balance(&change.category);
+            if !allow_breach {
+                check_limits(&key, account, change)?;
+            }
+            accounts.push(AccountChange::Limit {
+                overdraft_limit: change.overdraft_limit.unwrap_or(balance.overdraft_limit),
+                balance_limit: change.balance_limit.unwrap_or(balance.balance_limit),
+                balance: key.clone(),
+            });
+            legs.push(Leg::posted(key, 0));
+        }
+        let categories = limits.iter().map(|change| &change.category);
+        self.check_category_count(account_id, account, categories)?;
         Ok(Posting {
-            time: time.max(last.unwrap_or_default()).next(),
-            legs: SmallVec::new(),
+            time: self.time_of_change(account_id),
+            legs,
             accounts,
         })
     }
@@ -92,6 +138,33 @@ impl Book {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the balance keeps the limits that it is to get.
+fn check_limits(key: &BalanceKey, account: &Account, change: &LimitChange) -> Result<(), Refusal> {
+    let balance = account.balance(&key.category);
+    let used = i128::from(balance.held) - i128::from(balance.posted);
+    if let Some(limit) = change.overdraft_limit
+        && used > i128::from(limit)
+    {
+        return Err(Refusal::OverdraftInUse {
+            balance: key.clone(),
+            limit,
+            used: i64::try_from(used).unwrap_or(i64::MAX),
+            currency: account.currency,
+        });
+    }
+    if let Some(Some(limit)) = change.balance_limit
+        && balance.posted > limit
+    {
+        return Err(Refusal::BalanceAboveLimit {
+            balance: key.clone(),
+            limit,
+            posted: balance.posted,
+            currency: account.currency,
+        });
+    }
+    Ok(())
 }
 
 /// Nothing is held and nothing is there, in any category; the first one in the order of their names is named.

@@ -96,6 +96,8 @@ pub struct Balances {
 pub(super) struct Pocket {
     pub(super) balance: Balance,
     pub(super) is_changed: bool,
+    /// The book changed its limits, and then it was so far beyond its overdraft limit.
+    pub(super) breach: Option<i64>,
 }
 
 impl Pocket {
@@ -103,6 +105,7 @@ impl Pocket {
         Self {
             balance,
             is_changed: false,
+            breach: None,
         }
     }
 }
@@ -212,10 +215,9 @@ impl Balances {
     }
 
     /// Those that a book changed.
-    pub(super) fn into_changed(self) -> impl Iterator<Item = (Category, Balance)> {
+    pub(super) fn into_changed(self) -> impl Iterator<Item = (Category, Pocket)> {
         std::iter::once((Category::main(), self.main))
             .chain(self.others)
             .filter(|(_, pocket)| pocket.is_changed)
-            .map(|(category, pocket)| (category, pocket.balance))
     }
 }

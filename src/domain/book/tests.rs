@@ -9,7 +9,7 @@ use super::*;
 use crate::domain::Side;
 use crate::domain::id::Category;
 use crate::domain::money::Amount;
-use crate::domain::{Movement, Note, RequestedLeg, Source};
+use crate::domain::{LimitChange, Movement, Note, RequestedChange, RequestedLeg, Sides, Source};
 
 fn id(text: &str) -> AccountId {
     AccountId::parse(text).expect("a test's id is valid")
@@ -460,6 +460,117 @@ fn a_group_happens_as_a_whole_and_its_members_see_each_other() {
     assert_eq!(operations(&again), operations(&receipts));
     let changes = book.into_changes();
     assert_eq!((changes.operations.len(), changes.balances.len()), (2, 3));
+}
+
+fn change(operation: &str, account_id: &str, change: RequestedChange) -> Arc<Command> {
+    Arc::new(Command {
+        operation_id: OperationId::parse(operation).expect("a test's id is valid"),
+        intent: Intent::Change {
+            account_id: id(account_id),
+            change,
+        },
+        currency: currency("EUR"),
+        note: Note::default(),
+    })
+}
+
+fn limits(overdraft_limit: i64, balance_limit: Option<i64>, allow_breach: bool) -> RequestedChange {
+    RequestedChange::Update {
+        limits: vec![LimitChange {
+            category: category("main"),
+            overdraft_limit: Some(overdraft_limit),
+            balance_limit: Some(balance_limit),
+        }],
+        allow_breach,
+    }
+}
+
+/// Changes of accounts are applied on top of each other, and taken back with their group.
+#[test]
+fn changes_of_accounts_are_part_of_a_group() {
+    let debits = Sides {
+        debits: true,
+        credits: false,
+    };
+    let mut book = book([(id("a"), account(10)), (id("b"), account(0))]);
+    for account_id in ["a", "b"] {
+        let role = Role::new(OwnerId::from_stored("owner"), false);
+        book.add_role(id(account_id), role);
+    }
+    let group = [
+        change("1", "a", limits(50, None, false)),
+        change("2", "a", RequestedChange::Freeze(debits)),
+        change("3", "b", RequestedChange::Close),
+        command("4", transfer("a", "b"), 1),
+    ];
+    let before = (balances(&book), book.accounts.clone(), book.roles.clone());
+    let refused = book.apply_group(&group).expect_err("b is closed by then");
+    assert_eq!(
+        (refused.index, refused.refusal.reason()),
+        (3, "ACCOUNT_CLOSED")
+    );
+    assert_eq!(
+        (balances(&book), book.accounts.clone(), book.roles.clone()),
+        before
+    );
+    book.apply_group(&group[..3]).expect("all happen");
+    let times: Vec<Timestamp> = book.decided[1..]
+        .iter()
+        .map(|one| one.create_time)
+        .collect();
+    assert!(times[0] < times[1], "{times:?}");
+    let changes = book.into_changes();
+    let flags: Vec<(&str, bool, bool)> = changes
+        .accounts
+        .flags
+        .iter()
+        .map(|(id, flags)| (id.as_str(), flags.debits_frozen, flags.closed))
+        .collect();
+    assert_eq!(flags, [("a", true, false), ("b", false, true)]);
+    let [limited] = &changes.balances[..] else {
+        panic!("{:?}", changes.balances);
+    };
+    assert_eq!(
+        (limited.breach, limited.balance.overdraft_limit),
+        (Some(0), 50)
+    );
+}
+
+/// Below its overdraft limit a balance only takes money, above its balance limit it only gives some.
+#[test]
+fn a_breach_only_gets_smaller() {
+    let mut book = book([(id("a"), account(0)), (id("b"), account(100))]);
+    let reason = |answer: Result<Receipt, Refusal>| answer.map(drop).map_err(|no| no.reason());
+    let mut is = |command: Arc<Command>, expected: Result<(), &str>| {
+        assert_eq!(reason(book.apply(&command)), expected, "{command:?}");
+    };
+    is(change("1", "a", limits(80, None, false)), Ok(()));
+    is(command("2", transfer("a", "b"), 80), Ok(()));
+    is(
+        change("3", "a", limits(30, None, false)),
+        Err("OVERDRAFT_IN_USE"),
+    );
+    is(change("4", "a", limits(30, None, true)), Ok(()));
+    is(
+        command("5", transfer("a", "b"), 1),
+        Err("INSUFFICIENT_FUNDS"),
+    );
+    is(command("6", transfer("b", "a"), 20), Ok(()));
+    is(
+        change("7", "b", limits(0, Some(100), false)),
+        Err("BALANCE_ABOVE_LIMIT"),
+    );
+    is(change("8", "b", limits(0, Some(100), true)), Ok(()));
+    is(
+        command("9", transfer("a", "b"), 1),
+        Err("INSUFFICIENT_FUNDS"),
+    );
+    is(command("10", transfer("b", "a"), 70), Ok(()));
+    is(
+        command("11", transfer("a", "b"), 11),
+        Err("BALANCE_LIMIT_EXCEEDED"),
+    );
+    is(command("12", transfer("a", "b"), 10), Ok(()));
 }
 
 /// One member is refused: the book is as before, but for that refusal, which stands for ever.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::accounts::limit_specs;
 use crate::domain::{
-    AccountId, Command, Currency, Intent, Note, OperationId, RequestedChange, Sides,
+    AccountId, Command, Currency, Intent, LimitChange, Note, OperationId, RequestedChange, Sides,
 };
 use crate::rpc::proto;
 use crate::rpc::violations::Violations;
+use crate::store::LimitSpec;
 
 /// A change of an account whose currency is not known yet.
 #[derive(Debug)]
@@ -82,6 +84,47 @@ fn sides(violations: &mut Violations, debits: bool, credits: bool) -> Option<Sid
         return None;
     }
     Some(Sides { debits, credits })
+}
+
+/// The paths of an update mask.
+const OVERDRAFT_LIMIT: &str = "overdraft_limit_minor_units";
+const BALANCE_LIMIT: &str = "balance_limit_minor_units";
+
+/// New limits.
+pub fn update(request: proto::UpdateAccountRequest) -> Result<AccountChange, Violations> {
+    let mut violations = Violations::default();
+    let paths = request.update_mask.map_or_else(Vec::new, |mask| mask.paths);
+    for path in &paths {
+        if ![OVERDRAFT_LIMIT, BALANCE_LIMIT].contains(&path.as_str()) {
+            let path = Violations::quoted(path);
+            let rule = format!("has {path}, must have only {OVERDRAFT_LIMIT} and {BALANCE_LIMIT}");
+            violations.add("update_mask", rule);
+            break;
+        }
+    }
+    let is_in = |path: &str| paths.is_empty() || paths.iter().any(|one| one == path);
+    if request.limits.is_empty() {
+        violations.add("limits", "is required");
+    }
+    let limits = limit_specs(&mut violations, &request.limits);
+    let change = |spec: LimitSpec| LimitChange {
+        category: spec.category,
+        overdraft_limit: is_in(OVERDRAFT_LIMIT).then_some(spec.overdraft_limit),
+        balance_limit: is_in(BALANCE_LIMIT).then_some(spec.balance_limit),
+    };
+    let limits = limits.map(|specs| specs.into_iter().map(change).collect());
+    let allow_breach = request.allow_breach;
+    let change = limits.map(|limits| RequestedChange::Update {
+        limits,
+        allow_breach,
+    });
+    let sent = Sent {
+        operation_id: request.operation_id,
+        account_id: request.account_id,
+        description: request.description,
+        metadata: request.metadata,
+    };
+    sent.parse(violations, change)
 }
 
 /// A freeze.

@@ -54,7 +54,7 @@ pub fn create_account(
     )
 }
 
-fn limit_specs(
+pub(super) fn limit_specs(
     violations: &mut Violations,
     limits: &[proto::BalanceLimits],
 ) -> Option<Vec<LimitSpec>> {

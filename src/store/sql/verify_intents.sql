@@ -6,19 +6,25 @@ SELECT operation_id, kind, amount, currency_code, create_time,
        destination_posted_after, destination_held_after, destination_available_after, destination_previous_id,
        leg_count, hold_id, reversed_operation_id, intent::text, description, metadata::text, refusal_reason,
        refusal_facts::text,
-       e.account_ids, e.categories, e.amounts, e.currency_codes
+       e.account_ids, e.categories, e.amounts, e.currency_codes, e.overdrafts
 FROM operations o
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(e.account_id), '{}') AS account_ids, coalesce(array_agg(e.category), '{}') AS categories,
-           coalesce(array_agg(e.amount), '{}') AS amounts, coalesce(array_agg(a.currency_code), '{}') AS currency_codes
+           coalesce(array_agg(e.amount), '{}') AS amounts, coalesce(array_agg(a.currency_code), '{}') AS currency_codes,
+           -- The overdraft limit that an entry was made under.
+           coalesce(array_agg((coalesce(e.available_after, e.posted_after::numeric - e.held_after) - e.posted_after
+                               + e.held_after)::text), '{}') AS overdrafts
     FROM (
-        SELECT o.source_account_id AS account_id, o.source_category AS category, o.source_amount AS amount
+        SELECT o.source_account_id AS account_id, o.source_category AS category, o.source_amount AS amount,
+               o.source_posted_after AS posted_after, coalesce(o.source_held_after, 0) AS held_after,
+               o.source_available_after AS available_after
         WHERE o.source_version IS NOT NULL
         UNION ALL
-        SELECT o.destination_account_id, o.destination_category, o.destination_amount
+        SELECT o.destination_account_id, o.destination_category, o.destination_amount, o.destination_posted_after,
+               coalesce(o.destination_held_after, 0), o.destination_available_after
         WHERE o.destination_version IS NOT NULL
         UNION ALL
-        SELECT l.account_id, l.category, l.amount
+        SELECT l.account_id, l.category, l.amount, l.posted_after, coalesce(l.held_after, 0), l.available_after
         FROM operation_legs l
         WHERE l.operation_id = o.operation_id AND l.version IS NOT NULL
     ) AS e

@@ -16,7 +16,8 @@ FROM (
             THEN 'a leg has an entry that does not fit its outcome' END,
         CASE WHEN l.refuse_time IS NOT NULL AND l.refuse_time IS DISTINCT FROM o.create_time
             THEN 'a leg has another time' END,
-        CASE WHEN o.kind <> 'MERGE' AND o.intent IS NULL THEN format('its kind %s has no legs', o.kind) END
+        CASE WHEN o.kind NOT IN ('MERGE', 'POST', 'UPDATE', 'REVERSAL') OR o.kind = 'REVERSAL' AND o.intent IS NULL
+            THEN format('its kind %s has no legs', o.kind) END
         ) AS fault
     FROM (SELECT * FROM operations WHERE leg_count IS NOT NULL) AS o
     FULL JOIN (

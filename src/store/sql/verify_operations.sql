@@ -5,10 +5,11 @@ FROM (
     SELECT o.operation_id, coalesce(
         CASE WHEN o.operation_id ~ '[^A-Za-z0-9._:-]' OR length(o.operation_id) NOT BETWEEN 1 AND 64
             THEN 'its id breaks the rule of ids' END,
-        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST', 'REVERSAL', 'FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN')
+        CASE WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'MERGE', 'POST', 'REVERSAL', 'FREEZE', 'UNFREEZE', 'CLOSE',
+                              'REOPEN', 'UPDATE')
             THEN format('its kind %s is unknown', o.kind) END,
         CASE WHEN o.kind NOT IN ('POST', 'REVERSAL') AND ((o.kind = 'CREDIT') <> (o.source_account_id IS NULL)
-                OR (o.kind IN ('DEBIT', 'FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN')) <> (o.destination_account_id IS NULL))
+                OR (o.kind IN ('DEBIT', 'FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN', 'UPDATE')) <> (o.destination_account_id IS NULL))
             THEN 'its kind has other sides' END,
         CASE WHEN CASE WHEN o.kind = 'REVERSAL' THEN o.intent IS NOT NULL ELSE o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER') END
                     <> (o.amount IS NULL) OR o.amount NOT BETWEEN 1 AND 1000000000000000000
@@ -33,15 +34,17 @@ FROM (
         -- A merge moves the same from one account to the other in each category; all others say in amount what they move.
         CASE WHEN CASE WHEN o.kind = 'MERGE' THEN o.source_amount::numeric + o.destination_amount <> 0 OR o.source_amount >= 0
                            OR o.source_category <> o.destination_category
-                       WHEN o.intent IS NOT NULL THEN o.source_amount >= 0 OR o.destination_amount <= 0
+                       WHEN o.kind = 'UPDATE' THEN o.source_amount <> 0
+                       WHEN o.kind = 'POST' OR o.kind = 'REVERSAL' AND o.intent IS NOT NULL
+                           THEN o.source_amount >= 0 OR o.destination_amount <= 0
                        ELSE num_nonnulls(o.source_amount, o.destination_amount) > 0 END
             THEN 'its entries are not what its kind moves' END,
         CASE WHEN o.kind = 'MERGE' AND legs.are_wrong THEN 'its legs are not what its kind moves' END,
         CASE WHEN o.hold_id IS NOT NULL OR (o.kind = 'REVERSAL') <> (o.reversed_operation_id IS NOT NULL)
-                OR CASE WHEN o.kind IN ('POST', 'FREEZE', 'UNFREEZE') THEN o.intent IS NULL
+                OR CASE WHEN o.kind IN ('POST', 'FREEZE', 'UNFREEZE', 'UPDATE') THEN o.intent IS NULL
                         WHEN o.kind NOT IN ('DEBIT', 'CREDIT', 'TRANSFER', 'REVERSAL') THEN o.intent IS NOT NULL END
             THEN 'it names something that its kind knows nothing of' END,
-        CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind = 'MERGE' AND o.source_version IS NULL
+        CASE WHEN (o.source_category IS NULL) <> (o.source_account_id IS NULL OR o.kind IN ('MERGE', 'UPDATE') AND o.source_version IS NULL
                         OR o.kind IN ('FREEZE', 'UNFREEZE', 'CLOSE', 'REOPEN'))
                 OR (o.destination_category IS NULL)
                     <> (o.destination_account_id IS NULL OR o.kind = 'MERGE' AND o.destination_version IS NULL)
@@ -55,7 +58,9 @@ FROM (
         CASE WHEN (s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code) AND o.intent IS NULL
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
         CASE WHEN o.source_categories IS NULL THEN
-                CASE WHEN o.source_category <> 'main' AND o.kind <> 'MERGE' AND o.intent IS NULL THEN 'its source_categories lack the category that paid' END
+                CASE WHEN o.source_category <> 'main' AND o.kind NOT IN ('MERGE', 'POST', 'UPDATE')
+                        AND NOT (o.kind = 'REVERSAL' AND o.intent IS NOT NULL)
+                    THEN 'its source_categories lack the category that paid' END
             ELSE asked.fault END,
         CASE WHEN o.kind = 'TRANSFER' AND o.source_account_id = o.destination_account_id
                 AND o.destination_category = ANY (coalesce(string_to_array(o.source_categories, ','), '{main}'))

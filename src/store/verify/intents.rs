@@ -3,7 +3,9 @@
 use tokio_postgres::Row;
 
 use super::super::unreadable;
-use crate::domain::{Conditions, Operation, Outcome, RequestedLeg, Side};
+use crate::domain::{
+    Conditions, LimitChange, Operation, Outcome, RequestedChange, RequestedLeg, Side,
+};
 
 /// An entry of a row of `verify_intents`.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -12,6 +14,7 @@ struct Found<'a> {
     amount: Option<i64>,
     category: Option<&'a str>,
     currency_code: Option<&'a str>,
+    overdraft: Option<&'a str>,
 }
 
 /// What is wrong with a row of `verify_intents`.
@@ -29,18 +32,27 @@ fn found(row: &Row) -> Vec<Found<'_>> {
     let amounts: Vec<Option<i64>> = row.get("amounts");
     let balances = texts("account_ids").into_iter().zip(texts("categories"));
     let money = amounts.into_iter().zip(texts("currency_codes"));
-    let found = balances.zip(money);
-    let found = found.map(|((account_id, category), (amount, currency_code))| Found {
-        account_id,
-        amount,
-        category,
-        currency_code,
-    });
+    let found = balances.zip(money).zip(texts("overdrafts"));
+    let found = found.map(
+        |(((account_id, category), (amount, currency_code)), overdraft)| Found {
+            account_id,
+            amount,
+            category,
+            currency_code,
+            overdraft,
+        },
+    );
     found.collect()
 }
 
 /// Each requested leg has an entry, and each entry was requested.
 fn misfit(operation: &Operation, mut found: Vec<Found<'_>>) -> Option<&'static str> {
+    if let Some(RequestedChange::Update { limits, .. }) = operation.command.change() {
+        return match operation.outcome {
+            Outcome::Posted(_) => other_limits(limits, &found),
+            Outcome::Refused(_) => None,
+        };
+    }
     if operation.command.change().is_some() {
         return (!found.is_empty()).then_some("it has an entry that was not asked for");
     }
@@ -63,6 +75,22 @@ fn misfit(operation: &Operation, mut found: Vec<Found<'_>>) -> Option<&'static s
         found.swap_remove(index);
     }
     (!found.is_empty()).then_some("it has an entry that was not asked for")
+}
+
+/// Each balance that got limits has an entry of zero under the new overdraft limit, and there is no other entry.
+fn other_limits(limits: &[LimitChange], found: &[Found<'_>]) -> Option<&'static str> {
+    for change in limits {
+        let is_of = |entry: &&Found| entry.category == Some(change.category.as_str());
+        let Some(entry) = found.iter().find(is_of) else {
+            return Some("a balance whose limits changed has no entry");
+        };
+        let overdraft = change.overdraft_limit.map(|limit| limit.to_string());
+        if entry.amount != Some(0) || overdraft.is_some() && entry.overdraft != overdraft.as_deref()
+        {
+            return Some("an entry does not have the limits that were asked for");
+        }
+    }
+    (found.len() != limits.len()).then_some("it has an entry that was not asked for")
 }
 
 /// What posted kept its conditions, as its first entry says: the payer's, or of a credit the receiver's.

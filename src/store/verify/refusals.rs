@@ -75,6 +75,7 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
             let mut available = value.split(',').map(|text| text.parse::<i64>().ok());
             available.all(|available| available < needed)
         }
+        "used_minor_units" => number(name) > number("overdraft_limit_minor_units"),
         "expected_version" => operation.command.conditions().expected_version == number(name),
         "version" => number(name) != number("expected_version"),
         "min_available_after_minor_units" => {
@@ -93,6 +94,7 @@ fn misfit(operation: &Operation, stored: &Facts) -> Option<String> {
             facts.contains_key("limit_minor_units")
                 || number(name).is_some_and(|posted| match refusal {
                     Refusal::AccountNotEmpty { .. } => posted != 0,
+                    Refusal::BalanceAboveLimit { limit, .. } => posted > *limit,
                     _ => posted < 0,
                 })
         }
