@@ -55,7 +55,8 @@ FROM (
             THEN format('its source account %s does not exist', o.source_account_id) END,
         CASE WHEN o.destination_account_id IS NOT NULL AND d.account_id IS NULL
             THEN format('its destination account %s does not exist', o.destination_account_id) END,
-        CASE WHEN (s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code) AND o.intent IS NULL
+        CASE WHEN (s.currency_code <> o.currency_code OR d.currency_code <> o.currency_code)
+                AND o.kind <> 'POST' AND NOT (o.kind = 'REVERSAL' AND o.intent IS NOT NULL)
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
         CASE WHEN o.source_categories IS NULL THEN
                 CASE WHEN o.source_category <> 'main' AND o.kind NOT IN ('MERGE', 'POST', 'UPDATE')
