@@ -181,7 +181,10 @@ async fn the_largest_batch_happens_as_one() {
 
 #[tokio::test]
 async fn a_failure_is_that_of_the_call() {
-    let mut ballast = Ballast::start().await;
+    let mut ballast = Ballast::start_with(|config| {
+        config.batcher.lock_wait_max = std::time::Duration::from_millis(200);
+    })
+    .await;
     open(&mut ballast, "a", 100).await;
     open(&mut ballast, "b", 0).await;
     let lock = ballast.lock("b").await;
