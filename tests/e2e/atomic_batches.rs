@@ -181,16 +181,17 @@ async fn the_largest_batch_happens_as_one() {
 
 #[tokio::test]
 async fn a_failure_is_that_of_the_call() {
-    let mut ballast = Ballast::start().await;
+    let mut ballast = Ballast::start_with(|config| {
+        config.batcher.lock_wait_max = std::time::Duration::from_millis(200);
+    })
+    .await;
     open(&mut ballast, "a", 100).await;
     open(&mut ballast, "b", 0).await;
     let lock = ballast.lock("b").await;
     let members = vec![debit_member("1", "a", 1), pays("2", "a", "b", 1)];
-    let mut late = tonic::Request::new(atomic(members.clone()));
-    late.set_timeout(std::time::Duration::from_millis(300));
-    let failed = Rejection::of(ballast.balances.execute_batch(late).await);
-    let failed = failed.expect(Code::DeadlineExceeded, "DEADLINE");
-    assert_eq!(failed.metadata["outcome"], "none");
+    let held = ballast.balances.execute_batch(atomic(members.clone()));
+    let held = Rejection::of(held.await).expect(Code::Aborted, "CONTENTION");
+    assert_eq!(held.metadata["account_id"], "b");
     lock.release().await;
     assert_eq!(posted(&mut ballast.balances, "a").await, 100);
     let results = execute_atomic(&mut ballast.balances, members).await;

@@ -232,7 +232,14 @@ const COLUMNS: &[(&str, &[Free])] = &[
     ("operation_legs.category", &[]),
     ("operation_legs.held_after", &[("*", "0", SAME)]),
     ("operation_legs.operation_id", &[]),
-    ("operation_legs.position", &[]),
+    (
+        "operation_legs.position",
+        &[(
+            "reversed",
+            "@ + 1",
+            "entries of different balances may be in any order",
+        )],
+    ),
     ("operation_legs.posted_after", &[]),
     ("operation_legs.previous_id", &[]),
     ("operation_legs.refuse_time", &[]),
@@ -559,9 +566,8 @@ fn values(column: &str, data_type: &str) -> Vec<String> {
         "verdict" => &["'KEPT'", "'REVERSED'"],
         "account_id" | "source_account_id" | "destination_account_id" => &["'b'", "'f'"],
         "owner_id" | "destination_owner_id" => &["'us'", "'them'"],
-        "operation_id" | "reversed_operation_id" => {
-            &["'opening'", "'there-3'", "'poor'", "'merge'"]
-        }
+        "operation_id" => &["'opening'", "'there-3'"],
+        "reversed_operation_id" => &["'opening'", "'there-3'", "'poor'", "'merge'"],
         "category" | "source_category" | "destination_category" | "source_categories" => {
             &["'main'", "'FOOD'", "'MEAL'", "'FOOD,FOOD'", "'FOOD,main'"]
         }
