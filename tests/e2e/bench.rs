@@ -244,7 +244,6 @@ async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
         "--history-entries",
         "2500",
     ];
-    let (stdout, report) = measured_in(folder.path(), &IN_HALVES, &arguments).await;
     let parts = |row: &Value| -> Vec<(String, u64)> {
         let parts = row["rounds"][0]["parts"].as_array().expect("parts");
         parts
@@ -257,13 +256,22 @@ async fn a_long_history_and_a_locked_balance_are_shown_in_parts() {
             })
             .collect()
     };
-    let [history, locked] = &rows(&report)[..] else {
-        panic!("{stdout}")
+    let mut attempt = 1;
+    let (history, others) = loop {
+        let (stdout, report) = measured_in(folder.path(), &IN_HALVES, &arguments).await;
+        let [history, locked] = &rows(&report)[..] else {
+            panic!("{stdout}")
+        };
+        let others = parts(locked);
+        // On a busy machine the lock may come after the end of the turn.
+        if others.len() >= 2 || attempt == ATTEMPTS_MAX {
+            break (history.clone(), others);
+        }
+        attempt += 1;
     };
-    let read = parts(history);
+    let read = parts(&history);
     assert_eq!(read.len(), 6);
     assert!(read.iter().all(|(_, ok_count)| *ok_count > 0), "{read:?}");
-    let others = parts(locked);
     assert!(
         others.len() >= 2
             && others[..2]
