@@ -3,7 +3,8 @@
 //! It takes from the balances that received and gives to those that paid, not to others that the original asked. So it follows
 //! from the original, which never changes, and from the amount; only how much of the original is left is known under its locks.
 
-use super::command::{Conditions, Intent, Movement, RequestedLeg, Side, Source};
+use super::card;
+use super::command::{Conditions, Intent, Kind, Movement, RequestedLeg, Side, Source};
 use super::id::OperationId;
 use super::money::{Amount, Currency};
 use super::operation::{Entry, Operation, Outcome};
@@ -13,15 +14,18 @@ use super::operation::{Entry, Operation, Outcome};
 pub enum NotReversibleCause {
     /// It was refused, and moved nothing.
     Refused,
+    /// It is a card payment: what may be given back of it is known to the card authorizer alone.
+    CardPayment,
     /// It is of a kind that cannot be reversed; the stable name of the kind.
     Kind(&'static str),
 }
 
 impl NotReversibleCause {
-    /// Its stable name, in UPPER_SNAKE: `REFUSED`, or that of the kind.
+    /// Its stable name, in UPPER_SNAKE: `REFUSED`, `CARD_PAYMENT`, or that of the kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "REFUSED",
+            Self::CardPayment => "CARD_PAYMENT",
             Self::Kind(kind) => kind,
         }
     }
@@ -57,6 +61,9 @@ impl Intent {
             Outcome::Posted(entries) => &entries[..],
             Outcome::Refused(_) => return Err(never(NotReversibleCause::Refused)),
         };
+        if command.kind() == Kind::Debit && card::Attempt::of(original).is_some() {
+            return Err(never(NotReversibleCause::CardPayment));
+        }
         let (back, currency) = match &command.intent {
             Self::Move { amount: whole, .. } => {
                 let (amount, currency) = amount.unwrap_or((*whole, command.currency));

@@ -199,6 +199,9 @@ fn described(error: RpcError) -> Problem {
                 NotReversibleCause::Refused => {
                     format!("operation {original_id} was refused, so there is nothing to reverse")
                 }
+                NotReversibleCause::CardPayment => format!(
+                    "operation {original_id} is a card payment, which only Ballast itself gives back; send a credit"
+                ),
                 NotReversibleCause::Kind(kind) => {
                     format!("operation {original_id} is a {kind}, which cannot be reversed")
                 }

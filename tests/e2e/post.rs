@@ -447,3 +447,22 @@ async fn it_is_a_member_like_all_others() {
     assert_eq!(unanswered.count(), 0);
     ballast.assert_in_order().await;
 }
+
+/// The answer to a batch has room for the balances of so many legs.
+#[tokio::test]
+async fn a_batch_has_a_limited_number_of_legs() {
+    let ballast = Ballast::start().await;
+    let legs: Vec<(&str, i64)> = vec![("a", 1); 50];
+    let members = |count: usize| -> Vec<_> {
+        let request = |index: usize| post(&index.to_string(), &legs, &legs);
+        (0..count)
+            .map(|index| member(request(index).into()))
+            .collect()
+    };
+    let mut balances = ballast.balances.clone();
+    let answer = balances.execute_batch(batch(members(201))).await;
+    let rejection = Rejection::of(answer).expect(Code::InvalidArgument, "INVALID_ARGUMENT");
+    assert_eq!(rejection.fields, ["operations"]);
+    let results = execute(&mut balances, members(200)).await;
+    assert_eq!(error_of(&results[199]).reason, "ACCOUNT_NOT_FOUND");
+}

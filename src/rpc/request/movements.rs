@@ -7,7 +7,7 @@ use crate::domain::{
     AccountId, Amount, BalanceKey, Category, Command, Conditions, Currency, Note, OperationId,
     OwnerId, Source,
 };
-use crate::rpc::proto::{self, transfer_request::Destination};
+use crate::rpc::proto::{self, operation_request, transfer_request::Destination};
 use crate::rpc::violations::Violations;
 
 /// What all requests that move money have in common.
@@ -350,6 +350,17 @@ const BATCH_MEMBER_COUNT_MAX: usize = 10_000;
 /// The most members of an atomic one: all of their accounts are locked at the same time.
 const ATOMIC_MEMBER_COUNT_MAX: usize = 1_000;
 
+/// The most balances that the answer to one batch may show: two for each of the most members. More would not fit into it.
+const BATCH_BALANCE_COUNT_MAX: usize = 2 * BATCH_MEMBER_COUNT_MAX;
+
+/// How many balances the result of a member shows, at most.
+fn balance_count(operation: &proto::OperationRequest) -> usize {
+    match &operation.request {
+        Some(operation_request::Request::Post(post)) => post.legs.len().max(2),
+        _ => 2,
+    }
+}
+
 /// How many members a batch has, each still to be parsed.
 pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Violations> {
     let count = request.operations.len();
@@ -360,6 +371,13 @@ pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Viol
     let mut violations = Violations::default();
     if !(1..=count_max).contains(&count) {
         let rule = format!("has {count} operations, must have from 1 to {count_max}{of_what}");
+        violations.add("operations", rule);
+    }
+    let balance_count: usize = request.operations.iter().map(balance_count).sum();
+    if balance_count > BATCH_BALANCE_COUNT_MAX {
+        let rule = format!(
+            "have {balance_count} legs, two counted for each operation of another kind; at most {BATCH_BALANCE_COUNT_MAX} are allowed"
+        );
         violations.add("operations", rule);
     }
     if request.validate_only && !request.atomic {
