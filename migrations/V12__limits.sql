@@ -4,7 +4,7 @@
 SET LOCAL statement_timeout = 0;
 ALTER TABLE balances
     DROP CONSTRAINT balances_check,
-    ADD COLUMN breach bigint NOT NULL DEFAULT 0,
-    ADD CONSTRAINT balances_breach_check CHECK (breach BETWEEN 0 AND 1000000000000000000),
-    ADD CONSTRAINT balances_overdraft_check CHECK (posted >= held - overdraft_limit - breach);
-COMMENT ON COLUMN balances.breach IS 'how far beyond its overdraft limit it was when that was set last';
+    ADD COLUMN breach bigint,
+    ADD CONSTRAINT balances_breach_check CHECK (breach BETWEEN 1 AND 2000000000000000000),
+    ADD CONSTRAINT balances_overdraft_check CHECK (posted >= held - overdraft_limit - coalesce(breach, 0));
+COMMENT ON COLUMN balances.breach IS 'how far beyond its overdraft limit it was when that was set last; NULL: not at all';

@@ -3,7 +3,7 @@ WITH created AS (
     INSERT INTO balances (account_id, category, currency_code, posted, held, version, update_time, last_operation_id,
                           overdraft_limit, balance_limit, breach)
     SELECT account_id, category, currency_code, posted, held, version, update_time, last_operation_id, overdraft_limit,
-           balance_limit, coalesce(breach, 0)
+           balance_limit, nullif(breach, 0)
     FROM unnest(
         :balances.account_id::text[], :balances.category::text[], :balances.currency_code::text[],
         :balances.posted::bigint[], :balances.held::bigint[], :balances.version::bigint[],

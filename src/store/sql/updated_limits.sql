@@ -4,7 +4,7 @@ WITH updated AS (
     UPDATE balances b
     SET posted = u.posted, held = u.held, version = u.version, update_time = u.update_time,
         last_operation_id = u.last_operation_id, overdraft_limit = u.overdraft_limit, balance_limit = u.balance_limit,
-        breach = coalesce(u.breach, b.breach)
+        breach = CASE WHEN u.breach IS NULL THEN b.breach ELSE nullif(u.breach, 0) END
     FROM (
         SELECT unnest(:balances.row_id::tid[]) AS row_id, unnest(:balances.account_id::text[]) AS account_id,
                unnest(:balances.posted::bigint[]) AS posted, unnest(:balances.held::bigint[]) AS held,

@@ -89,9 +89,9 @@ faults AS (
                CASE WHEN b.held <> coalesce(e.held_after, 0)
                    THEN format('says held %s, its entries say %s', b.held, coalesce(e.held_after, 0)) END,
                CASE WHEN b.posted > b.balance_limit AND c.version IS NULL THEN 'is beyond its balance limit' END,
-               CASE WHEN b.breach <> 0 AND c.version IS NULL OR b.breach < 0 THEN 'has a breach that nobody allowed' END,
-               CASE WHEN b.posted::numeric < b.held::numeric - b.overdraft_limit - b.breach THEN 'is beyond its overdraft limit' END,
-               CASE WHEN e.version = c.version AND b.breach <> greatest(e.held_after::numeric - e.posted_after - b.overdraft_limit, 0)
+               CASE WHEN b.breach IS NOT NULL AND c.version IS NULL OR b.breach <= 0 THEN 'has a breach that nobody allowed' END,
+               CASE WHEN b.posted::numeric < b.held::numeric - b.overdraft_limit - coalesce(b.breach, 0) THEN 'is beyond its overdraft limit' END,
+               CASE WHEN e.version = c.version AND coalesce(b.breach, 0) <> greatest(e.held_after::numeric - e.posted_after - b.overdraft_limit, 0)
                    THEN 'has another breach than when its limits changed last' END,
                CASE WHEN b.overdraft_limit NOT BETWEEN 0 AND 1000000000000000000 THEN 'has no valid overdraft limit' END,
                CASE WHEN b.balance_limit < 0 THEN 'has no valid balance limit' END,
@@ -99,7 +99,7 @@ faults AS (
                CASE WHEN b.update_time <> coalesce(e.create_time, 'epoch')
                    THEN 'has another update_time than its last entry' END)
            WHEN e.version = c.version THEN
-               CASE WHEN b.breach <> greatest(e.held_after::numeric - e.posted_after - b.overdraft_limit, 0)
+               CASE WHEN coalesce(b.breach, 0) <> greatest(e.held_after::numeric - e.posted_after - b.overdraft_limit, 0)
                    THEN 'has another breach than when its limits changed last' END
            END AS of_balance,
            CASE WHEN e.version IS NULL AND m.version IS NOT NULL OR e.version % 16 <> 0 AND m.version IS NOT NULL
