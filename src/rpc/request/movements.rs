@@ -369,12 +369,11 @@ pub fn execute_batch(request: &proto::ExecuteBatchRequest) -> Result<usize, Viol
         false => (BATCH_MEMBER_COUNT_MAX, ""),
     };
     let mut violations = Violations::default();
+    let balance_count: usize = request.operations.iter().map(balance_count).sum();
     if !(1..=count_max).contains(&count) {
         let rule = format!("has {count} operations, must have from 1 to {count_max}{of_what}");
         violations.add("operations", rule);
-    }
-    let balance_count: usize = request.operations.iter().map(balance_count).sum();
-    if balance_count > BATCH_BALANCE_COUNT_MAX {
+    } else if balance_count > BATCH_BALANCE_COUNT_MAX {
         let rule = format!(
             "have {balance_count} legs, two counted for each operation of another kind; at most {BATCH_BALANCE_COUNT_MAX} are allowed"
         );
