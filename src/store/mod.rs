@@ -157,13 +157,13 @@ impl Store {
     }
 
     /// What the database says about itself until `deadline`. Asked on a connection of its own: busy is not unhealthy.
-    /// With `anew` on a new one, which shows what new sessions are allowed now, and where the address leads now.
+    /// With `reconnects` on a new one, which shows what new sessions are allowed now, and where the address leads now.
     pub async fn standing(
         &self,
         deadline: tokio::time::Instant,
-        anew: bool,
+        reconnects: bool,
     ) -> Result<ServerStanding, StoreError> {
-        if anew {
+        if reconnects {
             self.health.renew();
         }
         self.requests_on(&self.health, deadline)
