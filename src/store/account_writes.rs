@@ -7,7 +7,7 @@ use futures_util::future::try_join3;
 
 use super::columns::{AccountFlagsColumns, AccountFlagsRow};
 use super::error::StoreError;
-use super::statement::Statement;
+use super::statement::{Columns, Statement};
 use crate::domain::{AccountChanges, AccountId};
 
 pub(super) static SET_ACCOUNT_FLAGS: LazyLock<Statement> =

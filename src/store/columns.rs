@@ -38,10 +38,6 @@ macro_rules! rows {
                 $(self.$column.push(row.$column);)+
                 self.count += 1;
             }
-
-            pub(super) fn is_empty(&self) -> bool {
-                self.count == 0
-            }
         }
 
         impl Columns for $columns<'_> {
@@ -52,6 +48,10 @@ macro_rules! rows {
                     $(stringify!($column) => Some(&self.$column),)+
                     _ => None,
                 }
+            }
+
+            fn is_empty(&self) -> bool {
+                self.count == 0
             }
         }
 
@@ -119,6 +119,50 @@ rows!(
         refusal_facts: Option<String>,
     }
 );
+
+rows!(
+    /// An operation that has nothing in the other columns of [`OperationRow`], as nearly all have. They are written with their
+    /// balances, and each column costs time.
+    PlainOperationRow, PlainOperationColumns, "operations", {
+        operation_id: &'a str,
+        kind: &'a str,
+        amount: Option<i64>,
+        currency_code: &'a str,
+        create_time: PgTime,
+        source_account_id: Option<&'a str>,
+        source_category: Option<&'a str>,
+        source_version: Option<i64>,
+        source_posted_after: Option<i64>,
+        source_previous_id: Option<&'a str>,
+        destination_account_id: Option<&'a str>,
+        destination_category: Option<&'a str>,
+        destination_version: Option<i64>,
+        destination_posted_after: Option<i64>,
+        destination_previous_id: Option<&'a str>,
+    }
+);
+
+impl<'a> From<OperationRow<'a>> for PlainOperationRow<'a> {
+    fn from(row: OperationRow<'a>) -> Self {
+        Self {
+            operation_id: row.operation_id,
+            kind: row.kind,
+            amount: row.amount,
+            currency_code: row.currency_code,
+            create_time: row.create_time,
+            source_account_id: row.source_account_id,
+            source_category: row.source_category,
+            source_version: row.source_version,
+            source_posted_after: row.source_posted_after,
+            source_previous_id: row.source_previous_id,
+            destination_account_id: row.destination_account_id,
+            destination_category: row.destination_category,
+            destination_version: row.destination_version,
+            destination_posted_after: row.destination_posted_after,
+            destination_previous_id: row.destination_previous_id,
+        }
+    }
+}
 
 rows!(
     /// A leg of an operation beyond its first debit and its first credit, or one more account that a refused one is listed for.

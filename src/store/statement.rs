@@ -11,6 +11,9 @@ pub(super) trait Columns {
 
     /// The column of this name.
     fn column(&self, name: &str) -> Option<&(dyn ToSql + Sync)>;
+
+    /// There are no rows.
+    fn is_empty(&self) -> bool;
 }
 
 /// [`Columns`] of any kind.
@@ -106,6 +109,10 @@ mod tests {
                 "c" => Some(&self.1),
                 _ => None,
             }
+        }
+
+        fn is_empty(&self) -> bool {
+            self.0.is_empty()
         }
     }
 

@@ -30,6 +30,7 @@ use super::Store;
 use super::account_writes::{self, AccountWrites};
 use super::columns::{
     BalanceColumns, BalanceRow, IndexedEntryColumns, IndexedEntryRow, LegColumns, OperationColumns,
+    PlainOperationColumns,
 };
 use super::connections::Connection;
 use super::error::{InDoubt, StoreError};
@@ -39,7 +40,7 @@ use super::operation_row::Written;
 use super::operations;
 use super::pool::LOCK_TIMEOUT;
 use super::row::RowId;
-use super::statement::{AnyColumns, Statement};
+use super::statement::{AnyColumns, Columns, Statement};
 use super::transaction::{LockBy, Transaction, millis};
 use crate::domain::{
     AccountId, BalanceChange, BalanceKey, Book, Changes, Command, Operation, OperationId, Set,
@@ -491,7 +492,7 @@ impl<'a> BalanceWrites<'a> {
 #[derive(Default)]
 struct OperationWrites<'a> {
     /// Those that are written with the balances.
-    plain: OperationColumns<'a>,
+    plain: PlainOperationColumns<'a>,
     /// Those that have something in the columns that the plain ones leave out.
     unusual: OperationColumns<'a>,
     legs: LegColumns<'a>,
@@ -512,7 +513,7 @@ impl<'a> OperationWrites<'a> {
                 is_plain,
             } = Written::of(operation);
             match is_plain {
-                true => writes.plain.push(row),
+                true => writes.plain.push(row.into()),
                 false => writes.unusual.push(row),
             }
             legs.into_iter().for_each(|leg| writes.legs.push(leg));
