@@ -25,6 +25,7 @@ use super::posting::{AccountChange, Leg, Posting};
 use super::refusal::Refusal;
 use super::time::Timestamp;
 
+use balances::Pocket;
 pub use balances::{Account, AccountFlags, Balance, Balances};
 use journal::{Journal, Undo};
 pub use reverse::Reversals;
@@ -375,15 +376,7 @@ impl Book {
             posted,
             held,
         } = leg;
-        let account = self
-            .accounts
-            .get_mut(&key.account_id)
-            .expect("the rule found the account");
-        if let Some(journal) = &mut self.journal {
-            let before = account.balances.pocket_if_there(&key.category).cloned();
-            journal.note(Undo::Balance(key.clone(), before));
-        }
-        let pocket = account.balances.pocket(&key.category);
+        let pocket = self.pocket_to_change(&key);
         pocket.is_changed = true;
         let balance = &mut pocket.balance;
         let add = |value: i64, change: i64| {
@@ -405,6 +398,19 @@ impl Book {
             available_after: balance.available(),
             previous_operation_id,
         }
+    }
+
+    /// A balance that is about to change; the journal notes what it was.
+    fn pocket_to_change(&mut self, key: &BalanceKey) -> &mut Pocket {
+        let account = self
+            .accounts
+            .get_mut(&key.account_id)
+            .expect("the rule found the account");
+        if let Some(journal) = &mut self.journal {
+            let before = account.balances.pocket_if_there(&key.category).cloned();
+            journal.note(Undo::Balance(key.clone(), before));
+        }
+        account.balances.pocket(&key.category)
     }
 
     fn change_account(&mut self, change: AccountChange, time: Timestamp) {
@@ -433,15 +439,7 @@ impl Book {
                 overdraft_limit,
                 balance_limit,
             } => {
-                let account = self
-                    .accounts
-                    .get_mut(&key.account_id)
-                    .expect("the rule found the account");
-                if let Some(journal) = &mut self.journal {
-                    let before = account.balances.pocket_if_there(&key.category).cloned();
-                    journal.note(Undo::Balance(key.clone(), before));
-                }
-                let pocket = account.balances.pocket(&key.category);
+                let pocket = self.pocket_to_change(&key);
                 let balance = &mut pocket.balance;
                 (balance.overdraft_limit, balance.balance_limit) = (overdraft_limit, balance_limit);
                 pocket.breach = Some(balance.available().saturating_neg().max(0));

@@ -19,11 +19,17 @@ pub(super) trait Columns {
 /// [`Columns`] of any kind.
 pub(super) trait AnyColumns: Sync {
     fn find(&self, rows: &str, column: &str) -> Option<&(dyn ToSql + Sync)>;
+
+    fn has_rows(&self) -> bool;
 }
 
 impl<T: Columns + Sync> AnyColumns for T {
     fn find(&self, rows: &str, column: &str) -> Option<&(dyn ToSql + Sync)> {
         (rows == T::NAME).then(|| self.column(column)).flatten()
+    }
+
+    fn has_rows(&self) -> bool {
+        !self.is_empty()
     }
 }
 

@@ -377,23 +377,9 @@ impl Transaction<'_> {
         };
         let write = self.prepare(named.text()).await?;
         let write_params = named.bind(&[&balances.updates, &operations.plain, &operations.indexed]);
-        let insert_balances = self
-            .insert(
-                &INSERT_BALANCES,
-                &balances.inserts,
-                balances.inserts.is_empty(),
-            )
-            .await?;
-        let insert_operations = self
-            .insert(
-                &INSERT_OPERATIONS,
-                &operations.unusual,
-                operations.unusual.is_empty(),
-            )
-            .await?;
-        let insert_legs = self
-            .insert(&INSERT_LEGS, &operations.legs, operations.legs.is_empty())
-            .await?;
+        let insert_balances = self.insert(&INSERT_BALANCES, &balances.inserts).await?;
+        let insert_operations = self.insert(&INSERT_OPERATIONS, &operations.unusual).await?;
+        let insert_legs = self.insert(&INSERT_LEGS, &operations.legs).await?;
         let account_writes = AccountWrites::prepare(self.client, accounts).await?;
         let (updated, inserted, recorded, with_legs, accounts_changed, committed) = join!(
             self.client.query_one(&write, &write_params),
@@ -434,9 +420,8 @@ impl Transaction<'_> {
         &self,
         named: &Statement,
         rows: &'b dyn AnyColumns,
-        is_empty: bool,
     ) -> Result<Insert<'b>, StoreError> {
-        if is_empty {
+        if !rows.has_rows() {
             return Ok(Insert(None));
         }
         Ok(Insert(Some((
