@@ -7,7 +7,8 @@ FROM (
             THEN format('it counts %s legs, there are %s', coalesce(o.leg_count, 0), coalesce(l.leg_count, 0)) END,
         CASE WHEN NOT l.are_categories_valid THEN 'a category of a leg breaks the rule of categories' END,
         CASE WHEN l.lost_account_id IS NOT NULL THEN format('its account %s does not exist', l.lost_account_id) END,
-        CASE WHEN (l.lowest <> o.currency_code OR l.highest <> o.currency_code) AND o.intent IS NULL
+        CASE WHEN (l.lowest <> o.currency_code OR l.highest <> o.currency_code)
+                AND o.kind <> 'POST' AND NOT (o.kind = 'REVERSAL' AND o.intent IS NOT NULL)
             THEN format('its currency %s is not that of its accounts', o.currency_code) END,
         CASE WHEN l.lowest_position < least(num_nonnulls(o.source_version, o.destination_version), 1) OR l.position_count <> l.leg_count
                 OR l.highest_position >= l.leg_count + num_nonnulls(o.source_version, o.destination_version)
